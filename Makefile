@@ -1,0 +1,44 @@
+# make demo   quantize the embedded model and draw the comparison, in build/demo (the default)
+# make test   lint, format check and all tests
+# make lab    the course in JupyterLab
+# make bench  the measurements of benchmarks/
+#
+# Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
+#     make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint lab bench clean
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)
+	$(RUN) -m qdiff_lib demo --out build/demo
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+lab: $(STAMP)
+	$(RUN) -m jupyter lab --notebook-dir=notebooks
+
+bench: $(STAMP)
+	$(RUN) benchmarks/run.py
+
+# build/ also holds long trainings that can be resumed: clean leaves them alone.
+clean:
+	rm -rf build/demo dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or later is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12" >&2; exit 1; }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): once, some minutes, about 6 GB with torch's GPU libraries"
+	$(RUN) -m pip install --quiet --requirement requirements.txt
+	@touch $@

@@ -1,0 +1,133 @@
+"""Block reconstruction as it is often written: the network's whole prefix again for every unit.
+
+Three things differ from ``qdiff_lib.reconstruction``, and nothing else does:
+
+1. for each unit, a hook stops a pass that starts at the noise: through the full-precision network for the
+   unit's target outputs, through the quantized one for its inputs, on all N calibration inputs each time;
+2. all that the hooks catch is stored in RAM, first as a list of batches, then as one tensor;
+3. gradients of the unit's frozen parameters stay enabled, and are computed in every iteration.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.recipes import Recipe
+from qdiff_lib.reconstruction import UnitFitter, unit_seed
+from qdiff_lib.resume import UnitReport
+from qdiff_lib.tracing import Trace
+
+
+class Caught(Exception):
+    """The unit has been reached: the rest of the pass is not needed."""
+
+
+@dataclass
+class StoredInputs:
+    """A unit's arguments for all N calibration inputs, in RAM; leaves without N rows are constants."""
+
+    leaves: list
+    spec: TreeSpec
+    samples: int
+
+    def batch(self, index: slice | Tensor, device: torch.device) -> tuple[tuple, dict]:
+        """(args, kwargs) of the rows that ``index`` selects."""
+        leaves = [v[index].to(device) if has_rows(v, self.samples) else v for v in self.leaves]
+        return tree_unflatten(leaves, self.spec)
+
+
+def has_rows(leaf, count: int) -> bool:
+    """Whether ``leaf`` is a tensor of ``count`` rows."""
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count
+
+
+class FrozenGradFitter(UnitFitter):
+    """The library's fitter, with gradients of the frozen parameters left enabled."""
+
+    def minimize(self, *args, **kwargs) -> None:
+        self.unit.requires_grad_(True)
+        super().minimize(*args, **kwargs)
+        self.unit.requires_grad_(False)
+
+
+class NaiveReconstruction:
+    """``full`` is the original network and ``quantized`` the one that is fitted, unit by unit, in place."""
+
+    def __init__(
+        self,
+        full: nn.Module,
+        quantized: nn.Module,
+        trace: Trace,
+        inputs: CalibrationSet,
+        recipe: Recipe,
+        batch_size: int = 64,
+    ):
+        self.full, self.quantized, self.trace = full, quantized, trace
+        self.inputs, self.recipe = inputs, recipe
+        starts = range(0, len(inputs), batch_size)
+        self.batches = [slice(i, min(i + batch_size, len(inputs))) for i in starts]
+
+    def reconstruct_unit(self, k: int) -> UnitReport:
+        """Fit unit ``k``; the units before it must be finished."""
+        name = self.trace.units[k].name
+        target = self.outputs_of(self.full, name)
+        inputs = self.inputs_of(self.quantized, name)
+        return self.fit_unit(k, inputs, target)
+
+    def outputs_of(self, model: nn.Module, name: str) -> Tensor:
+        """What the unit returns for all calibration inputs."""
+        kept = []
+
+        def catch(module, args, kwargs, output):
+            kept.append(output)
+            raise Caught
+
+        handle = model.get_submodule(name).register_forward_hook(catch, with_kwargs=True)
+        self.run(model)
+        handle.remove()
+        return torch.cat(kept)
+
+    def inputs_of(self, model: nn.Module, name: str) -> StoredInputs:
+        """What the unit is called with for all calibration inputs."""
+        kept = []
+
+        def catch(module, args, kwargs):
+            kept.append(tree_flatten((args, kwargs)))
+            raise Caught
+
+        handle = model.get_submodule(name).register_forward_pre_hook(catch, with_kwargs=True)
+        self.run(model)
+        handle.remove()
+        columns = zip(*(leaves for leaves, _ in kept), strict=True)
+        first = self.batches[0].stop
+        leaves = [torch.cat(column) if has_rows(column[0], first) else column[0] for column in columns]
+        return StoredInputs(leaves, kept[0][1], len(self.inputs))
+
+    @torch.no_grad()
+    def run(self, model: nn.Module) -> None:
+        """Start a pass for every batch; a hook ends it."""
+        for rows in self.batches:
+            try:
+                model(**self.inputs.rows(rows))
+            except Caught:
+                continue
+
+    def fit_unit(self, k: int, inputs: StoredInputs, target: Tensor) -> UnitReport:
+        """As ``qdiff_lib.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
+        start = time.monotonic()
+        unit = self.quantized.get_submodule(self.trace.units[k].name)
+        seed = unit_seed(self.recipe.seed, k)
+        fitter = FrozenGradFitter(unit, inputs, target, self.recipe, seed, tick=lambda: None)
+        for layer in quant_layers(unit):
+            layer.find_weight_range(self.recipe.weight_range)
+        fitter.fit_weights()
+        if activation_quantizers(unit):
+            fitter.observe(self.batches)
+            fitter.fit_steps()
+        error = fitter.error(self.batches)
+        return UnitReport(self.trace.units[k].name, k, error, time.monotonic() - start)

@@ -1,0 +1,138 @@
+"""``README.md`` of the benchmarks, from ``results.json``."""
+
+from pathlib import Path
+
+from qdiff_lib.files import atomic_path
+
+HEAD = """# Benchmarks
+
+    make bench                                      # all of it, about ten minutes on two cores
+    .venv/bin/python benchmarks/run.py --help       # parts of it, or a quick look that it works
+
+`run.py` measures, then writes `results.json` and this file. Run it on an idle machine: a second busy process
+makes loops of several threads up to eight times slower. Tests check that it runs, never how fast.
+
+- `startup.py`: fresh interpreters that answer `python -m qdiff_lib --help`.
+- `sampling.py`: DDIM sampling with simulated quantization against floating point, in alternating pairs.
+- `reconstruction.py`: block reconstruction of the embedded UNet at W4A8, at three sizes N of the calibration
+  set, beside `naive.py`, which runs the network's prefix again for every unit, twice over all N inputs, keeps
+  what it catches in RAM and leaves gradients of frozen weights enabled. Both fit with the same code and draw
+  the same batches, take turns unit by unit in two fresh processes, and must come to the same errors. Inputs
+  are noise: what a calibration costs does not depend on them, and recording them is not part of it.
+"""
+WEIGHTS = {"random": "random weights in the embedded model's UNet"}
+COLUMNS = (
+    "N",
+    "scheme",
+    "units measured",
+    "ms per iteration",
+    "fit, s per unit",
+    "capture, s per unit",
+    "all units, s",
+    "all units at the tiny profile's iterations, s",
+    "peak RAM above the loaded model, GiB",
+)
+
+
+def write(path: Path, found: dict) -> None:
+    """Write the whole file, atomically."""
+    sections = [section(name, part) for name, part in found.items()]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
+
+
+def section(name: str, part: dict) -> str:
+    """One part's heading, where it was measured, and its table."""
+    warning = "**Quick run: these numbers mean nothing.**\n\n" if part["quick"] else ""
+    table = {"startup": startup, "sampling": sampling, "reconstruction": reconstruction}[name]
+    return f"## {name.capitalize()}\n\n{warning}{table(part['results'])}\n{machine(part['measured'])}\n"
+
+
+def machine(measured: dict) -> str:
+    """Where, when and how, in one line."""
+    m = measured
+    cores = f"{m['cores']} cores, {m['logical_cores']} logical, {m['memory_gib']} GiB"
+    model = WEIGHTS.get(m["weights"], m["weights"])
+    return (
+        f"Measured on {m['cpu']} ({cores}), {m['threads']} threads, torch {m['torch']}, "
+        f"Python {m['python']}, {m['date']}, commit {m['commit'] or 'none'}, model: {model}, by `{m['command']}`.\n"
+    )
+
+
+def rows(header, body) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *body]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def startup(results: dict) -> str:
+    command = " ".join(["python", *results["arguments"]])
+    body = [[f"`{command}`", f"{results['median_seconds']:.2f}", len(results["runs"])]]
+    return rows(("command", "median, s", "runs"), body)
+
+
+def sampling(results: dict) -> str:
+    r = results
+    title = f"{r['images']} images x {r['steps']} DDIM steps"
+    body = [
+        [
+            title,
+            f"{r['fp_seconds']:.2f}",
+            f"{r['w4a8_simulated_seconds']:.2f}",
+            f"{r['ratio_w4a8_to_fp']:.2f}",
+        ]
+    ]
+    header = ("", "FP, s", "W4A8 simulated, s", f"W4A8 / FP, median of {r['pairs']} pairs")
+    return f"{rows(header, body)}\nW4A8 is {r['label']}.\n"
+
+
+def reconstruction(results: list[dict]) -> str:
+    body = [scheme(r, name) for r in results for name in ("ours", "naive") if name in r]
+    first = results[0]
+    counts = f"{first['iterations']} + {first['step_iterations']}"
+    notes = [
+        f"\nEach unit had {counts} iterations (weights + activation steps) on batches of {first['batch_size']}; "
+        'fit also has the ranges and a pass over all N. "~" marks estimates: the tiny profile\'s times come '
+        "from the measured seconds per iteration; where not all units were measured, capture is interpolated "
+        "over the execution order and fit scaled from the other scheme.\n"
+    ]
+    notes += [memory(r) for r in results] + [ratios(r) for r in results if "naive" in r]
+    return rows(COLUMNS, body) + "\n".join(notes)
+
+
+def scheme(r: dict, name: str) -> list[str]:
+    """One row."""
+    s = r[name]
+    return [
+        f"{r['samples']:,}",
+        name,
+        f"{s['units_measured']} of {r['units']}",
+        f"{1000 * s['seconds_per_iteration']:.1f}",
+        f"{s['fit_seconds_per_unit']:.2f}",
+        f"{s['capture_seconds_per_unit']:.2f}",
+        f"{'~' if s['estimated'] else ''}{s['seconds']:.0f}",
+        f"~{s['seconds_at_tiny_iterations']:.0f}",
+        f"{s['peak_above_baseline_gib']:.2f}",
+    ]
+
+
+def memory(r: dict) -> str:
+    s = r["ours"]
+    verdict = "within" if s["within_budget"] else "NOT within"
+    return (
+        f"- Memory at N = {r['samples']:,}: {s['peak_above_baseline_gib']:.2f} GiB above the loaded model, "
+        f"{verdict} the budget of {r['budget_gib']:g} GiB for cached activations."
+    )
+
+
+def ratios(r: dict) -> str:
+    c, n = r["naive_to_ours"], r["naive"]
+    whole = f"**{c['whole']:.1f}**" if not n["estimated"] else f"~**{c['whole']:.1f}**"
+    subset = ""
+    if n["estimated"]:
+        names = ", ".join(f"`{name}`" for name in n["measured_units"])
+        subset = f" (measured: {c['measured_units']:.1f} on {names})"
+    return (
+        f"- Naive / ours at N = {r['samples']:,}: {whole}{subset}; ~{c['whole_at_tiny_iterations']:.1f} at the "
+        f"tiny profile's iterations. Unit errors differ by at most {c['largest_error_difference']:.1g} of themselves."
+    )

@@ -1,0 +1,30 @@
+"""Post-training quantization of diffusion models after Q-Diffusion (Li et al., ICCV 2023).
+
+from qdiff_lib import Recipe, load, quantize
+
+pipe = load("ddpm-fashion")
+quantized = quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))
+"""
+
+import importlib
+
+_HOMES = {
+    "Recipe": "recipes",
+    "load": "zoo",
+    "quantize": "pipeline",
+    "sample": "sampling",
+    "with_sampler": "sampling",
+    "record": "calibration",
+    "save_quantized": "checkpoint",
+    "load_quantized": "checkpoint",
+    "score": "metrics",
+}
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """Import each public name when it is first used: the command line's ``--help`` needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qdiff_lib' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

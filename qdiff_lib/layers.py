@@ -1,0 +1,227 @@
+"""Quantized layers: convolutions and linear maps, the shortcut split, and the attention products.
+
+A layer quantizes its input and its weight, then computes what it always did. A shortcut layer, which reads
+``concat(deep X1, skip X2)``, has several *parts* along its input channels, each with grids of its own
+(Q-Diffusion, section 4.2, eq. 6-8):
+
+    Q(X) = Q1(X1) (+) Q2(X2),  Q(W) = Q1(W1) (+) Q2(W2),  Q(X) Q(W) = Q1(X1) Q1(W1) + Q2(X2) Q2(W2)
+
+An ordinary layer is the case of one part.
+"""
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .grid import FLOAT_BITS, Grid, PerAxis, ScaleZero, fake_quantize
+from .ranges import RANGES, Reservoir, find_activation_range
+from .rounding import AdaRound, round_nearest
+
+QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+class ActivationQuantizer(nn.Module):
+    """Quantizes an activation with one scale for the whole tensor.
+
+    Until a range is set it passes its input through, and while ``reservoir`` is set it also samples it.
+    """
+
+    def __init__(self, grid: Grid):
+        super().__init__()
+        self.grid = grid
+        self.reservoir: Reservoir | None = None
+        self.log_scale: nn.Parameter | None = None  # set only while the step size is learned
+        self.register_buffer("scale", None)
+        self.register_buffer("zero_point", None)
+
+    def set_range(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Fix the grid: ``scale`` and ``zero_point`` are 0-dimensional."""
+        self.scale, self.zero_point = scale, zero_point
+
+    def range_from_reservoir(self, range_name: str) -> None:
+        """Set the range from what was sampled, and stop sampling."""
+        self.set_range(*find_activation_range(self.reservoir.values(), self.grid, range_name))
+        self.reservoir = None
+
+    def start_learning(self) -> nn.Parameter:
+        """Make log(scale) a parameter: the step size stays positive whatever the optimizer does."""
+        self.log_scale = nn.Parameter(self.scale.log())
+        return self.log_scale
+
+    def finish_learning(self) -> None:
+        """Keep the learned step size as the scale."""
+        self.scale, self.log_scale = self.log_scale.detach().exp(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reservoir is not None:
+            self.reservoir.add(x)
+            return x
+        if self.scale is None:
+            return x
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        return fake_quantize(x, scale, self.zero_point, self.grid.bits)
+
+
+class QuantLayer(nn.Module):
+    """A convolution or linear layer with a quantized weight and a quantized input.
+
+    layer: the layer to wrap; its weight is (C_out, C_in, ...) and is replaced by its values on the grid.
+    weight_bits: 32 keeps the weight in floating point. input_grid: None keeps the input so.
+    sizes: input channels of each part; they sum to C_in, and more than one means a shortcut split.
+    weight_scale, weight_zero_point: (C_out, parts), None until ``find_weight_range``.
+    """
+
+    def __init__(self, layer: nn.Module, weight_bits: int, input_grid: Grid | None, sizes: tuple[int, ...]):
+        super().__init__()
+        if sum(sizes) != layer.weight.shape[1]:
+            raise ValueError(f"sizes={sizes} must sum to the layer's {layer.weight.shape[1]} input channels")
+        self.layer = layer.requires_grad_(False)
+        self.sizes = tuple(sizes)
+        self.channel_axis = -1 if isinstance(layer, nn.Linear) else 1
+        self.weight_grid = None if weight_bits == FLOAT_BITS else Grid(weight_bits, granularity=PerAxis(0))
+        self.inputs = nn.ModuleList(ActivationQuantizer(input_grid) for _ in sizes if input_grid)
+        self.rounding: nn.ModuleList | None = None  # set only while the rounding is learned
+        self.register_buffer("weight_scale", None)
+        self.register_buffer("weight_zero_point", None)
+
+    def weight_parts(self) -> tuple[Tensor, ...]:
+        """The weight cut along its input channels, one piece for each part."""
+        return self.layer.weight.split(self.sizes, dim=1)
+
+    def part_grid(self, part: int) -> ScaleZero:
+        """Scale and zero point of one part, shaped to broadcast against its weight."""
+        shape = (-1,) + (1,) * (self.layer.weight.ndim - 1)
+        return ScaleZero(self.weight_scale[:, part].view(shape), self.weight_zero_point[:, part].view(shape))
+
+    def find_weight_range(self, range_name: str) -> None:
+        """Choose a scale and zero point for each output channel and part."""
+        found = [RANGES[range_name](part, self.weight_grid) for part in self.weight_parts()]
+        self.weight_scale = torch.cat([f.scale.flatten(1) for f in found], dim=1)
+        self.weight_zero_point = torch.cat([f.zero_point.flatten(1) for f in found], dim=1)
+
+    def round_weight(self) -> None:
+        """Round to nearest."""
+        parts = enumerate(self.weight_parts())
+        self.set_weight([round_nearest(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts])
+
+    def start_rounding(self) -> nn.ModuleList:
+        """Replace the weight by soft ones whose rounding can be learned: one AdaRound for each part."""
+        parts = enumerate(self.weight_parts())
+        self.rounding = nn.ModuleList(
+            AdaRound(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts
+        )
+        return self.rounding
+
+    def finish_rounding(self) -> None:
+        """Keep the decided weight."""
+        self.set_weight([part.decided() for part in self.rounding])
+        self.rounding = None
+
+    def set_weight(self, parts: list[Tensor]) -> None:
+        """Put the parts together as the layer's weight."""
+        self.layer.weight = nn.Parameter(torch.cat(parts, dim=1), requires_grad=False)
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """Quantize each part of the input with its own grid."""
+        if not self.inputs:
+            return x
+        if len(self.inputs) == 1:
+            return self.inputs[0](x)
+        pieces = zip(self.inputs, x.split(self.sizes, self.channel_axis), strict=True)
+        return torch.cat([quantizer(piece) for quantizer, piece in pieces], self.channel_axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.quantize_input(x)
+        if self.rounding is None:
+            return self.layer(x)
+        weight = torch.cat([part() for part in self.rounding], dim=1)
+        return functional_call(self.layer, {"weight": weight}, (x,))
+
+
+class QuantAttnProcessor(nn.Module):
+    """Attention whose two matrix products are quantized: q, k, v, and the softmax (Q-Diffusion, section 4).
+
+    The softmax lies in [0, 1], so its grid is unsigned: asymmetric with zero point 0. Its bits stand apart.
+    """
+
+    SUPPORTED = (AttnProcessor, AttnProcessor2_0)
+
+    def __init__(self, grid: Grid, softmax_grid: Grid):
+        super().__init__()
+        if softmax_grid.symmetric:
+            raise ValueError("symmetric=True wastes half of the softmax's grid; use an asymmetric one")
+        self.q, self.k, self.v = (ActivationQuantizer(grid) for _ in range(3))
+        self.softmax = ActivationQuantizer(softmax_grid)
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        """Spelt out because ``Attention`` reads this signature to know which arguments it may pass."""
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+    def forward(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        residual, shape = hidden_states, hidden_states.shape
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if len(shape) == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, tokens, C)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attn.norm_cross and encoder_hidden_states is not None:
+            context = attn.norm_encoder_hidden_states(context)
+        mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
+
+        query = self.q(attn.head_to_batch_dim(attn.to_q(hidden_states)))  # (B heads, tokens, C / heads)
+        key = self.k(attn.head_to_batch_dim(attn.to_k(context)))
+        value = self.v(attn.head_to_batch_dim(attn.to_v(context)))
+        probabilities = self.softmax(attn.get_attention_scores(query, key, mask))
+        out = attn.batch_to_head_dim(torch.bmm(probabilities, value))
+
+        out = attn.to_out[1](attn.to_out[0](out))
+        if len(shape) == 4:
+            out = out.transpose(1, 2).reshape(shape)
+        if attn.residual_connection:
+            out = out + residual
+        return out / attn.rescale_output_factor
+
+
+def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:
+    """Every activation quantizer below ``module``, in the order of its submodules."""
+    return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
+
+
+def quant_layers(module: nn.Module) -> list[QuantLayer]:
+    """Every quantized layer at or below ``module``."""
+    return [m for m in module.modules() if isinstance(m, QuantLayer)]
+
+
+def quantized_state(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that quantization decided: weights on their grids, scales and zero points, by name."""
+    state = {}
+    for name, part in module.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(part, QuantLayer) and part.weight_scale is not None:
+            state[f"{prefix}weight"] = part.layer.weight
+            state[f"{prefix}weight_scale"] = part.weight_scale
+            state[f"{prefix}weight_zero_point"] = part.weight_zero_point
+        if isinstance(part, ActivationQuantizer) and part.scale is not None:
+            state |= {f"{prefix}scale": part.scale, f"{prefix}zero_point": part.zero_point}
+    return {name: value.detach().contiguous() for name, value in state.items()}
+
+
+def restore_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what ``quantized_state`` gave, bit for bit."""
+    for name, value in state.items():
+        path, _, field = name.rpartition(".")
+        part = module.get_submodule(path)
+        if field == "weight":
+            part.layer.weight = nn.Parameter(value.to(part.layer.weight.device), requires_grad=False)
+        else:
+            setattr(part, field, value.to(next(module.parameters()).device))

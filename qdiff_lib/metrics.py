@@ -1,0 +1,201 @@
+"""How good samples are (Frechet and kernel distance, inception score) and how far quantization moved them.
+
+The scores are torch-fidelity's own functions on features that are extracted once. With the extractor
+"inception" they are the FID, KID and IS of the literature; with "fashion-classifier", which needs no network,
+they are the same formulas in another feature space, and comparable with each other alone.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+from . import datasets
+from .extractors import ClassifierExtractor, extractor_named, features, inception_extractor
+
+__all__ = [
+    "ClassifierExtractor",
+    "Scores",
+    "features",
+    "frechet_distance",
+    "inception_extractor",
+    "inception_score",
+    "kernel_distance",
+    "kl_divergence",
+    "score",
+    "trajectory_mse",
+    "trajectory_snr",
+]
+
+TEST_IMAGES = 10_000
+REFERENCE_IMAGES = 5_000  # real images that every set is compared with; the other 5,000 give the floor
+FLOOR_GROUPS = 5  # one group of real images alone can be 40 % off
+KID_SUBSET_SIZE = 256  # of a score: KID's mean does not depend on it, its time grows with the square
+SPLIT_SEED = 2023
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """``|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` of features (N, D) and (M, D).
+
+    With Inception's "2048" features this is FID. It is biased: few samples make it too large, for two sets of
+    real images as well, and much so unless N is far above D. Compare values of one N only, beside the floor.
+    Raises ValueError for fewer than 2 rows or different widths.
+    """
+    check_features(features_a, features_b)
+    a, b = (fid_features_to_statistics(values.double()) for values in (features_a, features_b))
+    return fid_statistics_to_metric(a, b, verbose=False)[KEY_METRIC_FID]
+
+
+def kernel_distance(
+    features_a: Tensor, features_b: Tensor, subsets: int = 100, subset_size: int = 1000
+) -> tuple[float, float]:
+    """Mean and standard deviation of the unbiased squared MMD (KID) over random subsets.
+
+    Kernel ``(x.y / D + 1)^3``. A subset has ``subset_size`` rows of each side, fewer where a side has fewer.
+    Values slightly below 0 are right for equal distributions. Raises as ``frechet_distance`` does.
+    """
+    check_features(features_a, features_b)
+    size = min(subset_size, len(features_a), len(features_b))
+    a, b = features_a.double(), features_b.double()
+    found = kid_features_to_metric(a, b, kid_subsets=subsets, kid_subset_size=size, verbose=False)
+    return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
+
+
+def inception_score(logits: Tensor, splits: int | None = None) -> tuple[float, float]:
+    """Mean and standard deviation over splits of ``exp E[KL(p(y|x) || p(y))]`` of logits (N, K); 1 to K.
+
+    ``splits=None`` takes one split for every 100 rows, at least 1 and at most the usual 10. Raises ValueError
+    when a split would be empty.
+    """
+    splits = max(1, min(10, len(logits) // 100)) if splits is None else splits
+    if logits.ndim != 2 or not 1 <= splits <= len(logits):
+        raise ValueError(f"logits is {tuple(logits.shape)}, splits={splits}: give (N, K), at most N splits")
+    found = isc_features_to_metric(logits, splits)
+    return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
+
+
+def check_features(features_a: Tensor, features_b: Tensor) -> None:
+    """Raise ValueError unless both are (at least 2, D) with the same D."""
+    a, b = tuple(features_a.shape), tuple(features_b.shape)
+    if len(a) != 2 or len(b) != 2 or a[1] != b[1] or min(a[0], b[0]) < 2:
+        raise ValueError(f"features_a is {a}, features_b is {b}: give (N, D) and (M, D), N and M at least 2")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``score`` found; lower is better for ``frechet`` and ``kid``, higher for ``inception_score``.
+
+    ``frechet`` and ``kid`` are FID and KID for the extractor "inception" alone. ``floor`` is the mean Frechet
+    distance of groups of ``n`` real images and ``floor_std`` their spread: two scores that differ by less do
+    not differ (nan for one group). ``inception_score`` is nan where the extractor gives no logits.
+    """
+
+    extractor: str
+    n: int
+    frechet: float
+    kid: float
+    kid_std: float
+    inception_score: float
+    floor: float
+    floor_std: float
+
+
+def score(images: Tensor, extractor: str = "fashion-classifier", device: str = "cpu") -> Scores:
+    """Compare generated uint8 images (N, 1 or 3, H, W) with the shipped test images.
+
+    A fixed shuffle halves the 10,000 test images. The first 5,000 are the reference of every score. The floor
+    compares disjoint groups of n of the others (up to five; all of them where n is larger) with the same
+    reference: what a perfect model would get at this n. Real images' features are kept for the process.
+
+    Args:
+        extractor: "fashion-classifier" or "inception"; ``device``: where it runs.
+
+    Raises:
+        ValueError: fewer than 2 images, a wrong type or shape, an unknown extractor, no Inception weights.
+    """
+    n = len(images)
+    if n < 2:
+        raise ValueError(f"images has {n} images: give at least 2, and for a useful score 128 or more")
+    network = extractor_named(extractor).to(device)
+    layer, logits = (network.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc"))
+    found = features(images, network)
+    reference = real_features(extractor, 0, REFERENCE_IMAGES)
+    floor, floor_std = frechet_floor(extractor, min(n, TEST_IMAGES - REFERENCE_IMAGES))
+    kid, kid_std = kernel_distance(found[layer], reference, subset_size=KID_SUBSET_SIZE)
+    return Scores(
+        extractor=extractor,
+        n=n,
+        frechet=frechet_distance(found[layer], reference),
+        kid=kid,
+        kid_std=kid_std,
+        inception_score=inception_score(found[logits])[0] if logits in found else float("nan"),
+        floor=floor,
+        floor_std=floor_std,
+    )
+
+
+@cache
+def real_features(extractor: str, start: int, stop: int) -> Tensor:
+    """The distance features (stop - start, D) of a slice of the shuffled test images."""
+    order = torch.randperm(TEST_IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    network = extractor_named(extractor)
+    found = features(datasets.test_images()[order[start:stop]], network)
+    return found[network.get_default_feature_layer_for_metric("fid")]
+
+
+@cache
+def frechet_floor(extractor: str, n: int) -> tuple[float, float]:
+    """Mean and standard deviation of groups of n real images' distances from the reference; n up to 5,000."""
+    groups = min(FLOOR_GROUPS, (TEST_IMAGES - REFERENCE_IMAGES) // n)
+    real = real_features(extractor, REFERENCE_IMAGES, REFERENCE_IMAGES + groups * n)
+    reference = real_features(extractor, 0, REFERENCE_IMAGES)
+    found = torch.tensor([frechet_distance(group, reference) for group in real.split(n)], dtype=torch.float64)
+    return found.mean().item(), found.std().item() if groups > 1 else float("nan")
+
+
+def trajectory_mse(reference: Tensor, other: Tensor) -> Tensor:
+    """Mean squared error of each step of two trajectories (T, N, C, H, W), float64 (T,): the paper's Fig. 3.
+
+    Raises ValueError when the shapes differ or have fewer than 2 dimensions.
+    """
+    if reference.shape != other.shape or reference.ndim < 2:
+        raise ValueError(
+            f"reference is {tuple(reference.shape)}, other is {tuple(other.shape)}: give two trajectories "
+            "(T, N, C, H, W) of the same steps and samples"
+        )
+    return (reference.double() - other.double()).square().flatten(1).mean(dim=1)
+
+
+def trajectory_snr(reference: Tensor, other: Tensor) -> Tensor:
+    """``10 log10(mean(reference^2) / MSE)`` of each step in dB, float64 (T,); inf where both are equal.
+
+    Raises as ``trajectory_mse`` does.
+    """
+    error = trajectory_mse(reference, other)
+    return 10 * (reference.double().square().flatten(1).mean(dim=1) / error).log10()
+
+
+def kl_divergence(reference: Tensor, other: Tensor, bins: int = 256, pseudocount: float = 0.5) -> float:
+    """KL(P || Q) in nats between the values of ``reference`` (P) and ``other`` (Q), from histograms.
+
+    Both have ``bins`` equal bins over their joint range. Each bin's count grows by ``pseudocount`` before the
+    counts are normalized (0.5: Krichevsky and Trofimov), so a bin that is empty in Q costs a finite amount,
+    which follows from the number of values rather than from an arbitrary epsilon.
+
+    Raises:
+        ValueError: an empty tensor, values that are not finite, ``bins`` or ``pseudocount`` not positive.
+    """
+    if bins < 1 or pseudocount <= 0:
+        raise ValueError(f"bins={bins} and pseudocount={pseudocount} must be positive")
+    values = [tensor.detach().float().flatten().cpu() for tensor in (reference, other)]
+    if not all(len(v) and v.isfinite().all() for v in values):
+        raise ValueError("reference and other must hold values, all finite: look for nan, inf or no elements")
+    low = min(v.min().item() for v in values)
+    high = max(v.max().item() for v in values)
+    p, q = (torch.histc(v, bins, low, high).double() + pseudocount for v in values)
+    p, q = p / p.sum(), q / q.sum()
+    return (p * (p / q).log()).sum().item()

@@ -1,0 +1,126 @@
+"""``quantize(pipe, recipe)``: from a diffusers pipeline to the same pipeline with a quantized UNet."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from .calibration import CalibrationSet, record
+from .cost import LayerCost
+from .grid import FLOAT_BITS
+from .layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from .ranges import Reservoir
+from .recipes import Recipe
+from .reconstruction import OBSERVED, reconstruct
+from .resume import UnitReport
+from .sampling import with_components, with_sampler
+from .surgery import example_inputs, insert_quantizers
+from .tracing import Trace, trace
+
+
+@dataclass
+class Quantization:
+    """What was done to a UNet; found at ``pipe.unet.quantization``.
+
+    recipe: how. trace: its units and shortcut seams. seconds: calibration, from start to end. units: how the
+    reconstruction of each went; empty for recipes without one.
+    """
+
+    recipe: Recipe
+    trace: Trace
+    seconds: float = 0.0
+    units: list[UnitReport] = field(default_factory=list)
+
+    def report(self) -> dict:
+        """A JSON form."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seconds": self.seconds,
+            "seams": {name: list(sizes) for name, sizes in self.trace.seams.items()},
+            "units": [asdict(unit) for unit in self.units],
+        }
+
+
+def quantize(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    calibration: CalibrationSet | None = None,
+    work: Path | None = None,
+    resume: bool = False,
+    memory_gb: float = 4.0,
+    progress: bool = True,
+    callback: Callable[[UnitReport], None] | None = None,
+) -> DiffusionPipeline:
+    """A pipeline of the same class whose UNet is quantized; ``pipe`` is left as it was.
+
+    calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says.
+    work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends
+    with the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
+    Raises ValueError for a recipe that fits no layer of the model, or a ``work`` folder of another run.
+    """
+    start = time.monotonic()
+    if work is not None:
+        Path(work).mkdir(parents=True, exist_ok=True)
+    pipe.unet.eval()
+    if calibration is None:
+        calibration = recorded_set(pipe, recipe, progress)
+    found = trace(pipe.unet, example_inputs(pipe.unet))
+    unet = insert_quantizers(pipe.unet, recipe, found)
+    unet.quantization = Quantization(recipe, found)
+    if recipe.rounding == "nearest":
+        round_all(pipe.unet, unet, recipe, calibration)
+    else:
+        unet.quantization.units = reconstruct(
+            pipe.unet, unet, found, calibration, recipe, work, resume, memory_gb, progress, callback
+        )
+    unet.quantization.seconds = time.monotonic() - start
+    return with_components(pipe, unet=unet)
+
+
+def recorded_set(pipe: DiffusionPipeline, recipe: Recipe, progress: bool) -> CalibrationSet:
+    """The calibration set that the recipe describes."""
+    sampler = with_sampler(pipe, recipe.sampler)
+    return record(sampler, recipe.rule, recipe.samples, recipe.steps, recipe.seed, progress=progress)
+
+
+@torch.no_grad()
+def round_all(full: nn.Module, unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> None:
+    """Without reconstruction: weights to nearest, activation ranges from full-precision inputs."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    quantizers = activation_quantizers(unet)
+    for quantizer in quantizers:
+        quantizer.reservoir = Reservoir(OBSERVED, generator)
+    device = next(unet.parameters()).device
+    if quantizers:
+        for i in range(0, len(calibration), 64):
+            unet(**calibration.rows(slice(i, i + 64), device))
+    for quantizer in quantizers:
+        quantizer.range_from_reservoir(recipe.activation_range)
+    for layer in quant_layers(unet):
+        if layer.weight_grid:
+            layer.find_weight_range(recipe.weight_range)
+            layer.round_weight()
+
+
+def layer_bits_of(unet: nn.Module, costs: list[LayerCost]) -> tuple[dict[str, int], dict[str, int]]:
+    """Weight and activation bits by layer name, as ``cost.bops`` takes them; 32 for what is not quantized.
+
+    An attention product counts with the bits of q, k, v and the weights of the layers that make them, as the
+    paper's tables count it.
+    """
+    weights, activations = {}, {}
+    modules = dict(unet.named_modules())
+    for cost in costs:
+        module = modules[cost.name]
+        if isinstance(module, QuantLayer):
+            weights[cost.name] = module.weight_grid.bits if module.weight_grid else FLOAT_BITS
+            activations[cost.name] = module.inputs[0].grid.bits if len(module.inputs) else FLOAT_BITS
+        elif cost.kind == "attention" and isinstance(module.to_q, QuantLayer):
+            quantized = isinstance(module.processor, QuantAttnProcessor)
+            weights[cost.name] = module.to_q.weight_grid.bits if module.to_q.weight_grid else FLOAT_BITS
+            activations[cost.name] = module.processor.q.grid.bits if quantized else FLOAT_BITS
+    return weights, activations

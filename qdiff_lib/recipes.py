@@ -1,0 +1,137 @@
+"""Recipes: everything that decides how a model is quantized, as one frozen value.
+
+``Recipe.linear(weights=4, activations=8)`` is the paper's baseline, ``Recipe.qdiffusion(...)`` the paper's
+method. A profile sets numbers (steps, samples, iterations), never code.
+"""
+
+from dataclasses import dataclass, fields
+
+from .calibration import Rule, Uniform, rule_from_dict, rule_to_dict
+from .grid import ALLOWED_BITS, FLOAT_BITS
+from .ranges import RANGES
+
+PROFILES = {
+    "tiny": dict(
+        steps=20, samples=512, iterations=160, step_iterations=40, batch_size=16, lr=3e-2, lr_steps=1e-3
+    ),
+    "laptop": dict(steps=50, samples=1024, iterations=1000, step_iterations=200, batch_size=16, lr=1e-2),
+    "gpu": dict(steps=100, samples=2560, iterations=5_000, step_iterations=1_000, lr=3e-3),
+    "paper": dict(),
+}
+"""The numbers of each profile: seconds to minutes on a CPU, up to the paper's own on a GPU."""
+
+METHODS = ("linear", "qdiffusion")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantize. The defaults are the paper's values for Q-Diffusion on CIFAR-10."""
+
+    method: str = "qdiffusion"
+    """Name of the recipe, for reports."""
+    weights: int = 4
+    """Bits of the weights: 2 to 8, 16, or 32 for floating point. Per output channel, asymmetric."""
+    activations: int = 8
+    """Bits of the activations: 2 to 8, 16, or 32 for floating point. Per tensor."""
+    softmax_bits: int = 8
+    """Bits of the attention's softmax (the paper uses 16 for Stable Diffusion)."""
+    edge_bits: int | None = None
+    """Least bits of the first and last convolution, weights and activations; None: like all other layers."""
+    symmetric_activations: bool = True
+    """Fix the zero point of activations to the middle code."""
+    quantize_attention: bool = True
+    """Quantize q, k, v and the softmax too; False leaves the attention products in floating point."""
+    weight_range: str = "min_max"
+    """Range finder of the weights: a key of ``ranges.RANGES``."""
+    activation_range: str = "min_max"
+    """Range finder of the activations."""
+    rounding: str = "adaround"
+    """"nearest", or "adaround": block reconstruction with learned rounding."""
+    split: bool = True
+    """Separate grids for the halves of a concatenation that a shortcut layer reads."""
+    include: tuple[str, ...] = ("*",)
+    """Module names to quantize, as shell patterns."""
+    exclude: tuple[str, ...] = ()
+    """Module names to leave in floating point, as shell patterns."""
+    rule: Rule = Uniform()
+    """At which steps of the trajectory calibration inputs are taken: a value of ``calibration``."""
+    steps: int = 100
+    """Denoising steps of the sampler that makes the calibration set."""
+    sampler: str | None = "ddim"
+    """"ddim", or None: the pipeline's own scheduler."""
+    samples: int = 5120
+    """Calibration inputs in all."""
+    iterations: int = 20_000
+    """Rounding iterations for each unit."""
+    step_iterations: int = 5_000
+    """Iterations for the learned step sizes of each unit's activations."""
+    batch_size: int = 32
+    """Calibration inputs in each iteration."""
+    lr: float = 1e-3
+    """Adam's learning rate on the rounding variables V."""
+    lr_steps: float = 4e-4
+    """Adam's learning rate on the log step sizes, with cosine decay."""
+    regularization: float = 0.01
+    """Weight of the rounding regularizer."""
+    beta: tuple[float, float] = (20.0, 2.0)
+    """Exponent of the regularizer, from and to, annealed after the warm-up."""
+    warmup: float = 0.2
+    """Share of the iterations before the regularizer is switched on."""
+    seed: int = 0
+    """Seed of the calibration set and of the batches."""
+
+    def __post_init__(self):
+        widths = (*ALLOWED_BITS, FLOAT_BITS)
+        allowed_bits = {"weights": widths, "activations": widths, "softmax_bits": ALLOWED_BITS}
+        for name, allowed in {**allowed_bits, "edge_bits": (None, *widths)}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not supported; use one of {allowed}")
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be a tuple of patterns, not one string")
+        for name in ("weight_range", "activation_range"):
+            if getattr(self, name) not in RANGES:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {tuple(RANGES)}")
+        if self.rounding not in ("nearest", "adaround"):
+            raise ValueError(f"rounding={self.rounding!r} is unknown; use 'nearest' or 'adaround'")
+        for name in ("steps", "samples", "iterations", "step_iterations", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+
+    @classmethod
+    def linear(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
+        """The paper's baseline: per-channel round-to-nearest weights, min-max ranges, no split."""
+        plain = dict(method="linear", rounding="nearest", split=False)
+        return cls(
+            **{**profile_numbers(profile), **plain, "weights": weights, "activations": activations, **changes}
+        )
+
+    @classmethod
+    def qdiffusion(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
+        """The paper's method: block reconstruction with AdaRound, shortcut split, learned step sizes."""
+        return cls(**{**profile_numbers(profile), "weights": weights, "activations": activations, **changes})
+
+    @classmethod
+    def named(cls, method: str, **options) -> "Recipe":
+        """The recipe of that method name. Raises ValueError for a name that is not in ``METHODS``."""
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+        return getattr(cls, method)(**options)
+
+    def to_dict(self) -> dict:
+        """A JSON form, which ``from_dict`` reads back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "rule": rule_to_dict(self.rule)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Recipe":
+        """The recipe that ``to_dict`` described. Raises TypeError for unknown fields."""
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists, "rule": rule_from_dict(values["rule"])})
+
+
+def profile_numbers(profile: str) -> dict:
+    """The numbers of a profile. Raises ValueError for an unknown name."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r} is unknown; use one of {tuple(PROFILES)}")
+    return PROFILES[profile]

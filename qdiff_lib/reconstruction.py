@@ -1,0 +1,192 @@
+"""Block reconstruction: fit each unit's rounding and step sizes to its full-precision output.
+
+Units are taken in execution order. Each learns on the inputs that the already quantized prefix gives it,
+against the output of the full-precision unit on full-precision inputs (Q-Diffusion, section 4; after BRECQ).
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .calibration import CalibrationSet
+from .layers import activation_quantizers, quant_layers
+from .progress import ProgressBar
+from .ranges import Reservoir
+from .recipes import Recipe
+from .replay import Replay, UnitInputs
+from .resume import UnitFiles, UnitReport, fingerprint
+from .store import Rows, RowStore
+from .tracing import Trace
+
+OBSERVED = 4096  # activation values that a range finder sees from each batch
+
+
+def feature_axis(output: Tensor) -> int:
+    """The axis of features: 1 for images (N, C, H, W), the last for tokens (N, T, C) and vectors (N, C)."""
+    return 1 if output.ndim == 4 else -1
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error, summed over features and averaged over the rest, whatever the layout."""
+    return (output - target).square().sum(feature_axis(output)).mean()
+
+
+def annealed_beta(iteration: int, recipe: Recipe) -> float:
+    """The regularizer's exponent after the warm-up: falls from ``beta[0]`` to ``beta[1]`` along a line."""
+    start = recipe.warmup * recipe.iterations
+    share = (iteration - start) / max(1.0, recipe.iterations - start)
+    return recipe.beta[0] + (recipe.beta[1] - recipe.beta[0]) * share
+
+
+class UnitFitter:
+    """Fits one unit: weights first, then activation ranges, then their step sizes."""
+
+    def __init__(
+        self, unit: nn.Module, inputs: UnitInputs, target: Rows, recipe: Recipe, seed: int, tick: Callable
+    ):
+        self.unit, self.inputs, self.target, self.recipe, self.tick = unit, inputs, target, recipe, tick
+        self.generator = torch.Generator().manual_seed(seed)
+        self.device = next(unit.parameters()).device
+
+    def loss(self, index: Tensor | slice) -> Tensor:
+        """The reconstruction loss on these rows."""
+        args, kwargs = self.inputs.batch(index, self.device)
+        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device))
+
+    def draw(self) -> Tensor:
+        """Row numbers of one batch."""
+        n = self.target.shape[0]
+        return torch.randperm(n, generator=self.generator)[: self.recipe.batch_size]
+
+    def minimize(
+        self, optimizer, iterations: int, penalty: Callable[[int], Tensor | float], schedule=None
+    ) -> None:
+        """Run the optimizer on random batches; ``penalty(iteration)`` is added to the loss."""
+        for iteration in range(iterations):
+            with torch.enable_grad():
+                loss = self.loss(self.draw()) + penalty(iteration)
+                optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            self.tick()
+
+    def fit_weights(self) -> None:
+        """Learn every rounding variable of the unit (AdaRound), both halves of split layers included."""
+        layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
+        rounds = [part for layer in layers for part in layer.start_rounding()]
+        if not rounds:
+            return
+        optimizer = torch.optim.Adam([part.v for part in rounds], lr=self.recipe.lr)
+
+        def regularizer(iteration: int) -> Tensor | float:
+            if iteration < self.recipe.warmup * self.recipe.iterations:
+                return 0.0
+            beta = annealed_beta(iteration, self.recipe)
+            return self.recipe.regularization * sum(part.regularizer(beta) for part in rounds)
+
+        self.minimize(optimizer, self.recipe.iterations, regularizer)
+        for layer in layers:
+            layer.finish_rounding()
+
+    @torch.no_grad()
+    def observe(self, batches: list[slice]) -> None:
+        """Set the activation ranges from all calibration inputs, which are in random order of time."""
+        quantizers = activation_quantizers(self.unit)
+        for quantizer in quantizers:
+            quantizer.reservoir = Reservoir(OBSERVED, self.generator)
+        for rows in batches:
+            args, kwargs = self.inputs.batch(rows, self.device)
+            self.unit(*args, **kwargs)
+        for quantizer in quantizers:
+            quantizer.range_from_reservoir(self.recipe.activation_range)
+
+    def fit_steps(self) -> None:
+        """Learn log(scale) of every activation quantizer of the unit (LSQ, Esser et al., ICLR 2020)."""
+        quantizers = activation_quantizers(self.unit)
+        optimizer = torch.optim.Adam([q.start_learning() for q in quantizers], lr=self.recipe.lr_steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.step_iterations)
+        self.minimize(optimizer, self.recipe.step_iterations, lambda _: 0.0, schedule)
+        for quantizer in quantizers:
+            quantizer.finish_learning()
+
+
+def unit_seed(seed: int, index: int) -> int:
+    """The seed of one unit's batches: a resumed run draws what the uninterrupted one would have drawn."""
+    return seed * 1_000_003 + index
+
+
+def reconstruct(
+    full: nn.Module,
+    quantized: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    recipe: Recipe,
+    work: Path | None = None,
+    resume: bool = False,
+    memory_gb: float = 4.0,
+    progress: bool = True,
+    callback: Callable[[UnitReport], None] | None = None,
+) -> list[UnitReport]:
+    """Fit every unit of ``quantized`` in turn; it is changed in place.
+
+    work: folder for finished units and spilled activations (none: nothing is saved). memory_gb: most RAM, in
+    2^30 bytes, for cached activations; the rest goes to files. callback: called with the report of each unit.
+    Raises ValueError when ``resume`` meets the files of another run.
+    """
+    files = UnitFiles(work / "units", fingerprint(full, recipe, inputs), resume) if work else None
+    store = RowStore(int(memory_gb * 2**30), work)
+    original = Replay(full, trace, inputs, store)
+    replaced = Replay(quantized, trace, inputs, store)
+    bar = ProgressBar(trace, full, recipe, progress)
+    reports = []
+    try:
+        for k, unit in enumerate(trace.units):
+            bar.begin(unit.name)
+            start = time.monotonic()
+            target, given = original.advance(k), replaced.collect(k)
+            report = files.load(k, replaced.modules[k]) if files else None
+            if report is None:
+                fit_unit(k, replaced, given, target, recipe, bar.tick)
+            output = replaced.advance(k, given)
+            if report is None:
+                error = mean_loss(output, target, replaced.batches())
+                report = UnitReport(unit.name, k, error, time.monotonic() - start)
+                if files:
+                    files.save(report, replaced.modules[k])
+            given.free(store)
+            original.forget(k)
+            replaced.forget(k)
+            bar.end(k)
+            reports.append(report)
+            if callback:
+                callback(report)
+    finally:
+        bar.close()
+        store.close()
+    return reports
+
+
+def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:
+    """The reconstruction loss over all rows."""
+    losses = [reconstruction_loss(output[rows], target[rows]) * (rows.stop - rows.start) for rows in batches]
+    return float(sum(losses)) / target.shape[0]
+
+
+def fit_unit(
+    k: int, replay: Replay, inputs: UnitInputs, target: Rows, recipe: Recipe, tick: Callable
+) -> None:
+    """Quantize unit ``k``: its weights' ranges and rounding, then its activations' ranges and step sizes."""
+    unit = replay.modules[k]
+    fitter = UnitFitter(unit, inputs, target, recipe, unit_seed(recipe.seed, k), tick)
+    for layer in quant_layers(unit):
+        if layer.weight_grid:
+            layer.find_weight_range(recipe.weight_range)
+    fitter.fit_weights()
+    if activation_quantizers(unit):
+        fitter.observe(replay.batches())
+        fitter.fit_steps()

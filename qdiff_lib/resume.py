@@ -1,0 +1,72 @@
+"""Resuming: finished units on disk, a file each, and the hash that says what they belong to."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .calibration import CalibrationSet
+from .files import atomic_path, write_json
+from .layers import quantized_state, restore_state
+from .recipes import Recipe
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """How one unit went: its name and place, the reconstruction loss at the end, and the seconds it took."""
+
+    name: str
+    index: int
+    error: float
+    seconds: float
+
+
+class UnitFiles:
+    """The finished units of one reconstruction, a file each, so that a killed run can go on.
+
+    folder: where the files are; ``fingerprint`` says what they belong to (model, recipe, calibration set).
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, resume: bool):
+        self.folder = Path(folder)
+        known = self.folder / "fingerprint.json"
+        if not resume:
+            for old in self.folder.glob("unit-*.safetensors"):
+                old.unlink()
+        elif known.exists() and json.loads(known.read_text())["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"{self.folder} holds units of another model, recipe or calibration set; resume with the "
+                "same options as before, or start anew without resume"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(known, {"fingerprint": fingerprint})
+
+    def path(self, index: int) -> Path:
+        """The file of unit ``index``."""
+        return self.folder / f"unit-{index:03d}.safetensors"
+
+    def save(self, report: UnitReport, unit: nn.Module) -> None:
+        """Write the unit's quantized state, atomically."""
+        with atomic_path(self.path(report.index)) as temporary:
+            save_file(quantized_state(unit), temporary, {"report": json.dumps(asdict(report))})
+
+    def load(self, index: int, unit: nn.Module) -> UnitReport | None:
+        """Restore the unit from its file; None when it has not been finished."""
+        if not self.path(index).exists():
+            return None
+        restore_state(unit, load_file(self.path(index)))
+        with safe_open(self.path(index), "pt") as file:
+            return UnitReport(**json.loads(file.metadata()["report"]))
+
+
+def fingerprint(unet: nn.Module, recipe: Recipe, inputs: CalibrationSet) -> str:
+    """A hash of everything that decides the result of a reconstruction."""
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
+    for tensor in [*unet.state_dict().values(), *inputs.inputs.values()]:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Cached activations within a stated memory budget: rows in RAM while they fit, in files beyond that."""
+
+import tempfile
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Rows:
+    """A (N, ...) float32 array that is written and read by rows, in RAM or in a file.
+
+    A file is mapped only for the length of one access, so its pages never count as resident for longer.
+    """
+
+    def __init__(self, shape: tuple[int, ...], path: Path | None):
+        self.shape, self.path = tuple(shape), path
+        self.data = torch.empty(self.shape) if path is None else None
+        if path is not None:
+            with open(path, "wb") as file:
+                file.truncate(4 * prod(self.shape))
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes that this array holds in RAM."""
+        return 0 if self.data is None else self.data.nbytes
+
+    def _map(self, mode: str) -> np.memmap:
+        return np.memmap(self.path, np.float32, mode, shape=self.shape)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """A copy of the rows that ``index`` selects."""
+        if self.data is not None:
+            return self.data[index].clone() if isinstance(index, slice) else self.data[index]
+        rows = self._map("r")[index if isinstance(index, slice) else index.numpy()]
+        return torch.from_numpy(np.array(rows))
+
+    def __setitem__(self, index: slice, rows: Tensor) -> None:
+        if self.data is not None:
+            self.data[index] = rows.cpu()
+        else:
+            self._map("r+")[index] = rows.cpu().numpy()
+
+    def move_to_file(self, path: Path) -> None:
+        """Write the rows to ``path`` and free their RAM."""
+        self.data.numpy().tofile(path)
+        self.path, self.data = path, None
+
+
+class RowStore:
+    """Hands out ``Rows`` and keeps the sum of those in RAM at or below ``budget`` bytes.
+
+    When room is needed, the rows that were allocated longest ago move to files in a temporary folder under
+    ``folder``, which is removed by ``close``.
+    """
+
+    def __init__(self, budget: int, folder: Path | None = None):
+        if budget < 0:
+            raise ValueError(f"budget={budget!r} must be a number of bytes, 0 or more")
+        self.budget, self.made = budget, 0
+        self.held: list[Rows] = []
+        self.folder = tempfile.TemporaryDirectory(prefix="activations-", dir=folder)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes held in RAM by all rows."""
+        return sum(rows.ram_bytes for rows in self.held)
+
+    def allocate(self, shape: tuple[int, ...]) -> Rows:
+        """New rows of that shape, in RAM if the budget allows, after moving older ones out."""
+        need = 4 * prod(shape)
+        for old in [rows for rows in self.held if rows.data is not None]:
+            if need > self.budget or self.ram_bytes + need <= self.budget:
+                break
+            old.move_to_file(self._new_path())
+        fits = self.ram_bytes + need <= self.budget
+        rows = Rows(shape, None if fits else self._new_path())
+        self.held.append(rows)
+        return rows
+
+    def free(self, rows: Rows) -> None:
+        """Forget the rows, in RAM and on disk."""
+        self.held.remove(rows)
+        rows.data = None
+        if rows.path is not None:
+            rows.path.unlink()
+
+    def _new_path(self) -> Path:
+        self.made += 1
+        return Path(self.folder.name) / f"{self.made}.bin"
+
+    def close(self) -> None:
+        """Free everything."""
+        self.held.clear()
+        self.folder.cleanup()

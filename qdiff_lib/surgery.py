@@ -1,0 +1,85 @@
+"""From an unmodified diffusers UNet to one with quantized layers and attention products in place."""
+
+import copy
+from fnmatch import fnmatch
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from .grid import FLOAT_BITS, Grid
+from .layers import QuantAttnProcessor, QuantLayer
+from .recipes import Recipe
+from .tracing import Trace
+
+EDGES = ("conv_in", "conv_out")
+
+
+def example_inputs(unet: nn.Module, batch: int = 1, device: str | torch.device = "cpu") -> dict:
+    """Keyword arguments for one forward pass of ``unet``, made from its config: zeros of the right shapes."""
+    config = unet.config
+    size = config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    dtype = next(unet.parameters()).dtype
+    sample = torch.zeros(batch, config.in_channels, height, width, device=device, dtype=dtype)
+    inputs = {"sample": sample, "timestep": torch.zeros(batch, device=device, dtype=torch.long)}
+    if "cross_attention_dim" in config:
+        context = (batch, 77, config.cross_attention_dim)
+        inputs["encoder_hidden_states"] = torch.zeros(context, device=device, dtype=dtype)
+    return inputs
+
+
+def is_quantized(name: str, recipe: Recipe) -> bool:
+    """Whether the recipe's name patterns choose this module: included, and not excluded."""
+    included = any(fnmatch(name, pattern) for pattern in recipe.include)
+    return included and not any(fnmatch(name, pattern) for pattern in recipe.exclude)
+
+
+def insert_quantizers(unet: nn.Module, recipe: Recipe, trace: Trace) -> nn.Module:
+    """A copy of ``unet`` in which every chosen layer that runs is a QuantLayer; ranges are still unset.
+
+    The copy computes what the original computes until ranges are set. It is in eval mode (dropout off) and
+    its parameters are frozen. Raises ValueError when the patterns choose no layer or an attention is of a
+    kind whose products cannot be reached through diffusers' processor interface.
+    """
+    quantized = copy.deepcopy(unet).requires_grad_(False)
+    names = [name for unit in trace.units for name in unit.layers if is_quantized(name, recipe)]
+    if not names:
+        raise ValueError(
+            f"include={recipe.include} and exclude={recipe.exclude} choose no layer of this model"
+        )
+    for name in names:
+        layer = quantized.get_submodule(name)
+        weights, activations = layer_bits(name, recipe)
+        grid = activation_grid(activations, recipe)
+        sizes = trace.seams.get(name) if recipe.split else None
+        quantized.set_submodule(name, QuantLayer(layer, weights, grid, sizes or (layer.weight.shape[1],)))
+    if recipe.quantize_attention and recipe.activations != FLOAT_BITS:
+        _insert_processors(quantized, recipe)
+    return quantized.eval()
+
+
+def layer_bits(name: str, recipe: Recipe) -> tuple[int, int]:
+    """Weight and activation bits of one layer, the edges' own where the recipe sets them."""
+    if name in EDGES and recipe.edge_bits is not None:
+        return recipe.edge_bits, max(recipe.edge_bits, recipe.activations)
+    return recipe.weights, recipe.activations
+
+
+def activation_grid(bits: int, recipe: Recipe) -> Grid | None:
+    """The grid of an activation; None for floating point."""
+    return None if bits == FLOAT_BITS else Grid(bits, symmetric=recipe.symmetric_activations)
+
+
+def _insert_processors(unet: nn.Module, recipe: Recipe) -> None:
+    grid = activation_grid(recipe.activations, recipe)
+    softmax = Grid(recipe.softmax_bits)
+    for name, module in unet.named_modules():
+        if not isinstance(module, Attention) or not is_quantized(name, recipe):
+            continue
+        if type(module.processor) not in QuantAttnProcessor.SUPPORTED or module.norm_q is not None:
+            raise ValueError(
+                f"attention {name!r} uses {type(module.processor).__name__}, whose products cannot "
+                f"be quantized; call set_processor(AttnProcessor()) on it, or exclude=({name!r},)"
+            )
+        module.set_processor(QuantAttnProcessor(grid, softmax))

@@ -1,0 +1,156 @@
+"""Every model under one name: the embedded ones, local folders, quantized checkpoints, the hub."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import sha256
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
+FIX = "get it again with `git checkout -- data`, or install qdiff_lib again"
+
+_verified: set[tuple[Path, int, int]] = (
+    set()
+)  # path, modification time (ns), size of the files checked so far
+
+
+class DamagedFileError(ValueError):
+    """A shipped file does not have the checksum that ``data/MANIFEST.json`` states."""
+
+
+def data_folder() -> Path:
+    """The shipped data: ``qdiff_lib/data`` of an installed wheel, else ``data`` of the checkout.
+
+    Raises:
+        FileNotFoundError: neither folder has a ``MANIFEST.json``.
+    """
+    package = Path(__file__).resolve().parent
+    folders = (package / "data", package.parent / "data")
+    for folder in folders:
+        if (folder / "MANIFEST.json").is_file():
+            return folder
+    raise FileNotFoundError(f"no MANIFEST.json in {folders[0]} or {folders[1]}: {FIX}")
+
+
+def verified(relative: str) -> Path:
+    """The path of a shipped file, after its SHA-256 has been compared with ``MANIFEST.json``.
+
+    A file is read once per process, and again when its size or modification time has changed.
+
+    Args:
+        relative: the path below the data folder, with slashes, as ``MANIFEST.json`` lists it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: the checksum differs.
+        ValueError: the manifest does not list the file.
+    """
+    folder = data_folder()
+    path = folder / relative
+    if not path.is_file():
+        raise FileNotFoundError(f"{relative!r} is missing from {folder}: {FIX}")
+    key = (path, path.stat().st_mtime_ns, path.stat().st_size)
+    if key not in _verified:
+        listed = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+        if relative not in listed:
+            raise ValueError(
+                f"relative={relative!r} is not in MANIFEST.json: run `python training/manifest.py`"
+            )
+        expected, found = listed[relative]["sha256"], sha256(path)
+        if found != expected:
+            raise DamagedFileError(
+                f"{path} is damaged: its SHA-256 is {found[:12]}..., not {expected[:12]}...: {FIX}"
+            )
+        _verified.add(key)
+    return path
+
+
+def embedded_names() -> list[str]:
+    """The names of the shipped pipelines, sorted."""
+    markers = ("model_index.json", "quantized.json")
+    folders = sorted((data_folder() / "models").glob("*"))
+    return [folder.name for folder in folders if any((folder / marker).is_file() for marker in markers)]
+
+
+def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
+    """A pipeline with its weights on ``device`` and its progress bar off.
+
+    Args:
+        name_or_path: one of, in this order: an embedded name such as ``"ddpm-fashion"``; a folder with a
+            diffusers pipeline or a quantized checkpoint; a hub name ``"owner/name"``, such as those in
+            ``HUB``. Write ``"./ddpm-fashion"`` for a folder that is called like an embedded model.
+        device: anything that ``torch.device`` takes.
+
+    Raises:
+        ValueError: the name is unknown, the folder holds no model or only pickled weights, or the hub cannot
+            be reached or has no such model.
+        DamagedFileError: a shipped weight file has the wrong checksum.
+    """
+    pipe = _open(name_or_path)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _open(name_or_path: str | Path) -> "DiffusionPipeline":
+    """The pipeline behind a name or a path, whichever kind it is."""
+    if name_or_path in embedded_names():
+        folder = data_folder() / "models" / name_or_path
+        for path in sorted(folder.rglob("*.safetensors")):
+            verified(path.relative_to(data_folder()).as_posix())
+        return _from_folder(folder)
+    if Path(name_or_path).is_dir():
+        return _from_folder(Path(name_or_path))
+    if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name_or_path):
+        return _from_hub(name_or_path)
+    raise ValueError(
+        f"name_or_path={str(name_or_path)!r} is no model: give one of {', '.join([*embedded_names(), *HUB])}, "
+        "another hub name owner/name, or an existing folder"
+    )
+
+
+def _from_folder(folder: Path) -> "DiffusionPipeline":
+    """A quantized checkpoint or a diffusers pipeline in a local folder."""
+    if (folder / "quantized.json").is_file():
+        from .checkpoint import load_quantized
+
+        return load_quantized(folder)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"name_or_path={str(folder)!r} has no model_index.json or quantized.json: give a folder that "
+            "save_pretrained of a diffusers pipeline wrote, or a quantized checkpoint"
+        )
+    _refuse_pickled(folder)
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+
+
+def _refuse_pickled(folder: Path) -> None:
+    """Raise ValueError when a part of the pipeline has pickled weights and no safetensors file."""
+    for part in [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]:
+        pickled = sorted(path.name for path in part.iterdir() if path.suffix in PICKLED)
+        if pickled and not any(part.glob("*.safetensors")):
+            raise ValueError(
+                f"name_or_path={str(folder)!r}: {part.name}/{pickled[0]} is pickled, and loading it could "
+                "run code: convert it with save_pretrained(..., safe_serialization=True) where you trust it"
+            )
+
+
+def _from_hub(name: str) -> "DiffusionPipeline":
+    """A pipeline of the hub, from its cache or the network."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"name_or_path={name!r} is no local folder and cannot be loaded from the hub, which needs the "
+            "network and weights in safetensors: check name and network, or call save_pretrained where there "
+            f"is a network and give the path of the folder that it wrote. The reason: {reason}"
+        ) from error

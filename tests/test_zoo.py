@@ -1,0 +1,158 @@
+"""Names and folders to pipelines; damaged, missing and pickled files."""
+
+import importlib.util
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from qdiff_lib import zoo
+
+LABELS = "fashion-mnist/t10k-labels-idx1-ubyte.gz"
+ROOT = Path(__file__).parent.parent
+
+
+def tiny_pipeline():
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path, saved, monkeypatch):
+    """A data folder of our own: one labels file, one embedded model, a manifest of both."""
+    folder = tmp_path / "data"
+    (folder / "fashion-mnist").mkdir(parents=True)
+    shutil.copy(zoo.data_folder() / LABELS, folder / LABELS)
+    shutil.copytree(saved, folder / "models" / "tiny")
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest_module().manifest(folder)))
+    monkeypatch.setattr(zoo, "data_folder", lambda: folder)
+    return folder
+
+
+def manifest_module():
+    spec = importlib.util.spec_from_file_location("manifest", ROOT / "training" / "manifest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_manifest_is_that_of_the_data():
+    stated = json.loads((ROOT / "data" / "MANIFEST.json").read_text())
+    assert stated == manifest_module().manifest(), "stale: run python training/manifest.py"
+
+
+def test_data_folder_of_a_checkout():
+    assert zoo.data_folder() == ROOT / "data"
+
+
+def test_data_folder_of_a_wheel(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "qdiff_lib" / "zoo.py"))
+    with pytest.raises(FileNotFoundError, match="git checkout -- data"):
+        zoo.data_folder()
+    for folder in (tmp_path / "data", tmp_path / "qdiff_lib" / "data"):
+        folder.mkdir(parents=True)
+        (folder / "MANIFEST.json").write_text('{"files": {}}')
+        assert zoo.data_folder() == folder.resolve()  # the wheel's own folder comes first
+
+
+def test_a_whole_file_is_given_and_read_once(data, monkeypatch):
+    assert zoo.verified(LABELS) == data / LABELS
+    monkeypatch.setattr(zoo, "sha256", lambda path: pytest.fail("read again"))
+    zoo.verified(LABELS)
+
+
+def test_a_damaged_file_is_refused_also_after_it_was_whole(data):
+    stated = json.loads((data / "MANIFEST.json").read_text())["files"][LABELS]["sha256"]
+    zoo.verified(LABELS)
+    damage(data / LABELS)
+    with pytest.raises(zoo.DamagedFileError, match=f"{LABELS}.*{stated[:12]}.*git checkout -- data"):
+        zoo.verified(LABELS)
+
+
+def test_missing_and_unlisted_files(data):
+    with pytest.raises(FileNotFoundError, match="nothing.gz.*git checkout -- data"):
+        zoo.verified("nothing.gz")
+    (data / "new.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match="training/manifest.py"):
+        zoo.verified("new.gz")
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_load_a_local_folder(saved, as_type):
+    pipe = zoo.load(as_type(saved))
+    assert isinstance(pipe, DDPMPipeline) and pipe.device.type == "cpu"
+    assert pipe._progress_bar_config == {"disable": True}
+
+
+def test_load_an_embedded_model(data):
+    assert zoo.embedded_names() == ["tiny"]
+    assert isinstance(zoo.load("tiny"), DDPMPipeline)
+
+
+def test_load_refuses_a_damaged_embedded_model(data):
+    damage(next((data / "models" / "tiny" / "unet").glob("*.safetensors")))
+    with pytest.raises(zoo.DamagedFileError, match="unet"):
+        zoo.load("tiny")
+
+
+def test_load_the_shipped_models():
+    for name in zoo.embedded_names():
+        assert zoo.load(name).unet is not None
+
+
+def test_load_a_quantized_checkpoint(tmp_path, monkeypatch):
+    pipe = tiny_pipeline()
+    module = types.SimpleNamespace(load_quantized=lambda path: pipe if path == tmp_path else None)
+    monkeypatch.setitem(sys.modules, "qdiff_lib.checkpoint", module)
+    (tmp_path / "quantized.json").write_text("{}")
+    assert zoo.load(str(tmp_path)) is pipe
+
+
+def test_unknown_names_list_the_known_ones(data):
+    for name in ("ddpm", "./nowhere", "a/b/c", Path("no/folder")):
+        with pytest.raises(ValueError, match="tiny.*google/ddpm-cifar10-32"):
+            zoo.load(name)
+
+
+@pytest.mark.parametrize("name", zoo.HUB)
+def test_hub_names_without_a_network(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=f"{name}.*needs the network.*give the path of the folder"):
+        zoo.load(name)
+
+
+def test_folders_without_a_model(tmp_path):
+    with pytest.raises(ValueError, match="model_index.json"):
+        zoo.load(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.bin is pickled"):
+        zoo.load(tmp_path)

@@ -1,0 +1,103 @@
+"""Tiny randomly initialised diffusers models, and what the tests of several modules do with them."""
+
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+
+from qdiff_lib import Recipe
+from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.surgery import example_inputs, insert_quantizers
+from qdiff_lib.tracing import trace
+
+TRAINED_STEPS = 100
+TOKENS = 5  # of the text that conditions UNet2DConditionModel
+SMALL = dict(steps=4, samples=12, iterations=3, step_iterations=2, batch_size=4)
+
+# At 24 channels, 16 tokens and 5 tokens no activation of the network has the shape of an attention matrix.
+PLAIN = dict(
+    sample_size=8,
+    in_channels=1,
+    out_channels=1,
+    block_out_channels=(8, 24),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=4,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+)
+CONDITIONAL = dict(
+    PLAIN,
+    attention_head_dim=2,
+    cross_attention_dim=12,
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+)
+
+
+def unet2d(seed=0, **changes):
+    """A UNet2DModel for 8x8 grey images, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DModel(**{**PLAIN, **changes}).eval()
+
+
+def conditional_unet(seed=0, **changes):
+    """A UNet2DConditionModel for 8x8 grey images and 12 features a token, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DConditionModel(**{**CONDITIONAL, **changes}).eval()
+
+
+def ddpm(unet=None):
+    """A pipeline with the ancestral sampler."""
+    pipe = DDPMPipeline(unet=unet or unet2d(), scheduler=DDPMScheduler(num_train_timesteps=TRAINED_STEPS))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def ddim(unet=None):
+    """A pipeline with the deterministic sampler."""
+    pipe = DDIMPipeline(unet=unet or unet2d(), scheduler=DDIMScheduler(num_train_timesteps=TRAINED_STEPS))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def random_inputs(unet, n=6, seed=0):
+    """A calibration set of noise, with random timesteps."""
+    generator = torch.Generator().manual_seed(seed)
+    size = unet.config.sample_size
+    inputs = {
+        "sample": torch.randn(n, unet.config.in_channels, size, size, generator=generator),
+        "timestep": torch.randint(TRAINED_STEPS, (n,), generator=generator),
+    }
+    if "cross_attention_dim" in unet.config:
+        width = unet.config.cross_attention_dim
+        inputs["encoder_hidden_states"] = torch.randn(n, TOKENS, width, generator=generator)
+    return CalibrationSet(inputs, torch.zeros(n, dtype=torch.long), {})
+
+
+def traced(unet):
+    """The trace of a UNet on the inputs that its config describes."""
+    return trace(unet, example_inputs(unet))
+
+
+def with_quantizers(unet, recipe=None):
+    """A copy with quantizers whose ranges are not set."""
+    return insert_quantizers(unet, recipe or Recipe(), traced(unet))
+
+
+@torch.no_grad()
+def output(unet, inputs):
+    """The noise that the UNet predicts for a whole calibration set, in one batch."""
+    return unet(**inputs.rows(slice(None))).sample
+
+
+def snapshot(module):
+    """Copies of all tensors of a module, by name."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_tensors(first, second):
+    """The same names and the same bits."""
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
