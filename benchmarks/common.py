@@ -45,7 +45,8 @@ def random_inputs(unet: torch.nn.Module, samples: int) -> CalibrationSet:
 
 def provenance() -> dict:
     """The machine, the versions, the date and the command of a measurement."""
-    command = " ".join(["python", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])])
+    script = Path(sys.argv[0]).resolve()
+    script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     return {
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
@@ -57,7 +58,7 @@ def provenance() -> dict:
         "weights": MODEL if MODEL in embedded_names() else "random",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
-        "command": command,
+        "command": f"python {shlex.join([str(script), *sys.argv[1:]])}",
     }
 
 

@@ -8,7 +8,6 @@ Three things differ from ``qdiff_lib.reconstruction``, and nothing else does:
 3. gradients of the unit's frozen parameters stay enabled, and are computed in every iteration.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from qdiff_lib.calibration import CalibrationSet
 from qdiff_lib.layers import activation_quantizers, quant_layers
 from qdiff_lib.recipes import Recipe
-from qdiff_lib.reconstruction import UnitFitter, unit_seed
-from qdiff_lib.resume import UnitReport
+from qdiff_lib.reconstruction import UnitFitter, reconstruction_loss, unit_seed
 from qdiff_lib.tracing import Trace
 
 
@@ -69,15 +67,17 @@ class NaiveReconstruction:
     ):
         self.full, self.quantized, self.trace = full, quantized, trace
         self.inputs, self.recipe = inputs, recipe
+        self.given: StoredInputs | None = None  # the arguments and the target of the current unit
+        self.target: Tensor | None = None
         starts = range(0, len(inputs), batch_size)
         self.batches = [slice(i, min(i + batch_size, len(inputs))) for i in starts]
 
-    def reconstruct_unit(self, k: int) -> UnitReport:
+    def reconstruct_unit(self, k: int) -> None:
         """Fit unit ``k``; the units before it must be finished."""
         name = self.trace.units[k].name
-        target = self.outputs_of(self.full, name)
-        inputs = self.inputs_of(self.quantized, name)
-        return self.fit_unit(k, inputs, target)
+        self.target = self.outputs_of(self.full, name)
+        self.given = self.inputs_of(self.quantized, name)
+        self.fit_unit(k)
 
     def outputs_of(self, model: nn.Module, name: str) -> Tensor:
         """What the unit returns for all calibration inputs."""
@@ -117,17 +117,25 @@ class NaiveReconstruction:
             except Caught:
                 continue
 
-    def fit_unit(self, k: int, inputs: StoredInputs, target: Tensor) -> UnitReport:
+    def fit_unit(self, k: int) -> None:
         """As ``qdiff_lib.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
-        start = time.monotonic()
         unit = self.quantized.get_submodule(self.trace.units[k].name)
         seed = unit_seed(self.recipe.seed, k)
-        fitter = FrozenGradFitter(unit, inputs, target, self.recipe, seed, tick=lambda: None)
+        fitter = FrozenGradFitter(unit, self.given, self.target, self.recipe, seed, tick=lambda: None)
         for layer in quant_layers(unit):
             layer.find_weight_range(self.recipe.weight_range)
         fitter.fit_weights()
         if activation_quantizers(unit):
             fitter.observe(self.batches)
             fitter.fit_steps()
-        error = fitter.error(self.batches)
-        return UnitReport(self.trace.units[k].name, k, error, time.monotonic() - start)
+
+    @torch.no_grad()
+    def error(self, k: int) -> float:
+        """The loss of unit ``k``, the one fitted last, over all calibration inputs."""
+        unit, total = self.quantized.get_submodule(self.trace.units[k].name), 0.0
+        for rows in self.batches:
+            args, kwargs = self.given.batch(rows, "cpu")
+            total += float(reconstruction_loss(unit(*args, **kwargs), self.target[rows])) * len(
+                self.target[rows]
+            )
+        return total / len(self.target)

@@ -9,7 +9,9 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import common
@@ -19,9 +21,9 @@ from safetensors.torch import load_file
 from summary import UnitTime, evenly_spaced, summarize
 from tqdm import tqdm
 
+from qdiff_lib import reconstruction as library
 from qdiff_lib.layers import restore_state
 from qdiff_lib.recipes import Recipe
-from qdiff_lib.reconstruction import UnitFitter, reconstruct
 from qdiff_lib.resume import UnitReport
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
@@ -53,7 +55,7 @@ def measure(quick: bool = False, full: bool = False) -> list[dict]:
     """One summary for each size; ``full`` times the naive scheme on every unit at every size."""
     jobs = QUICK_JOBS if quick else JOBS
     if full:
-        jobs = [Job(**{**asdict(job), "naive_units": None}) for job in jobs]
+        jobs = [replace(job, naive_units=None) for job in jobs]
     return [measure_job(job) for job in jobs]
 
 
@@ -62,15 +64,12 @@ def measure_job(job: Job) -> dict:
     build = common.ROOT / "build"
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as folder:
-        job = Job(**{**asdict(job), "work": Path(folder)})
+        job = replace(job, work=Path(folder))
         workers = {"ours": Worker(run_ours, job)}
         if job.naive_units != 0:
             workers["naive"] = Worker(run_naive, job)
         names = [worker.receive() for worker in workers.values()][0]
-        chosen = {
-            "ours": range(len(names)),
-            "naive": evenly_spaced(len(names), job.naive_units),
-        }
+        chosen = {"ours": range(len(names)), "naive": evenly_spaced(len(names), job.naive_units)}
         times = take_turns(workers, chosen, names, f"N = {job.samples:,}")
         memory = {name: worker.finish() for name, worker in workers.items()}
     return summarize(job, names, times, memory)
@@ -82,7 +81,8 @@ def take_turns(workers: dict, chosen: dict, names: list[str], title: str) -> dic
     for k in tqdm(range(len(names)), title, mininterval=2):
         for scheme in sorted(workers, reverse=k % 2 == 0):
             if k in chosen[scheme]:
-                times[scheme].append(workers[scheme].ask(k))
+                found, error = workers[scheme].ask(k)
+                times[scheme].append(replace(found, error=error))
     return times
 
 
@@ -125,26 +125,27 @@ class Scene:
         self.trace = trace(self.full, example_inputs(self.full))
         self.quantized = insert_quantizers(self.full, self.recipe, self.trace)
         self.names = [unit.name for unit in self.trace.units]
-        self.iterations = {"weights": 0.0, "steps": 0.0}
-        self.time_iterations()
+        self.start, self.spent = 0.0, Counter()
 
-    def time_iterations(self) -> None:
-        """From here on, add up the seconds of ``UnitFitter.minimize``, where all iterations happen."""
-        original = UnitFitter.minimize
+    def timed(self, owner, name: str, label: Callable[..., str]) -> None:
+        """From here on, add the seconds of ``owner.name`` to ``spent[label(arguments)]``."""
+        original = getattr(owner, name)
 
-        def minimize(fitter, optimizer, iterations, penalty, schedule=None):
+        def wrapper(*args, **kwargs):
             start = time.monotonic()
-            original(fitter, optimizer, iterations, penalty, schedule)
-            self.iterations["steps" if schedule else "weights"] += time.monotonic() - start
+            original(*args, **kwargs)
+            self.spent[label(*args, **kwargs)] += time.monotonic() - start
 
-        UnitFitter.minimize = minimize
+        setattr(owner, name, wrapper)
 
-    def unit_time(self, report: UnitReport, start: float) -> UnitTime:
-        """The times of the unit that began at ``start`` and ends now."""
-        seconds = time.monotonic() - start
-        found = UnitTime(report.index, report.error, seconds, report.seconds, **self.iterations)
-        self.iterations = dict.fromkeys(self.iterations, 0.0)
-        return found
+    def begin(self) -> None:
+        """A unit begins now."""
+        self.start, self.spent = time.monotonic(), Counter()
+
+    def end(self, k: int) -> UnitTime:
+        """Unit ``k`` ends now; its error is not known yet."""
+        labels = {label: self.spent[label] for label in ("fit", "weights", "steps")}
+        return UnitTime(k, time.monotonic() - self.start, **labels)
 
     def memory(self) -> dict:
         """Bytes: resident with the model loaded, and the most since the process began."""
@@ -161,30 +162,28 @@ def peak_rss() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
+def kind(fitter, optimizer, iterations, penalty, schedule=None) -> str:
+    """Which iterations this call of ``UnitFitter.minimize`` runs: only those of the steps have a schedule."""
+    return "steps" if schedule else "weights"
+
+
 def run_ours(connection, job: Job) -> None:
     """The library's own ``reconstruct``: its callback, between units, waits for the next turn."""
     scene = Scene(job)
+    scene.timed(library, "fit_unit", lambda *_: "fit")
+    scene.timed(library.UnitFitter, "minimize", kind)
     connection.send(scene.names)
     connection.recv()
-    start = time.monotonic()
+    scene.begin()
 
     def turn(report: UnitReport) -> None:
-        nonlocal start
-        connection.send(scene.unit_time(report, start))
+        connection.send((scene.end(report.index), report.error))
         connection.recv()
-        start = time.monotonic()
+        scene.begin()
 
-    reconstruct(
-        scene.full,
-        scene.quantized,
-        scene.trace,
-        scene.inputs,
-        scene.recipe,
-        job.work,
-        memory_gb=job.memory_gb,
-        progress=False,
-        callback=turn,
-    )
+    models = scene.full, scene.quantized, scene.trace
+    options = dict(memory_gb=job.memory_gb, progress=False, callback=turn)
+    library.reconstruct(*models, scene.inputs, scene.recipe, job.work, **options)
     connection.send(scene.memory())
 
 
@@ -192,14 +191,16 @@ def run_naive(connection, job: Job) -> None:
     """The naive scheme; units that it is not asked for are taken from the other's files, untimed."""
     scene = Scene(job)
     naive = NaiveReconstruction(scene.full, scene.quantized, scene.trace, scene.inputs, scene.recipe)
+    scene.timed(naive, "fit_unit", lambda *_: "fit")
+    scene.timed(library.UnitFitter, "minimize", kind)
     connection.send(scene.names)
     done = 0
     while (k := connection.recv()) is not None:
         for skipped in range(done, k):
             state = load_file(job.work / "units" / f"unit-{skipped:03d}.safetensors")
             restore_state(scene.quantized.get_submodule(scene.names[skipped]), state)
-        start = time.monotonic()
-        report = naive.reconstruct_unit(k)
-        connection.send(scene.unit_time(report, start))
+        scene.begin()
+        naive.reconstruct_unit(k)
+        connection.send((scene.end(k), naive.error(k)))
         done = k + 1
     connection.send(scene.memory())

@@ -54,8 +54,9 @@ def machine(measured: dict) -> str:
     cores = f"{m['cores']} cores, {m['logical_cores']} logical, {m['memory_gib']} GiB"
     model = WEIGHTS.get(m["weights"], m["weights"])
     return (
-        f"Measured on {m['cpu']} ({cores}), {m['threads']} threads, torch {m['torch']}, "
-        f"Python {m['python']}, {m['date']}, commit {m['commit'] or 'none'}, model: {model}, by `{m['command']}`.\n"
+        f"Measured on {m['cpu']} ({cores}) with threads = {m['threads']}, torch {m['torch']}, Python "
+        f"{m['python']}, on {m['date']}, commit {m['commit'] or 'none'}, "
+        f"model: {model}, by `{m['command']}`.\n"
     )
 
 
@@ -91,10 +92,11 @@ def reconstruction(results: list[dict]) -> str:
     first = results[0]
     counts = f"{first['iterations']} + {first['step_iterations']}"
     notes = [
-        f"\nEach unit had {counts} iterations (weights + activation steps) on batches of {first['batch_size']}; "
-        'fit also has the ranges and a pass over all N. "~" marks estimates: the tiny profile\'s times come '
-        "from the measured seconds per iteration; where not all units were measured, capture is interpolated "
-        "over the execution order and fit scaled from the other scheme.\n"
+        f"\nEach unit had {counts} iterations (weights + activation steps) on batches of "
+        f'{first["batch_size"]}; fit also has the ranges and two passes over all N. "~" marks estimates: '
+        "times at other iteration counts come from the measured seconds per iteration; where not all units "
+        "were measured, capture is interpolated over the execution order between those that were, and fit "
+        "is that of the other scheme times the measured ratio.\n"
     ]
     notes += [memory(r) for r in results] + [ratios(r) for r in results if "naive" in r]
     return rows(COLUMNS, body) + "\n".join(notes)
@@ -132,7 +134,8 @@ def ratios(r: dict) -> str:
     if n["estimated"]:
         names = ", ".join(f"`{name}`" for name in n["measured_units"])
         subset = f" (measured: {c['measured_units']:.1f} on {names})"
+    tiny, apart = c["whole_at_tiny_iterations"], c["largest_error_difference"]
     return (
-        f"- Naive / ours at N = {r['samples']:,}: {whole}{subset}; ~{c['whole_at_tiny_iterations']:.1f} at the "
-        f"tiny profile's iterations. Unit errors differ by at most {c['largest_error_difference']:.1g} of themselves."
+        f"- Naive / ours at N = {r['samples']:,}: {whole}{subset}; ~{tiny:.1f} at the tiny profile's "
+        f"iterations. The two schemes' unit errors are apart by at most {apart:.1g} of themselves."
     )

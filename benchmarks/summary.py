@@ -14,11 +14,11 @@ class UnitTime:
     """Seconds of one unit. fit: ranges, iterations and observation; weights, steps: iterations alone."""
 
     index: int
-    error: float
     seconds: float
     fit: float
     weights: float
     steps: float
+    error: float = float("nan")
 
     @property
     def capture(self) -> float:

@@ -12,7 +12,7 @@ PROFILES = ("tiny", "laptop", "gpu", "paper")
 REFERENCES = ("fashion-mnist",)
 EXTRACTORS = ("fashion-classifier", "inception")
 LAST_STEP = 1000  # time steps of the training process: a sampler cannot take more
-LAST_SEED = 2**30 - 1  # the noise of image i starts from (seed << 30) + i, see sampling.py
+LAST_SEED = 2**11 - 1  # as sampling.py has it
 
 Run = Callable[[argparse.Namespace], int]
 

@@ -131,9 +131,21 @@ def weight_codes(layer: QuantLayer) -> Tensor:
     return torch.cat(parts, dim=1).cpu()
 
 
+class Tensors(dict):
+    """The tensors of a file, from which each is taken once."""
+
+    def pop(self, name: str) -> Tensor:
+        if name not in self:
+            raise ValueError(f"the file lacks the tensor {name!r} of this model; quantize again")
+        return super().pop(name)
+
+
 def restore_packed(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Fill a UNet with inserted quantizers from a file's tensors. Raises ValueError for left-over ones."""
-    tensors = dict(tensors)
+    """Fill a UNet with inserted quantizers from a file's tensors.
+
+    Raises ValueError for left-over and for missing ones.
+    """
+    tensors = Tensors(tensors)
     layers = weight_layers(unet)
     if layers:
         scales, zeros = tensors.pop("weight_scale"), tensors.pop("weight_zero_point").float()

@@ -6,6 +6,7 @@ The arguments themselves are in ``arguments.py``.
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def run_quantize(args: argparse.Namespace) -> int:
     quantized = quantize(load(args.model, device), recipe, work=args.out / "work", resume=args.resume)
     save_quantized(quantized, args.out)
     write_json(args.out / "report.json", quantized.unet.quantization.report())
+    shutil.rmtree(args.out / "work")
     print(f"wrote {args.out}; next: {PROGRAM} sample --model {args.out} --out {args.out}.png")
     return 0
 
@@ -63,7 +65,7 @@ def draw(args: argparse.Namespace):
     from .zoo import load
 
     pipe = with_sampler(load(args.model, device), "ddim")
-    return sample(pipe, n=args.n, steps=args.steps, seed=args.seed).images
+    return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True).images
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -115,6 +117,8 @@ def check_new_or_resumed(out: Path, resume: bool) -> None:
         raise FileExistsError(f"--out {out} is a file; name a folder")
     if not resume:
         raise FileExistsError(f"--out {out} is not empty; add --resume to go on there, or name a new folder")
+    if (out / "quantized.json").is_file():
+        raise FileExistsError(f"--resume: {out} is a finished checkpoint; there is nothing left to do")
     if not (out / "work").is_dir():
         raise ValueError(f"--resume: {out} holds no work/ of an earlier quantize; name a new folder")
 

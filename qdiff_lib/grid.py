@@ -67,6 +67,10 @@ def shared_axes(x: Tensor, granularity: Granularity) -> tuple[int, ...]:
         return tuple(range(x.ndim))
     if not -x.ndim <= granularity.axis < x.ndim:
         raise ValueError(f"axis={granularity.axis} does not exist in a tensor of shape {tuple(x.shape)}")
+    if x.ndim == 1:
+        raise ValueError(
+            f"granularity={granularity} gives each of {len(x)} elements a scale; use PerTensor()"
+        )
     return tuple(i for i in range(x.ndim) if i != granularity.axis % x.ndim)
 
 
@@ -102,7 +106,10 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     """
     top = 2**bits - 1
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        return round_straight_through(x / scale).clamp(-zero_point, top - zero_point) * scale
+        # Not clamp alone: what its gradient is at the bounds, where the end codes lie, differs by version.
+        codes = round_straight_through(x / scale)
+        clipped = codes.detach().clamp(-zero_point, top - zero_point)
+        return torch.where(codes == clipped, codes, clipped) * scale
     return (x / scale).round_().clamp_(-zero_point, top - zero_point).mul_(scale)
 
 

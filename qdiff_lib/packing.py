@@ -12,8 +12,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Raises ValueError for codes that need more bits.
     """
-    if codes.numel() and (codes.min() < 0 or codes.max() >= 2**bits):
-        raise ValueError(f"codes from {codes.min()} to {codes.max()} do not fit into bits={bits}")
+    least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)  # uint8 has no 2^8
+    if least < 0 or most >= 2**bits:
+        raise ValueError(f"codes from {least} to {most} do not fit into bits={bits}")
     values = codes.flatten().to(torch.int32).numpy()
     digits = (values[:, None] >> np.arange(bits)) & 1  # (n, bits)
     return torch.from_numpy(np.packbits(digits.astype(np.uint8).reshape(-1), bitorder="little"))

@@ -58,8 +58,9 @@ def quantize(
     """A pipeline of the same class whose UNet is quantized; ``pipe`` is left as it was.
 
     calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says.
-    work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends
-    with the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
+    work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends with
+    the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
+
     Raises ValueError for a recipe that fits no layer of the model, or a ``work`` folder of another run.
     """
     start = time.monotonic()

@@ -10,11 +10,12 @@ from .calibration import Rule, Uniform, rule_from_dict, rule_to_dict
 from .grid import ALLOWED_BITS, FLOAT_BITS
 from .ranges import RANGES
 
+SHORT = dict(
+    batch_size=16, regularization=1e-3, beta=(8.0, 1.0)
+)  # decides every rounding in a few hundred steps
 PROFILES = {
-    "tiny": dict(
-        steps=20, samples=512, iterations=160, step_iterations=40, batch_size=16, lr=3e-2, lr_steps=1e-3
-    ),
-    "laptop": dict(steps=50, samples=1024, iterations=1000, step_iterations=200, batch_size=16, lr=1e-2),
+    "tiny": dict(steps=20, samples=512, iterations=300, step_iterations=40, lr=3e-2, lr_steps=1e-3, **SHORT),
+    "laptop": dict(steps=50, samples=1024, iterations=1200, step_iterations=200, lr=1e-2, **SHORT),
     "gpu": dict(steps=100, samples=2560, iterations=5_000, step_iterations=1_000, lr=3e-3),
     "paper": dict(),
 }
@@ -25,7 +26,11 @@ METHODS = ("linear", "qdiffusion")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to quantize. The defaults are the paper's values for Q-Diffusion on CIFAR-10."""
+    """How to quantize. The defaults are the paper's for Q-Diffusion on CIFAR-10, but for the ranges.
+
+    Ranges default to what the paper uses for LSUN and Stable Diffusion: searched by MSE for weights,
+    asymmetric for activations. For CIFAR-10 it uses ``weight_range="min_max", symmetric_activations=True``.
+    """
 
     method: str = "qdiffusion"
     """Name of the recipe, for reports."""
@@ -37,11 +42,11 @@ class Recipe:
     """Bits of the attention's softmax (the paper uses 16 for Stable Diffusion)."""
     edge_bits: int | None = None
     """Least bits of the first and last convolution, weights and activations; None: like all other layers."""
-    symmetric_activations: bool = True
+    symmetric_activations: bool = False
     """Fix the zero point of activations to the middle code."""
     quantize_attention: bool = True
     """Quantize q, k, v and the softmax too; False leaves the attention products in floating point."""
-    weight_range: str = "min_max"
+    weight_range: str = "mse_search"
     """Range finder of the weights: a key of ``ranges.RANGES``."""
     activation_range: str = "min_max"
     """Range finder of the activations."""
@@ -101,7 +106,8 @@ class Recipe:
     @classmethod
     def linear(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
         """The paper's baseline: per-channel round-to-nearest weights, min-max ranges, no split."""
-        plain = dict(method="linear", rounding="nearest", split=False)
+        plain = dict(method="linear", rounding="nearest", split=False, weight_range="min_max")
+        plain["symmetric_activations"] = True
         return cls(
             **{**profile_numbers(profile), **plain, "weights": weights, "activations": activations, **changes}
         )

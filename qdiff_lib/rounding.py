@@ -18,6 +18,7 @@ class AdaRound(nn.Module):
 
     def __init__(self, weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int):
         super().__init__()
+        weight = weight.detach()
         floor = torch.floor(weight / scale)
         fraction = weight / scale - floor
         self.bits = bits

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor
+from tqdm import tqdm
 
 ROLES = ("evaluation", "calibration")
+LAST_SEED = 2**11 - 1
+LAST_IMAGE = 2**20 - 1
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,17 @@ def with_components(pipe: DiffusionPipeline, **changes) -> DiffusionPipeline:
 
 
 def noise_generators(seed: int, start: int, count: int, role: str = "evaluation") -> list[torch.Generator]:
-    """One CPU generator for each image: its noise depends on (role, seed, index), not on the batch it is in.
+    """One CPU generator for each image: its noise depends on role, seed and index, not on its batch.
 
-    The two roles never share a stream, so calibration noise is never evaluated on. Torch's CPU generator
-    looks at the lowest 32 bits of its seed only: the role takes the highest of these.
+    The two roles never share a stream, so calibration noise is never evaluated on. torch seeds its CPU
+    generator with 32 bits: 1 for the role, 11 for the seed, 20 for the index. Raises ValueError beyond.
     """
-    base, first = ROLES.index(role) << 31, seed * 1_000_003 + start
-    return [torch.Generator().manual_seed(base + i % 2**31) for i in range(first, first + count)]
+    if not 0 <= seed <= LAST_SEED:
+        raise ValueError(f"seed={seed!r} must be from 0 to {LAST_SEED}")
+    if start + count > LAST_IMAGE + 1:
+        raise ValueError(f"image {start + count - 1} is beyond {LAST_IMAGE}, the last one of a seed")
+    base = ROLES.index(role) << 31 | seed << 20
+    return [torch.Generator().manual_seed(base + i) for i in range(start, start + count)]
 
 
 def check_counts(pipe: DiffusionPipeline, n: int, steps: int, batch_size: int) -> None:
@@ -85,19 +92,35 @@ def each_step(pipe: DiffusionPipeline, callback: Callable[[Tensor], None]):
 
 
 def sample(
-    pipe: DiffusionPipeline, n: int, steps: int, seed: int = 0, batch_size: int = 64, record: bool = False
+    pipe: DiffusionPipeline,
+    n: int,
+    steps: int,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int = 64,
+    record: bool = False,
+    progress: bool = False,
 ) -> Samples:
-    """Draw ``n`` images in ``steps`` denoising steps, from noise that depends on ``seed`` alone.
+    """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
 
-    record: keep the whole trajectory, as for Figure 3 of the paper. Raises ValueError for counts below 1 and
-    for more steps than the model has.
+    The noise of an image depends on the seed and its number alone, whatever the model and the batch size.
+    record: keep the whole trajectory, as for Figure 3 of the paper. progress: show a bar with an ETA. Raises
+    ValueError for counts below 1 and for more steps than the model has.
     """
     check_counts(pipe, n, steps, batch_size)
     images, trajectories = [], []
-    for start in range(0, n, batch_size):
-        kept: list[Tensor] = []
-        with each_step(pipe, lambda x, kept=kept: kept.append(x.cpu()) if record else None):
-            images.append(run_batch(pipe, start, min(batch_size, n - start), steps, seed))
-        if record:
-            trajectories.append(torch.stack(kept))
+    starts = range(first, first + n, batch_size)
+    with tqdm(total=steps * len(starts), desc=f"{n} images", unit="step", disable=not progress) as bar:
+        for start in starts:
+            kept: list[Tensor] = []
+
+            def after_step(x: Tensor, kept: list[Tensor] = kept) -> None:
+                bar.update()
+                if record:
+                    kept.append(x.cpu())
+
+            with each_step(pipe, after_step):
+                images.append(run_batch(pipe, start, min(batch_size, first + n - start), steps, seed))
+            if record:
+                trajectories.append(torch.stack(kept))
     return Samples(torch.cat(images), torch.cat(trajectories, dim=1) if record else None)

@@ -62,7 +62,7 @@ def insert_quantizers(unet: nn.Module, recipe: Recipe, trace: Trace) -> nn.Modul
 def layer_bits(name: str, recipe: Recipe) -> tuple[int, int]:
     """Weight and activation bits of one layer, the edges' own where the recipe sets them."""
     if name in EDGES and recipe.edge_bits is not None:
-        return recipe.edge_bits, max(recipe.edge_bits, recipe.activations)
+        return max(recipe.edge_bits, recipe.weights), max(recipe.edge_bits, recipe.activations)
     return recipe.weights, recipe.activations
 
 

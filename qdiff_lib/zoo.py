@@ -107,9 +107,10 @@ def _open(name_or_path: str | Path) -> "DiffusionPipeline":
         return _from_folder(Path(name_or_path))
     if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name_or_path):
         return _from_hub(name_or_path)
+    names = ", ".join([*embedded_names(), *HUB])
     raise ValueError(
-        f"name_or_path={str(name_or_path)!r} is no model: give one of {', '.join([*embedded_names(), *HUB])}, "
-        "another hub name owner/name, or an existing folder"
+        f"name_or_path={str(name_or_path)!r} is no model: give one of {names}, another "
+        "hub name owner/name, or an existing folder"
     )
 
 

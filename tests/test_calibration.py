@@ -55,8 +55,8 @@ def test_the_paper_takes_256_at_every_fifth_of_100_steps():
         (Last(10), 10, 10, dict.fromkeys(range(10), 1)),
     ],
     ids=[
-        "uniform-remainder", "uniform-last-step", "fewer-samples-than-steps", "uniform-all", "single", "first",
-        "middle-even", "middle-odd", "last", "last-is-all",
+        "uniform-remainder", "uniform-last-step", "fewer-samples-than-steps", "uniform-all", "single",
+        "first", "middle-even", "middle-odd", "last", "last-is-all",
     ],
 )  # fmt: skip
 def test_which_steps_a_rule_chooses(rule, steps, samples, expected):
@@ -228,14 +228,13 @@ class GuidedPipeline(DDPMPipeline):
     """Asks the network twice in one batch, as classifier-free guidance does."""
 
     def __call__(self, batch_size, **kwargs):
-        x = torch.zeros(2 * batch_size, 1, 8, 8)
-        return self.unet(x, torch.zeros(2 * batch_size, dtype=torch.long))
+        return self.unet(torch.zeros(2 * batch_size, 1, 8, 8), torch.tensor(0))
 
 
 def test_classifier_free_guidance_is_refused():
     plain = ddpm()
     with pytest.raises(ValueError, match="6 rows of 'sample' for 3 images: classifier-free guidance"):
-        record(GuidedPipeline(unet=plain.unet, scheduler=plain.scheduler), Uniform(), 3, 3, batch_size=3)
+        record(GuidedPipeline(unet=plain.unet, scheduler=plain.scheduler), Uniform(), 9, 3, batch_size=3)
 
 
 @pytest.mark.parametrize(

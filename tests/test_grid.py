@@ -30,12 +30,11 @@ every_scheme = pytest.mark.parametrize("symmetric", [False, True], ids=["asymmet
 
 
 @st.composite
-def tensors(draw):
-    """float32, 1 to 4 axes: values of one size, or of any size from 1e-37 to 1e37, all-zero channels too."""
-    shape = draw(hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=5))
-    limit = draw(st.sampled_from([8.0, 1e-9, 1e37]))
-    elements = st.floats(-limit, limit, width=32) if limit > 1 else st.floats(-limit, limit)
-    x = torch.from_numpy(draw(hnp.arrays(np.float32, shape, elements=elements)))
+def tensors(draw, min_dims=1):
+    """float32, 1 to 4 axes: values up to 8, 1e-9 or 1e37, subnormal ones and all-zero channels among them."""
+    shape = draw(hnp.array_shapes(min_dims=min_dims, max_dims=4, min_side=1, max_side=5))
+    limit = draw(st.sampled_from([8.0, 2.0**-30, 2.0**123]))
+    x = torch.from_numpy(draw(hnp.arrays(np.float32, shape, elements=st.floats(-limit, limit, width=32))))
     if draw(st.booleans()):
         x[0] = 0
     return x
@@ -45,7 +44,7 @@ def tensors(draw):
 def cases(draw):
     """A tensor, a granularity, whether the grid is symmetric, and a range finder."""
     x = draw(tensors())
-    axes = [PerAxis(axis) for axis in range(-x.ndim, x.ndim)]
+    axes = [PerAxis(axis) for axis in range(-x.ndim, x.ndim) if x.ndim > 1]
     return (
         x,
         draw(st.sampled_from([PerTensor(), *axes])),
@@ -63,7 +62,9 @@ def fit(case, bits):
 
 def in_rows(x, granularity):
     """One row for each scale."""
-    return x.reshape(1, -1) if granularity == PerTensor() else x.movedim(granularity.axis, 0).flatten(1)
+    if granularity == PerTensor():
+        return x.reshape(1, -1)
+    return x.movedim(granularity.axis, 0).reshape(x.shape[granularity.axis], -1)
 
 
 @every_width
@@ -181,19 +182,20 @@ def test_positive_values_survive(bits, symmetric, range_name):
     assert mapped[-1] > 0.5
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-45, -1e-38, 1e-12, 1e37, -1e37], ids=str)
 @pytest.mark.parametrize("range_name", RANGES)
 @every_scheme
 @every_width
-def test_constant_channel_beside_an_ordinary_one(bits, symmetric, range_name, value):
-    x = torch.stack([torch.full((9,), value), torch.linspace(-1, 1, 9)])
-    found = RANGES[range_name](x, Grid(bits, symmetric, PerAxis(0)))
-    mapped = fake_quantize(x, *found, bits)
+def test_constant_channels_beside_an_ordinary_one(bits, symmetric, range_name):
+    constants = torch.tensor([0, 1e-45, -1e-38, 1e-12, 3, -3, 1e37, -1e37])[:, None].expand(-1, 9)
+    x = torch.cat([torch.linspace(-1, 1, 9)[None], constants])
+    grid = Grid(bits, symmetric, PerAxis(0))
+    mapped = fake_quantize(x, *RANGES[range_name](x, grid), bits)
     assert mapped.isfinite().all()
-    # The channel is one value: at most half a step and the rounding of test_min_max above away, or, where
-    # the search for the least error shrank the range (by at most 79 %), clipped: never further than 0 is.
-    assert ((mapped[0] - x[0]).abs() <= max(abs(value), SMALLEST_SCALE / 2)).all()
-    assert len(mapped[1].unique()) > 1
+    assert len(mapped[0].unique()) > 1
+    # The percentile range of a constant is its min-max range, and the least error is not larger than that of
+    # the min-max range: the bound of the test above holds for all three.
+    bound = RANGES["min_max"](x, grid).scale.double() * (0.5 + 6 * grid.top * U)
+    assert ((mapped.double() - x.double()).abs() <= bound)[1:].all()
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_two_bit_codes_by_hand():
 
 
 @every_width
-@given(x=tensors(), data=st.data(), symmetric=st.booleans())
+@given(x=tensors(min_dims=2), data=st.data(), symmetric=st.booleans())
 @few
 def test_per_axis_is_per_tensor_on_every_slice(bits, x, data, symmetric):
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
@@ -254,6 +256,7 @@ def test_gradient_mode_gives_the_same_values(case, bits):
 
 def test_straight_through_gradients():
     # q = clip(round(x / s), -1, 2): inside, d(s q)/dx = 1 and d(s q)/ds = q - x / s; clipped, 0 and q.
+    # 3.0 has the last code without being clipped.
     x = torch.tensor([-4.0, -0.5, 0.75, 3.0, 9.0], requires_grad=True)
     scale = torch.tensor(2.0, requires_grad=True)
     fake_quantize(x, scale, torch.tensor(1.0), 2).sum().backward()
@@ -281,6 +284,11 @@ def test_unsupported_width(bits):
 def test_missing_axis(axis):
     with pytest.raises(ValueError, match=rf"axis={axis} does not exist in a tensor of shape \(3, 4\)"):
         shared_axes(torch.zeros(3, 4), PerAxis(axis))
+
+
+def test_vector_has_one_scale():
+    with pytest.raises(ValueError, match=r"PerAxis\(axis=0\) gives each of 3 elements a scale"):
+        RANGES["min_max"](torch.ones(3), Grid(4, granularity=PerAxis(0)))
 
 
 def test_shared_axes():

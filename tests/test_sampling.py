@@ -1,11 +1,19 @@
-"""The same noise whatever the batch, trajectories that end in the images, and errors that name the argument."""
+"""The same noise whatever the batch, trajectories that end in the images, clear errors."""
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from tiny_models import ddim, ddpm
 
-from qdiff_lib.sampling import ROLES, each_step, noise_generators, run_batch, sample, with_components, with_sampler
+from qdiff_lib.sampling import (
+    ROLES,
+    each_step,
+    noise_generators,
+    run_batch,
+    sample,
+    with_components,
+    with_sampler,
+)
 
 SAMPLERS = pytest.mark.parametrize("make", [ddpm, ddim], ids=["ddpm", "ddim"])
 

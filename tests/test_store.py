@@ -61,7 +61,8 @@ def test_the_budget_is_never_exceeded_and_every_bit_comes_back(tmp_path, seed):
 )
 def test_index_by_slice_and_by_tensor(tmp_path, budget, index):
     values = strange_bits((8, 3, 5), 0)
-    rows = RowStore(budget, tmp_path).allocate(values.shape)
+    store = RowStore(budget, tmp_path)  # its files live as long as it does
+    rows = store.allocate(values.shape)
     assert (rows.path is None) == (budget > 0)
     rows[slice(0, 8)] = values
     assert rows.shape == (8, 3, 5)
@@ -71,7 +72,8 @@ def test_index_by_slice_and_by_tensor(tmp_path, budget, index):
 @pytest.mark.parametrize("budget", [0, 10 * ROW], ids=["file", "ram"])
 @pytest.mark.parametrize("index", [slice(0, 4), torch.arange(4)], ids=["slice", "tensor"])
 def test_what_is_read_is_a_copy(tmp_path, budget, index):
-    rows = RowStore(budget, tmp_path).allocate((4, 3, 5))
+    store = RowStore(budget, tmp_path)
+    rows = store.allocate((4, 3, 5))
     rows[slice(0, 4)] = torch.ones(4, 3, 5)
     rows[index].zero_()
     assert rows[slice(0, 4)].eq(1).all()

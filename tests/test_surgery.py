@@ -1,4 +1,4 @@
-"""The quantized copy: the same function until ranges are set, the chosen layers only, the original untouched."""
+"""The quantized copy: the same function until ranges are set, and only the chosen layers."""
 
 from fnmatch import fnmatch
 

@@ -1,7 +1,14 @@
 """Tiny randomly initialised diffusers models, and what the tests of several modules do with them."""
 
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 
 from qdiff_lib import Recipe
 from qdiff_lib.calibration import CalibrationSet

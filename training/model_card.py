@@ -40,7 +40,7 @@ A denoising diffusion model of 32x32 pictures of clothes, small enough to study 
 | licence of the weights | MIT |
 | diffusion | 1,000 linear steps from 1e-4 to 0.02, predicting noise |
 | command | `{command}` |
-| training | {steps:,} steps of {batch_size} images, AdamW with peak rate {lr}, average of weights at 0.999, {precision} |
+| training | {steps:,} steps of {batch_size} images, AdamW at {lr}, weights averaged (0.999), {precision} |
 | hardware | {device}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |
 | last loss | {last_loss:.4f} (mean squared error of the noise, all time steps alike) |
 

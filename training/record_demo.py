@@ -32,9 +32,7 @@ def machine() -> str:
 
 def provenance(command: str) -> dict:
     """Where, when and how a result was made."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {
         "command": command,

@@ -1,0 +1,71 @@
+"""The main job on the shipped model, with numbers so small that it takes seconds."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from qdiff_lib import demo as demo_module
+from qdiff_lib import recipes
+
+ROWS = [("fp", 32, 32), ("linear", 8, 8), ("linear", 4, 8), ("qdiffusion", 4, 8)]
+FIELDS = ["method", "weights", "activations", "bytes", "bops"]
+FIELDS += ["trajectory_mse", "frechet", "frechet_n", "seconds"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder and the report of one demonstration of 4 images, 3 steps, 2 iterations."""
+    out = tmp_path_factory.mktemp("demo")
+    small = dict(steps=3, samples=8, iterations=2, step_iterations=1, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_module, "IMAGES", 4)
+        patch.setattr(demo_module, "SCORED", 6)
+        patch.setattr(demo_module, "STEPS", 3)
+        patch.setitem(recipes.PROFILES, "tiny", small)
+        report = demo_module.demo(out)
+    return out, report
+
+
+@pytest.mark.slow
+class TestDemo:
+    def test_report_has_a_row_for_each_method_with_the_documented_fields(self, finished):
+        out, report = finished
+        assert json.loads((out / "report.json").read_text()) == report
+        assert [(row["method"], row["weights"], row["activations"]) for row in report["rows"]] == ROWS
+        assert all(list(row) == FIELDS for row in report["rows"])
+        assert report["floor"] > 0
+
+    def test_full_precision_has_no_error_and_quantized_rows_have_some(self, finished):
+        errors = [row["trajectory_mse"] for row in finished[1]["rows"]]
+        assert errors[0] == 0 and min(errors[1:]) > 0
+
+    def test_bytes_are_the_sizes_of_the_files_on_disk(self, finished):
+        out, report = finished
+        for row in report["rows"][1:]:
+            folder = out / f"{row['method']}-w{row['weights']}a{row['activations']}"
+            assert row["bytes"] == (folder / "unet" / "quantized.safetensors").stat().st_size
+
+    def test_four_bits_take_at_most_14_percent_of_the_full_precision_file(self, finished):
+        full, _, linear, qdiffusion = (row["bytes"] for row in finished[1]["rows"])
+        assert max(linear, qdiffusion) <= 0.14 * full
+
+    def test_bit_operations_follow_the_bits(self, finished):
+        full, w8a8, w4a8, same = (row["bops"] for row in finished[1]["rows"])
+        assert w8a8 == pytest.approx(full * 64 / 23**2)
+        assert w4a8 == same == w8a8 / 2
+
+    def test_pictures_are_readable_and_not_blank(self, finished):
+        for name in ("samples.png", "trajectory.png"):
+            with Image.open(finished[0] / name) as picture:
+                low, high = picture.convert("L").getextrema()
+                assert picture.width > 400 and high - low > 100
+
+    def test_saved_checkpoint_draws_the_images_that_were_shown(self, finished):
+        from qdiff_lib import load, sample, with_sampler
+
+        out, _ = finished
+        again = with_sampler(load(out / "qdiffusion-w4a8"), "ddim")
+        first, second = (sample(again, 2, 3).images for _ in range(2))
+        assert torch.equal(first, second)

@@ -1,0 +1,370 @@
+"""Fitting of units: what it gains, on which inputs, within which limits, and that a kill changes no bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import (
+    SMALL,
+    assert_same_tensors,
+    conditional_unet,
+    ddim,
+    random_inputs,
+    snapshot,
+    traced,
+    unet2d,
+    with_quantizers,
+)
+from torch.nn import functional
+
+from qdiff_lib import Recipe, quantize, reconstruction, resume
+from qdiff_lib.grid import dequantize
+from qdiff_lib.grid import quantize as codes_of
+from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.reconstruction import annealed_beta, feature_axis, reconstruct, reconstruction_loss
+from qdiff_lib.replay import Replay
+from qdiff_lib.rounding import AdaRound
+
+HERE = Path(__file__).parent
+WAY_UP = "up_blocks.1.resnets.0"  # reads a concatenation of 24 and 8 channels
+
+
+def small(weights=4, activations=8, **changes):
+    return Recipe.qdiffusion(weights=weights, activations=activations, **{**SMALL, **changes})
+
+
+def only(name):
+    """The patterns that choose one unit."""
+    return dict(include=(name, f"{name}.*"))
+
+
+def rebuilt(unet, recipe, inputs, **options):
+    """A reconstructed copy and the reports."""
+    quantized = with_quantizers(unet, recipe)
+    reports = reconstruct(unet, quantized, traced(unet), inputs, recipe, progress=False, **options)
+    return quantized, reports
+
+
+@torch.no_grad()
+def output_of(unet, name, inputs):
+    """The output of one unit in a plain pass over all inputs."""
+    seen = []
+    handle = unet.get_submodule(name).register_forward_hook(lambda m, args, out: seen.append(out))
+    unet(**inputs.rows(slice(None)))
+    handle.remove()
+    return seen[0]
+
+
+UNITS = {
+    "convolution": (unet2d, "down_blocks.0.downsamplers.0.conv"),
+    "residual": (unet2d, "down_blocks.0.resnets.0"),
+    "split-residual": (unet2d, WAY_UP),
+    "attention": (unet2d, "mid_block.attentions.0"),
+    "transformer": (conditional_unet, "down_blocks.0.attentions.0.transformer_blocks.0"),
+}
+
+
+@pytest.mark.parametrize("make, name", UNITS.values(), ids=UNITS.keys())
+def test_learned_rounding_beats_nearest(make, name):
+    unet = make()
+    inputs = random_inputs(unet, 16)
+    recipe = small(3, 32, iterations=60, lr=2e-2, batch_size=8, regularization=1e-3, **only(name))
+    learned, reports = rebuilt(unet, recipe, inputs)
+    nearest = with_quantizers(unet, recipe)
+    for layer in quant_layers(nearest):
+        layer.find_weight_range(recipe.weight_range)
+        layer.round_weight()
+    target = output_of(unet, name, inputs)
+    before, after = (reconstruction_loss(output_of(m, name, inputs), target) for m in (nearest, learned))
+    assert after < 0.95 * before
+    report = next(report for report in reports if report.name == name)
+    assert report.error == pytest.approx(after.item(), rel=1e-4)
+    assert not [r for r in reports[: report.index] if r.error]
+
+
+def test_units_are_fitted_on_what_the_quantized_prefix_gives(monkeypatch):
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    given, collect = {}, Replay.collect
+
+    def keep(self, k):
+        collected = collect(self, k)
+        given[self.trace.units[k].name] = collected.batch(slice(0, 8), torch.device("cpu"))[0][0]
+        return collected
+
+    monkeypatch.setattr(Replay, "collect", keep)
+    quantized, _ = rebuilt(unet, small(), inputs)
+    for name, rows in given.items():
+        seen = []
+        for model in (unet, quantized):
+            unit = model.get_submodule(name)
+            handle = unit.register_forward_pre_hook(lambda m, args, seen=seen: seen.append(args[0]))
+            with torch.no_grad():
+                model(**inputs.rows(slice(None)))
+            handle.remove()
+        full, final = seen
+        torch.testing.assert_close(rows, final, rtol=1e-4, atol=1e-5)
+        no_prefix = name in ("conv_in", "time_embedding.linear_1")
+        assert torch.allclose(rows, full, rtol=1e-4, atol=1e-5) == no_prefix, name
+
+
+@pytest.mark.parametrize("method", ["linear", "qdiffusion"])
+def test_dropout_never_fires(method, monkeypatch):
+    pipe = ddim(unet2d(dropout=0.5).train())
+    fired, dropout = [], functional.dropout
+
+    def watch(x, p=0.5, training=True, inplace=False):
+        fired.append(training and p > 0)
+        return dropout(x, p, training, inplace)
+
+    monkeypatch.setattr(functional, "dropout", watch)
+    quantize(pipe, Recipe.named(method, weights=4, activations=8, **SMALL), progress=False)
+    assert fired and not any(fired)
+
+
+def test_every_rounding_is_decided_in_both_halves(monkeypatch):
+    """The regularizer reaches each part of each layer, the second half of a split one too."""
+    unet = unet2d()
+    decided, original = [], AdaRound.decided
+
+    def keep(self):
+        decided.append((self.v.shape[1], (2 * self.h() - 1).abs().detach()))
+        return original(self)
+
+    monkeypatch.setattr(AdaRound, "decided", keep)
+    recipe = small(4, 32, iterations=250, lr=5e-2, batch_size=8, regularization=0.1, **only(WAY_UP))
+    quantized, _ = rebuilt(unet, recipe, random_inputs(unet, 8))
+    layers = quant_layers(quantized)
+    assert [channels for channels, _ in decided] == [size for layer in layers for size in layer.sizes]
+    assert [24, 8] in [list(layer.sizes) for layer in layers]
+    for _, certainty in decided:
+        assert (certainty > 0.9).float().mean() > 0.97
+
+
+def test_weights_end_on_their_grids():
+    unet = unet2d()
+    quantized, _ = rebuilt(unet, small(), random_inputs(unet, 8))
+    assert not [m for m in quantized.modules() if isinstance(m, AdaRound)]
+    for layer in quant_layers(quantized):
+        assert layer.weight_scale.shape == (layer.layer.weight.shape[0], len(layer.sizes))
+        for i, weight in enumerate(layer.weight_parts()):
+            grid = layer.part_grid(i)
+            codes = codes_of(weight, *grid, 4)
+            assert codes.max() <= 15 and torch.equal(dequantize(codes, *grid), weight)
+
+
+@pytest.mark.parametrize("row", [0, 40, 69])
+def test_activation_ranges_see_every_input(row):
+    unet = unet2d()
+    inputs = random_inputs(unet, 70)  # more than one batch of a replay
+    inputs.inputs["sample"][row] *= 50
+    recipe = small(8, 8, iterations=1, step_iterations=1, lr_steps=0.0, **only("conv_in"))
+    quantized, _ = rebuilt(unet, recipe, inputs)
+    largest = inputs.inputs["sample"].abs().max().item()
+    assert quantized.conv_in.inputs[0].scale.item() == pytest.approx(largest / 127.5, rel=0.01)
+
+
+def test_step_sizes_are_learned_and_stay_positive():
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    still, _ = rebuilt(unet, small(lr_steps=0.0), inputs)
+    moved, _ = rebuilt(unet, small(lr_steps=0.5, step_iterations=5), inputs)
+    pairs = list(zip(activation_quantizers(still), activation_quantizers(moved), strict=True))
+    assert all(q.scale > 0 and q.log_scale is None for pair in pairs for q in pair)
+    changed = [not torch.equal(a.scale, b.scale) for a, b in pairs]
+    assert sum(changed) > 0.9 * len(changed)
+
+
+def test_no_gradient_is_kept():
+    unet = unet2d()
+    quantized, _ = rebuilt(unet, small(), random_inputs(unet, 8))
+    for model in (unet, quantized):
+        assert not [name for name, p in model.named_parameters() if p.grad is not None]
+    assert not [name for name, p in quantized.named_parameters() if p.requires_grad]
+
+
+def test_only_the_roundings_are_optimized(monkeypatch):
+    """During a backward pass no weight of either network asks for a gradient."""
+    unet = unet2d()
+    asked, backward = set(), torch.Tensor.backward
+    quantized = with_quantizers(unet, small())
+
+    def look(self, *args, **kwargs):
+        asked.update(n.rpartition(".")[2] for n, p in quantized.named_parameters() if p.requires_grad)
+        return backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", look)
+    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), small(), progress=False)
+    assert asked == {"v", "log_scale"}
+
+
+@pytest.mark.parametrize(
+    "shape, axis, expected",
+    [((2, 3, 4, 5), 1, 3.0), ((2, 5, 7), -1, 7.0), ((2, 6), -1, 6.0)],
+    ids=["image", "tokens", "vector"],
+)
+def test_the_loss_sums_over_features(shape, axis, expected):
+    assert feature_axis(torch.zeros(shape)) == axis
+    assert reconstruction_loss(torch.ones(shape), torch.zeros(shape)).item() == pytest.approx(expected)
+
+
+def test_the_loss_of_tokens_is_that_of_the_same_image():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 2, 6, 4, 4, generator=generator)
+    tokens = [x.flatten(2).transpose(1, 2) for x in (a, b)]
+    torch.testing.assert_close(reconstruction_loss(*tokens), reconstruction_loss(a, b))
+
+
+@pytest.mark.parametrize("iteration, beta", [(20, 20.0), (60, 11.0), (100, 2.0)])
+def test_beta_falls_along_a_line_after_the_warm_up(iteration, beta):
+    recipe = Recipe(iterations=100, warmup=0.2, beta=(20.0, 2.0))
+    assert annealed_beta(iteration, recipe) == pytest.approx(beta)
+
+
+def test_a_small_memory_budget_changes_no_bit(tmp_path):
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    plenty, _ = rebuilt(unet, small(), inputs)
+    little, _ = rebuilt(unet, small(), inputs, memory_gb=20 / 2**20, work=tmp_path)
+    assert_same_tensors(snapshot(little), snapshot(plenty))
+    assert not list(tmp_path.glob("activations-*"))
+
+
+# Resuming
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """The tensors of a reconstruction that nothing disturbed, and its number of units."""
+    pipe = ddim()
+    quantized = quantize(pipe, small(), random_inputs(pipe.unet, 8), progress=False).unet
+    return snapshot(quantized), len(quantized.quantization.units)
+
+
+def unit_files(work):
+    return sorted(path.name for path in (work / "units").glob("unit-*"))
+
+
+def kill_after(index):
+    def callback(report):
+        if report.index == index:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def interrupted(work, index=3):
+    """A work folder whose run ended after unit ``index``."""
+    pipe = ddim()
+    with pytest.raises(KeyboardInterrupt):
+        quantize(pipe, small(), random_inputs(pipe.unet, 8), work, progress=False, callback=kill_after(index))
+    assert unit_files(work) == [f"unit-{k:03d}.safetensors" for k in range(index + 1)]
+    assert not list(work.glob("activations-*"))
+    return work
+
+
+def resumed(work, unet=None, seed=0, recipe=None):
+    pipe = ddim(unet)
+    return quantize(
+        pipe, recipe or small(), random_inputs(pipe.unet, 8, seed), work, resume=True, progress=False
+    )
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, uninterrupted, monkeypatch):
+    tensors, units = uninterrupted
+    interrupted(tmp_path)
+    fitted, fit_unit = [], reconstruction.fit_unit
+
+    def count(k, *args, **kwargs):
+        fitted.append(k)
+        return fit_unit(k, *args, **kwargs)
+
+    monkeypatch.setattr(reconstruction, "fit_unit", count)
+    quantized = resumed(tmp_path).unet
+    assert fitted == list(range(4, units))
+    assert_same_tensors(snapshot(quantized), tensors)
+    assert [report.index for report in quantized.quantization.units] == list(range(units))
+    assert len(unit_files(tmp_path)) == units
+
+
+RUN = """
+import sys
+from pathlib import Path
+from test_reconstruction import ddim, quantize, random_inputs, small
+pipe = ddim()
+quantize(pipe, small(), random_inputs(pipe.unet, 8), Path(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
+def test_a_killed_process_ends_with_the_same_bits(tmp_path, uninterrupted):
+    tensors, units = uninterrupted
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "units" / "unit-002.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = unit_files(tmp_path)
+    assert 3 <= len(done) < units
+    assert all(load_file(tmp_path / "units" / name) for name in done)
+    assert_same_tensors(snapshot(resumed(tmp_path).unet), tensors)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [dict(recipe=small(lr=0.5)), dict(unet=unet2d(seed=1)), dict(seed=1)],
+    ids=["recipe", "model", "calibration-set"],
+)
+def test_units_of_another_run_are_refused(tmp_path, other):
+    interrupted(tmp_path, index=0)
+    with pytest.raises(ValueError, match="units of another model, recipe or calibration set"):
+        resumed(tmp_path, **other)
+    assert unit_files(tmp_path) == ["unit-000.safetensors"]
+
+
+def test_without_resume_a_run_starts_anew(tmp_path, uninterrupted):
+    interrupted(tmp_path, index=2)
+    pipe, seen = ddim(), []
+
+    def stop(report):
+        seen.append(unit_files(tmp_path))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(pipe, small(), random_inputs(pipe.unet, 8), tmp_path, progress=False, callback=stop)
+    assert seen == [["unit-000.safetensors"]]
+
+
+def test_resume_in_an_empty_folder_starts_anew(tmp_path, uninterrupted):
+    assert_same_tensors(snapshot(resumed(tmp_path).unet), uninterrupted[0])
+
+
+def test_a_half_written_unit_file_never_exists(tmp_path, uninterrupted, monkeypatch):
+    written = []
+    save_file = resume.save_file
+
+    def fail(tensors, path, metadata):
+        written.append(path)
+        if len(written) == 3:
+            Path(path).write_bytes(b"half")
+            raise OSError("no space left on device")
+        save_file(tensors, path, metadata)
+
+    pipe = ddim()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr(resume, "save_file", fail)
+        quantize(pipe, small(), random_inputs(pipe.unet, 8), tmp_path, progress=False)
+    left = sorted(path.name for path in (tmp_path / "units").iterdir())
+    assert left == ["fingerprint.json", "unit-000.safetensors", "unit-001.safetensors"]
+    assert_same_tensors(snapshot(resumed(tmp_path).unet), uninterrupted[0])
