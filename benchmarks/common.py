@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from qdiff_lib import load
 from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.provenance import commit, processor
 from qdiff_lib.zoo import embedded_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def provenance() -> dict:
     script = Path(sys.argv[0]).resolve()
     script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     return {
-        "cpu": cpu_name(),
+        "cpu": processor(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "logical_cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -60,26 +60,3 @@ def provenance() -> dict:
         "commit": commit(),
         "command": f"python {shlex.join([str(script), *sys.argv[1:]])}",
     }
-
-
-def cpu_name() -> str:
-    """The processor's name, from Linux where it is known there."""
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The checkout's commit, with "+changes" when files differ from it; None outside of git."""
-    try:
-        head = _git("rev-parse", "--short", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--", "qdiff_lib") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(*args: str) -> str:
-    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

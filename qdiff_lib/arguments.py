@@ -45,6 +45,13 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def gigabytes(value: str) -> float:
+    """An argument type: a positive number of 2^30 bytes."""
+    if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use a positive number such as 4 or 0.5")
+    return float(value)
+
+
 def bits(value: str) -> int:
     """An argument type: a width in bits; 32 is floating point."""
     if value not in map(str, BITS):
@@ -126,6 +133,8 @@ def quantize_options(add: Parser) -> None:
     )
     add.add_argument("--profile", choices=PROFILES, default="tiny", help=profiles)
     add.add_argument("--resume", action="store_true", help="go on in an --out that was interrupted")
+    memory = "most memory for cached activations, the rest goes to files in --out; default: 4"
+    add.add_argument("--memory-gb", type=gigabytes, default=4.0, metavar="GB", help=memory)
     add_seed_and_device(add)
 
 

@@ -27,7 +27,7 @@ FRESH_DRAWS = 512  # twice as many trajectories as draws, up to this many, so th
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every ``interval``-th step (the paper's rule); None: the interval that gives 20 steps."""
+    """Every ``interval``-th step (the paper's rule); None: the interval that gives about 20 steps."""
 
     interval: int | None = None
 

@@ -25,7 +25,8 @@ def run_quantize(args: argparse.Namespace) -> int:
 
     bits = dict(weights=args.weights, activations=args.activations)
     recipe = Recipe.named(args.method, **bits, profile=args.profile, seed=args.seed)
-    quantized = quantize(load(args.model, device), recipe, work=args.out / "work", resume=args.resume)
+    options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb)
+    quantized = quantize(load(args.model, device), recipe, **options)
     save_quantized(quantized, args.out)
     write_json(args.out / "report.json", quantized.unet.quantization.report())
     shutil.rmtree(args.out / "work")

@@ -101,18 +101,43 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """``dequantize(quantize(x))`` in floating point: the grid value nearest to each element.
 
-    Clipping before the zero point is added needs the fewest passes over memory:
+    Differentiable in ``x`` and ``scale``, see ``FakeQuantize``.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
+        return FakeQuantize.apply(x, scale, zero_point, bits)
+    return clip_codes((x / scale).round_(), zero_point, bits).mul_(scale)
+
+
+def clip_codes(codes: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Clip to [-z, 2^b - 1 - z], in place: before z is added takes the fewest passes over memory.
+
     ``clip(round(x / s) + z, 0, n) - z = clip(round(x / s), -z, n - z)``.
     """
     top = 2**bits - 1
-    if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        # Not clamp alone: what its gradient is at the bounds, where the end codes lie, differs by version.
-        codes = round_straight_through(x / scale)
-        clipped = codes.detach().clamp(-zero_point, top - zero_point)
-        return torch.where(codes == clipped, codes, clipped) * scale
-    return (x / scale).round_().clamp_(-zero_point, top - zero_point).mul_(scale)
+    if zero_point.ndim == 0 and zero_point.device.type == "cpu":
+        zero_point = zero_point.item()  # between numbers, clamp is four times faster than between tensors
+    return codes.clamp_(-zero_point, top - zero_point)
 
 
-def round_straight_through(x: Tensor) -> Tensor:
-    """Round in the forward pass, identity in the backward pass (straight-through estimator)."""
-    return x + (x.round() - x).detach()
+class FakeQuantize(torch.autograd.Function):
+    """``fake_quantize`` with LSQ's gradients (Esser et al., ICLR 2020, eq. 3), straight through rounding.
+
+    With v = x / s, inside of the grid: d x^ / d x = 1 and d x^ / d s = round(v) - v. Outside: 0, and the end
+    code minus the zero point.
+    """
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, bits):
+        ratio = x / scale
+        codes = ratio.round()
+        clipped = clip_codes(codes.clone(), zero_point, bits)
+        inside = codes.eq_(clipped)  # 1 inside, 0 outside
+        slope = torch.addcmul(clipped, ratio, inside, value=-1)
+        ctx.save_for_backward(inside, slope)
+        ctx.scale_shape = scale.shape
+        return clipped.mul_(scale)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        inside, slope = ctx.saved_tensors
+        return gradient * inside, (gradient * slope).sum_to_size(ctx.scale_shape), None, None

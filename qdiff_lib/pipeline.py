@@ -1,7 +1,8 @@
 """``quantize(pipe, recipe)``: from a diffusers pipeline to the same pipeline with a quantized UNet."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -61,25 +62,37 @@ def quantize(
     work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends with
     the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
 
-    Raises ValueError for a recipe that fits no layer of the model, or a ``work`` folder of another run.
+    Raises ValueError for a model that is quantized already, a recipe that fits no layer of it, or a ``work``
+    folder of another run.
     """
+    if hasattr(pipe.unet, "quantization"):
+        raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
     start = time.monotonic()
     if work is not None:
         Path(work).mkdir(parents=True, exist_ok=True)
-    pipe.unet.eval()
-    if calibration is None:
-        calibration = recorded_set(pipe, recipe, progress)
-    found = trace(pipe.unet, example_inputs(pipe.unet))
-    unet = insert_quantizers(pipe.unet, recipe, found)
-    unet.quantization = Quantization(recipe, found)
-    if recipe.rounding == "nearest":
-        round_all(pipe.unet, unet, recipe, calibration)
-    else:
-        unet.quantization.units = reconstruct(
-            pipe.unet, unet, found, calibration, recipe, work, resume, memory_gb, progress, callback
-        )
+    with evaluating(pipe.unet) as full:
+        if calibration is None:
+            calibration = recorded_set(pipe, recipe, progress)
+        found = trace(full, example_inputs(full, device=full.device))
+        unet = insert_quantizers(full, recipe, found)
+        unet.quantization = Quantization(recipe, found)
+        if recipe.rounding == "nearest":
+            round_all(unet, recipe, calibration)
+        else:
+            options = (work, resume, memory_gb, progress, callback)
+            unet.quantization.units = reconstruct(full, unet, found, calibration, recipe, *options)
     unet.quantization.seconds = time.monotonic() - start
     return with_components(pipe, unet=unet)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """The module in eval mode (no dropout), and afterwards in the mode that it was in."""
+    training = module.training
+    try:
+        yield module.eval()
+    finally:
+        module.train(training)
 
 
 def recorded_set(pipe: DiffusionPipeline, recipe: Recipe, progress: bool) -> CalibrationSet:
@@ -89,7 +102,7 @@ def recorded_set(pipe: DiffusionPipeline, recipe: Recipe, progress: bool) -> Cal
 
 
 @torch.no_grad()
-def round_all(full: nn.Module, unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> None:
+def round_all(unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> None:
     """Without reconstruction: weights to nearest, activation ranges from full-precision inputs."""
     generator = torch.Generator().manual_seed(recipe.seed)
     quantizers = activation_quantizers(unet)

@@ -33,7 +33,7 @@ class Rows:
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """A copy of the rows that ``index`` selects."""
         if self.data is not None:
-            return self.data[index].clone() if isinstance(index, slice) else self.data[index]
+            return self.data[index].clone() if isinstance(index, slice) else self.data.index_select(0, index)
         rows = self._map("r")[index if isinstance(index, slice) else index.numpy()]
         return torch.from_numpy(np.array(rows))
 

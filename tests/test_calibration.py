@@ -175,7 +175,7 @@ def test_the_batch_size_does_not_matter(batch_size):
         assert distance.max() < 1e-3
 
 
-@pytest.mark.parametrize("seed", [0, 1, 4, 2**30])
+@pytest.mark.parametrize("seed", [0, 1, 4, 2047])
 def test_calibration_noise_is_never_evaluated_on(seed):
     pipe = ddpm()
     seen = record(pipe, Single(0), samples=8, steps=2, seed=seed).inputs["sample"]

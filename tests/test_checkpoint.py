@@ -109,8 +109,8 @@ def test_no_full_precision_weights_are_stored(pipe, folder):
     ]  # fmt: skip
     tensors = load_file(folder / TENSORS)
     packed = {name for name in tensors if tensors[name].dtype == torch.uint8}
-    layers = {f"{name}.weight" for name, m in unet2d().named_modules() if hasattr(m, "in_features")}
-    layers |= {f"{name}.weight" for name, m in unet2d().named_modules() if hasattr(m, "in_channels")}
+    layers = {f"{name}.weight" for name, m in unet2d().named_modules() if isinstance(m, torch.nn.Linear)}
+    layers |= {f"{name}.weight" for name, m in unet2d().named_modules() if isinstance(m, torch.nn.Conv2d)}
     assert {name for name in packed if name.endswith(".weight")} == {n for n in layers if n in tensors}
     assert len(quant_layers(pipe.unet)) == sum(name.endswith(".weight") for name in packed)
 

@@ -53,6 +53,8 @@ def set_command(monkeypatch, name, raised):
         ([*QUANTIZE, "--profile", "huge"], "'huge'", "'tiny', 'laptop', 'gpu', 'paper'"),
         ([*QUANTIZE, "--seed", "-1"], "'-1'", "from 0 to"),
         ([*QUANTIZE, "--seed", "9999999999"], "'9999999999'", "from 0 to"),
+        ([*QUANTIZE, "--memory-gb", "0"], "'0'", "a positive number"),
+        ([*QUANTIZE, "--memory-gb", "4GB"], "'4GB'", "a positive number"),
         ([*QUANTIZE, "--device", "tpu"], "'tpu'", "auto, cpu, cuda"),
         ([*QUANTIZE, "--out", ""], "''", "name a new one"),
         ([*QUANTIZE, "--wieghts", "4"], "--wieghts", "--help"),

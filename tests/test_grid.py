@@ -16,7 +16,6 @@ from qdiff_lib.grid import (
     dequantize,
     fake_quantize,
     quantize,
-    round_straight_through,
     scale_for_range,
     shared_axes,
 )
@@ -262,16 +261,6 @@ def test_straight_through_gradients():
     fake_quantize(x, scale, torch.tensor(1.0), 2).sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 0]
     assert scale.grad.item() == -1 + (0 + 0.25) + (0 - 0.375) + (2 - 1.5) + 2
-
-
-@given(x=tensors())
-@few
-def test_round_straight_through_rounds_and_passes_the_gradient(x):
-    x.requires_grad_()
-    rounded = round_straight_through(x)
-    rounded.sum().backward()
-    assert torch.equal(rounded.detach(), x.detach().round())
-    assert (x.grad == 1).all()
 
 
 @pytest.mark.parametrize("bits", [0, 1, 9, 15, 17, 32, -4, "4", None])

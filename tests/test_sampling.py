@@ -38,13 +38,13 @@ def test_the_same_seed_gives_the_same_bits(make):
 
 def test_images_of_one_seed_and_of_several_differ():
     pipe = ddim()
-    images = torch.cat([sample(pipe, 3, 2, seed=seed).images for seed in (0, 1, 4, 2**20)])
+    images = torch.cat([sample(pipe, 3, 2, seed=seed).images for seed in (0, 1, 4, 2047)])
     assert len(images.flatten(1).unique(dim=0)) == 12
 
 
 def test_noise_streams_are_apart():
     """Also where seeds or roles differ only in bits that torch's generator drops."""
-    cases = [(seed, role, start) for seed in (0, 1, 2, 4, 8) for role in ROLES for start in (0, 2)]
+    cases = [(seed, role, start) for seed in (0, 1, 2, 4, 2047) for role in ROLES for start in (0, 2)]
     noise = [
         torch.randn(4, generator=generator)
         for seed, role, start in cases
@@ -104,6 +104,23 @@ def test_each_step_gives_the_scheduler_back_even_after_an_error():
         run_batch(pipe, 0, 1, 3, seed=0)
     run_batch(pipe, 0, 1, 3, seed=0)
     assert len(seen) == 1 and "step" not in vars(pipe.scheduler)
+
+
+@pytest.mark.parametrize(
+    "seed, start, message",
+    [(-1, 0, "seed=-1"), (2048, 0, "seed=2048"), (0, 2**20 - 1, "image 1048576")],
+    ids=["negative-seed", "large-seed", "large-index"],
+)
+def test_streams_that_would_overlap_are_refused(seed, start, message):
+    with pytest.raises(ValueError, match=message):
+        noise_generators(seed, start, 2)
+
+
+def test_later_images_of_a_seed_can_be_drawn_alone():
+    pipe = ddpm()
+    every, later = sample(pipe, 5, 3, batch_size=5), sample(pipe, 2, 3, first=3)
+    assert (later.images.int() - every.images[3:].int()).abs().max() <= 1
+    assert not torch.equal(later.images, every.images[:2])
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ A denoising diffusion model of 32x32 pictures of clothes, small enough to study 
 | diffusion | 1,000 linear steps from 1e-4 to 0.02, predicting noise |
 | command | `{command}` |
 | training | {steps:,} steps of {batch_size} images, AdamW at {lr}, weights averaged (0.999), {precision} |
-| hardware | {device}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |
+| hardware | {machine}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |
 | last loss | {last_loss:.4f} (mean squared error of the noise, all time steps alike) |
 
 ![loss]({loss})

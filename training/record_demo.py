@@ -6,51 +6,28 @@ The table of the README is written from the recorded report.
 """
 
 import argparse
-import platform
 import shutil
-import subprocess
-import time
 from pathlib import Path
-
-import torch
 
 from qdiff_lib.demo import demo
 from qdiff_lib.files import write_json
+from qdiff_lib.provenance import provenance
 from qdiff_lib.zoo import data_folder
 
 LABELS = {"fp": "full precision", "linear": "linear", "qdiffusion": "Q-Diffusion"}
 START, END = "<!-- demo table -->\n", "<!-- end of demo table -->"
 
 
-def machine() -> str:
-    """The processor's name and its cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
-
-
-def provenance(command: str) -> dict:
-    """Where, when and how a result was made."""
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {
-        "command": command,
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit,
-    } | versions
-
-
 def markdown(report: dict) -> str:
     """The report as the README's table."""
-    head = "| method | bits W/A | file | G BOPs | last-step MSE | Frechet distance | calibration |\n"
-    lines = [head + "|---|---|---|---|---|---|---|"]
+    columns = ("method", "bits W/A", "file", "G BOPs", "last-step MSE", "Frechet distance", "calibration")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in report["rows"]:
         seconds = "-" if row["method"] == "fp" else f"{row['seconds']:.0f} s"
+        bits = f"{row['weights']}/{row['activations']}"
         lines.append(
-            f"| {LABELS[row['method']]} | {row['weights']}/{row['activations']} | {row['bytes'] / 1e6:.2f} MB "
-            f"| {row['bops'] / 1e9:.1f} | {row['trajectory_mse']:.5f} | {row['frechet']:.1f} | {seconds} |"
+            f"| {LABELS[row['method']]} | {bits} | {row['bytes'] / 1e6:.2f} MB | {row['bops'] / 1e9:.1f} "
+            f"| {row['trajectory_mse']:.5f} | {row['frechet']:.1f} | {seconds} |"
         )
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(

@@ -8,7 +8,6 @@ afterwards.
 """
 
 import argparse
-import platform
 import shlex
 import sys
 import time
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from qdiff_lib.classifier import SIZE, FashionClassifier
 from qdiff_lib.datasets import CLASS_NAMES
 from qdiff_lib.files import atomic_path, write_json
+from qdiff_lib.provenance import processor
 
 WIDTHS = (32, 64, 96, 128, 128)
 CARD = """\
@@ -44,14 +44,6 @@ can be scored on a machine without network access and without Inception-v3.
 - **Accuracy**: {accuracy:.2f} % of the 10,000 test images; {last_epoch:.2f} % in the last epoch of training
 - **Input**: uint8 (N, 1 or 3, H, W); **output**: features (N, 128), logits (N, 10) in the order {classes}
 """
-
-
-def processor() -> str:
-    """The processor's name, from Linux where it tells, else from Python."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def mirrored(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from qdiff_lib.files import write_json
+from qdiff_lib.provenance import machine
 
 CONFIG = dict(
     sample_size=32,
@@ -141,19 +142,19 @@ def train(args: argparse.Namespace) -> None:
             bar.set_postfix(loss=sum(progress["losses"][-100:]) / len(progress["losses"][-100:]))
     model.load_state_dict(ema)
     DDPMPipeline(unet=model.cpu(), scheduler=scheduler).save_pretrained(args.out)
-    write_json(args.out / "training.json", record_of(args, device, bf16, progress))
+    write_json(args.out / "training.json", record_of(args, bf16, progress))
 
 
-def record_of(args: argparse.Namespace, device: torch.device, bf16: bool, progress: dict) -> dict:
+def record_of(args: argparse.Namespace, bf16: bool, progress: dict) -> dict:
     """What the model card tells about the training; losses are unweighted means over 50 steps."""
     losses = torch.tensor(progress["losses"])
     return {
         "command": f"python training/train_ddpm.py --steps {args.steps} --seed {args.seed}",
-        "steps": args.steps,
+        "steps": progress["step"],
         "batch_size": args.batch_size,
         "lr": args.lr,
         "hours": round(progress["seconds"] / 3600, 2),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores",
+        "machine": machine(),
         "precision": "bf16 autocast" if bf16 else "fp32",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

@@ -1,0 +1,51 @@
+"""Where, when and how a recorded result was made."""
+
+import platform
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def provenance(command: str) -> dict:
+    """The machine, the versions, the date and the commit; ``command`` is what a reader would type."""
+    return {
+        "command": command,
+        "machine": machine(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+        "commit": commit(),
+    }
+
+
+def machine() -> str:
+    """The GPU's name where there is one, the processor's name, its cores, and torch's threads."""
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{processor()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """The processor's name, from Linux where it tells, else from Python."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+changes" when the library differs from it; None outside of git."""
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--", "qdiff_lib") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()

@@ -1,0 +1,31 @@
+"""Recorded results say where they come from."""
+
+import subprocess
+
+import pytest
+
+from qdiff_lib import provenance as module
+
+
+def test_every_field_says_something():
+    found = module.provenance("make demo")
+    assert found["command"] == "make demo"
+    assert all(found[name] for name in ("machine", "memory_gib", "torch", "python", "date"))
+    assert "threads" in found["machine"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(), subprocess.CalledProcessError(128, "git")], ids=["no-git", "no-repo"]
+)
+def test_commit_is_none_outside_of_git(monkeypatch, error):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(module, "_git", fails)
+    assert module.commit() is None
+
+
+def test_commit_says_when_the_library_was_changed(monkeypatch):
+    answers = {"rev-parse": "abc1234", "status": " M qdiff_lib/grid.py"}
+    monkeypatch.setattr(module, "_git", lambda *arguments: answers[arguments[0]])
+    assert module.commit() == "abc1234+changes"
