@@ -62,11 +62,13 @@ def quantize(
     work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends with
     the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
 
-    Raises ValueError for a model that is quantized already, a recipe that fits no layer of it, or a ``work``
-    folder of another run.
+    Raises ValueError for a model that is quantized already or not in float32, a recipe that fits no layer of
+    it, or a ``work`` folder of another run.
     """
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
+    if pipe.unet.dtype != torch.float32:
+        raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
     start = time.monotonic()
     if work is not None:
         Path(work).mkdir(parents=True, exist_ok=True)

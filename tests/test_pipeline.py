@@ -222,3 +222,20 @@ def test_layer_bits_of():
     assert (weights["mid_block.resnets.0.conv1"], activations["mid_block.resnets.0.conv1"]) == (4, 6)
     assert (weights["mid_block.attentions.0"], activations["mid_block.attentions.0"]) == (4, 32)
     assert activations["down_blocks.1.attentions.0"] == 6
+
+
+def test_quantized_model_is_not_quantized_again(pair):
+    with pytest.raises(ValueError, match="quantized already; quantize the full-precision one"):
+        quantize(pair[1], small("linear", 8, 8))
+
+
+def test_half_precision_is_refused_with_the_fix():
+    with pytest.raises(ValueError, match=r"in torch\.float16; calibrate in float32: pipe\.to"):
+        quantize(ddpm().to(torch.float16), small("linear", 8, 8))
+
+
+def test_training_mode_of_the_original_is_kept():
+    pipe = ddpm()
+    pipe.unet.train()
+    quantized = quantize(pipe, small("linear", 8, 8), progress=False)
+    assert pipe.unet.training and not quantized.unet.training
