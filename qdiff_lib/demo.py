@@ -22,7 +22,7 @@ from .zoo import load, verified
 
 MODEL = "ddpm-fashion"
 IMAGES = 64  # compared step by step
-SCORED = 192  # compared with real images by the Frechet distance
+SCORED = 128  # compared with real images by the Frechet distance
 STEPS = 20
 
 

@@ -33,7 +33,7 @@ def samples_figure(rows: dict[str, Tensor], title: str, columns: int = 16) -> Fi
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, (label, images) in zip(axes, rows.items(), strict=True):
         axis.imshow(image_grid(images[:columns], columns, zoom=1), cmap="gray", vmin=0, vmax=255)
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set_ylabel(label.replace(" W", "\nW"), rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     figure.suptitle(title)
@@ -47,6 +47,7 @@ def trajectory_figure(errors: dict[str, Tensor], title: str) -> Figure:
     for colour, (label, error) in zip(OKABE_ITO[1:], errors.items(), strict=False):
         axis.plot(range(1, len(error) + 1), error, marker=".", color=colour, label=label)
     axis.set(xlabel="denoising step (noisy to clean)", ylabel="mean squared error of x_t", yscale="log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     axis.set_title(title)
