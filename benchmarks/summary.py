@@ -101,6 +101,7 @@ def compare(naive: list[UnitTime], ours: list[UnitTime], summary: dict) -> dict:
         "whole_at_tiny_iterations": summary["naive"]["seconds_at_tiny_iterations"]
         / summary["ours"]["seconds_at_tiny_iterations"],
         "by_unit": [round(a.seconds / b.seconds, 2) for a, b in pairs],
+        "first_error_difference": apart[0],
         "median_error_difference": float(np.median(apart)),
         "largest_error_difference": max(apart),
     }

@@ -65,17 +65,21 @@ def test_dictionary_has_every_field():
     assert Recipe().to_dict()["rule"] == {"name": "uniform", "interval": None}
 
 
+LINEAR = dict(method="linear", rounding="nearest", split=False, weight_range="min_max")
+CHANGED = {"linear": {**LINEAR, "symmetric_activations": True}, "qdiffusion": {}}  # from Recipe's defaults
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profile_sets_its_numbers_and_nothing_else(method, profile):
     recipe = Recipe.named(method, weights=3, activations=6, profile=profile)
-    plain = dict(method="linear", rounding="nearest", split=False) if method == "linear" else {}
-    assert recipe == Recipe(**{**PROFILES[profile], **plain, "weights": 3, "activations": 6})
+    assert recipe == Recipe(**{**PROFILES[profile], **CHANGED[method], "weights": 3, "activations": 6})
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 def test_profiles_change_numbers_only():
     numbers = {"steps", "samples", "iterations", "step_iterations", "batch_size", "lr", "lr_steps"}
+    numbers |= {"regularization", "beta"}
     for profile, values in PROFILES.items():
         assert profile_numbers(profile) == values
         assert set(values) <= numbers
@@ -91,9 +95,14 @@ def test_paper_profile_has_the_papers_numbers(method):
     assert (recipe.iterations, recipe.step_iterations, recipe.batch_size) == (20_000, 5_000, 32)
     assert (recipe.lr, recipe.lr_steps, recipe.regularization) == (1e-3, 4e-4, 0.01)
     assert (recipe.beta, recipe.warmup) == ((20, 2), 0.2)
-    assert (recipe.weight_range, recipe.activation_range) == ("min_max", "min_max")
     assert (recipe.weights, recipe.activations, recipe.softmax_bits) == (4, 8, 8)
-    assert recipe.symmetric_activations
+    assert recipe.activation_range == "min_max"
+
+
+def test_ranges_are_those_of_lsun_for_qdiffusion_and_min_max_for_linear():
+    linear, qdiffusion = Recipe.linear(), Recipe.qdiffusion()
+    assert (linear.weight_range, linear.symmetric_activations) == ("min_max", True)
+    assert (qdiffusion.weight_range, qdiffusion.symmetric_activations) == ("mse_search", False)
 
 
 def test_the_two_methods():
