@@ -6,7 +6,7 @@ from qdiff_lib.files import atomic_path
 
 HEAD = """# Benchmarks
 
-    make bench                                      # all of it, about ten minutes on two cores
+    make bench                                      # all of it, alone on the machine
     .venv/bin/python benchmarks/run.py --help       # parts of it, or a quick look that it works
 
 `run.py` measures, then writes `results.json` and this file. Run it on an idle machine: a second busy process

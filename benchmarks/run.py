@@ -1,4 +1,4 @@
-"""Measure everything and write ``results.json`` and ``README.md``: about ten minutes on two cores.
+"""Measure everything and write ``results.json`` and ``README.md``, alone on the machine.
 
 python benchmarks/run.py                     all of it, into benchmarks/
 python benchmarks/run.py --only startup      one part; the others keep their last results

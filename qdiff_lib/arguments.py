@@ -116,7 +116,7 @@ def quantize_options(add: Parser) -> None:
 
     what the numbers mean:
       --weights 4 --activations 8 is "W4A8": each weight is one of 2^4 = 16 values and takes an eighth of the
-      memory of a 32-bit float; each activation is one of 2^8 = 256. At W8A8 samples should look unchanged. At
+      memory of a 32-bit float; each activation is one of 2^8 = 256. At W8A8 most samples look unchanged. At
       four bits the method decides: linear rounds every weight to the nearest value, qdiffusion learns from
       inputs of all time steps which way to round, and gives the halves of a concatenation their own ranges.
       32 leaves weights or activations in floating point, which tells apart what either of them costs.

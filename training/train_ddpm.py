@@ -2,8 +2,8 @@
 
     python training/train_ddpm.py --steps 3000 --seed 0
 
-Killed runs resume from the last checkpoint in ``--work``; the weights then come out as if nothing had
-happened, because the data, the noise and the time steps of step k depend on (seed, k) alone.
+Killed runs resume from the last checkpoint in ``--work``, with Adam's moments; the data, the noise and the
+time steps of step k depend on (seed, k) alone.
 
 The loss is the noise-prediction MSE of Ho et al. (2020) with the Min-SNR weights of Hang et al. (2023),
 min(SNR, 5) / SNR, and the time steps of a batch are stratified over [0, 1000) as in Kingma et al. (2021):
