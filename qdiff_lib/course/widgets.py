@@ -1,0 +1,48 @@
+"""One knob, one figure: a slider for a live kernel, and the same figure at a few values for everyone else."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import ipywidgets
+from IPython.display import Image as Shown
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .figures.style import png
+
+
+def slider(plot: Callable[[object], Figure], label: str, values: Sequence) -> ipywidgets.VBox:
+    """A slider over ``values`` above the figure that ``plot`` makes of the chosen one."""
+    knob = ipywidgets.SelectionSlider(options=list(values), description=label, continuous_update=False)
+    picture = ipywidgets.Image(format="png", value=png(plot(knob.value)))
+    words = ipywidgets.Label(plot(knob.value).get_label())
+
+    def redraw(change: dict) -> None:
+        figure = plot(change["new"])
+        picture.value, words.value = png(figure), figure.get_label()
+
+    knob.observe(redraw, names="value")
+    return ipywidgets.VBox([knob, picture, words])
+
+
+def side_by_side(figures: Sequence[Figure], columns: int = 2) -> bytes:
+    """Small multiples: the figures as one PNG, row by row."""
+    pictures = [Image.open(io.BytesIO(png(figure))) for figure in figures]
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (width * columns, height * rows), "white")
+    for i, picture in enumerate(pictures):
+        canvas.paste(picture.convert("RGB"), (i % columns * width, i // columns * height))
+    out = io.BytesIO()
+    canvas.quantize(255).save(out, format="png", optimize=True)
+    return out.getvalue()
+
+
+def explore(plot: Callable[[object], Figure], label: str, values: Sequence, twin: Sequence) -> None:
+    """Show the slider, and below it its static twin: the figure at the values of ``twin``."""
+    figures = [plot(value) for value in twin]
+    display(slider(plot, label, values))
+    text = " | ".join(f"{label} = {v}: {f.get_label()}" for v, f in zip(twin, figures, strict=True))
+    display(Shown(data=side_by_side(figures), format="png", alt=text))
+    print(text)
