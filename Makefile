@@ -1,7 +1,9 @@
-# make demo   quantize the embedded model and draw the comparison, in build/demo (the default)
-# make test   lint, format check and all tests
-# make lab    the course in JupyterLab
-# make bench  the measurements of benchmarks/
+# make demo        quantize the embedded model and draw the comparison, in build/demo (the default)
+# make test        lint, format check and all tests
+# make lab         the course in JupyterLab
+# make bench       the measurements of benchmarks/
+# make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
+# make student     the lessons without solutions and outputs, in build/student
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
 #     make demo PYTHON=python3.12
@@ -11,7 +13,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint lab bench clean
+.PHONY: demo test lint lab bench notebooks student clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -30,9 +32,15 @@ lab: $(STAMP)
 bench: $(STAMP)
 	$(RUN) benchmarks/run.py
 
+notebooks: $(STAMP)
+	$(RUN) -m tools.notebooks $(if $(ONLY),--only $(ONLY))
+
+student: $(STAMP)
+	$(RUN) -m tools.notebooks --student build/student
+
 # build/ also holds long trainings that can be resumed: clean leaves them alone.
 clean:
-	rm -rf build/demo dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build/demo build/student dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt pyproject.toml

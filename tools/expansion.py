@@ -1,0 +1,206 @@
+"""From a lesson's source to the cells of its notebook, before any is run.
+
+A source is a percent-format script (see jupytext). The builder adds a navigation cell, the bootstrap cell,
+and for each exercise a stub, its check, its hints and its solution.
+"""
+
+import ast
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "notebooks" / "src"
+NAMES = ("check", "claim", "explore", "hints", "quiz", "recorded", "show", "start")
+BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
+STUB = 'raise NotImplementedError("your turn")'
+
+BOOTSTRAP = """\
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not importlib.util.find_spec("qdiff_lib"):
+{install}
+from qdiff_lib.course import {names}
+lesson = start("{name}")"""
+INSTALL = """\
+    course = "git+https://github.com/{repository}@{tag}"  # --no-deps: Colab's torch and numpy stay
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", course], check=True)
+    subprocess.run([sys.executable, "-m", "qdiff_lib.colab"], check=True)"""
+NO_ADDRESS = """\
+    raise RuntimeError("this copy of the course has no address to install it from: set repository under "
+                       "[tool.course] in pyproject.toml, and run make notebooks")"""
+
+
+class SourceError(ValueError):
+    """A lesson's source breaks a rule of the format; the message names the lesson, the cell and the fix."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the course is published. repository: "owner/name", or "" for nowhere yet. tag: a git tag."""
+
+    repository: str
+    tag: str
+
+    def __post_init__(self):
+        if self.repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repository):
+            raise ValueError(f"repository={self.repository!r} is not of the form 'owner/name'")
+        if not re.fullmatch(r"[\w.-]+", self.tag):
+            raise ValueError(f"tag={self.tag!r} is not the name of a git tag")
+
+
+def read_address(project: Path = ROOT / "pyproject.toml") -> Address:
+    """``[tool.course]`` of pyproject.toml; the environment variable COURSE_REPOSITORY goes before it."""
+    course = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["course"]
+    return Address(os.environ.get("COURSE_REPOSITORY") or course["repository"], course["tag"])
+
+
+def lesson_names(sources: Path = SOURCES) -> list[str]:
+    """The lessons in order: the stems of ``NN_*.py``."""
+    return sorted(path.stem for path in sources.glob("[0-9][0-9]_*.py"))
+
+
+def read_source(path: Path) -> list[NotebookNode]:
+    """The cells as they stand in the source."""
+    return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent").cells
+
+
+def expand(path: Path, names: list[str], address: Address) -> list[NotebookNode]:
+    """All cells of the lesson's notebook, with ids made of its name and each cell's number."""
+    source = read_source(path)
+    if not source or not source[0].source.startswith("# "):
+        raise SourceError(f"{path.name}: the first cell must be markdown and start with '# Title'")
+    at = bootstrap_place(source)
+    cells = [navigation(path.stem, names, address), *source[:at], bootstrap(path.stem, address)]
+    for cell in source[at:]:
+        cells.extend(expand_exercise(cell, path.name) if is_exercise(cell) else [cell])
+    return numbered(path.stem, [plain(cell) for cell in cells])
+
+
+def bootstrap_place(source: list[NotebookNode]) -> int:
+    """The bootstrap comes after the title and the card: before the first code cell or ``## `` heading."""
+    for i, cell in enumerate(source):
+        if cell.cell_type == "code" or cell.source.startswith("## "):
+            return i
+    return len(source)
+
+
+def plain(cell: NotebookNode) -> NotebookNode:
+    """The same cell with nothing but its text, tags, exercise and whether its code is folded."""
+    kept = {key: cell.metadata[key] for key in ("tags", "exercise", "jupyter") if key in cell.metadata}
+    make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
+    return make(cell.source, metadata=kept)
+
+
+def numbered(name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Give each cell the id "name-NN": the same at every build, so that a diff shows real changes only."""
+    for i, cell in enumerate(cells):
+        cell.id = f"{name}-{i:02d}"[-64:]
+    return cells
+
+
+def short_title(name: str) -> str:
+    """ "01_error_accumulation" as "1 error accumulation"."""
+    number, _, words = name.partition("_")
+    return f"{int(number)} {words.replace('_', ' ')}"
+
+
+def navigation(name: str, names: list[str], address: Address) -> NotebookNode:
+    """Links to the previous lesson, the contents and the next one; badges where the course has an address."""
+    i = names.index(name)
+    links = ["[Contents](README.md)"]
+    if i > 0:
+        links.insert(0, f"[← {short_title(names[i - 1])}]({names[i - 1]}.ipynb)")
+    if i + 1 < len(names):
+        links.append(f"[{short_title(names[i + 1])} →]({names[i + 1]}.ipynb)")
+    text = " · ".join(links)
+    if address.repository:
+        text += "\n\n" + badges(f"notebooks/{name}.ipynb", address)
+    return new_markdown_cell(text, metadata={"tags": ["navigation"]})
+
+
+def badges(path: str, address: Address) -> str:
+    """Markdown of the two badges that open ``path``, of the tagged version, on Colab and on Binder."""
+    colab = f"https://colab.research.google.com/github/{address.repository}/blob/{address.tag}/{path}"
+    binder = f"https://mybinder.org/v2/gh/{address.repository}/{address.tag}?urlpath=lab/tree/{path}"
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) "
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})"
+    )
+
+
+def bootstrap(name: str, address: Address) -> NotebookNode:
+    """The cell that every lesson starts with; on Colab it installs the course by its tag."""
+    install = INSTALL.format(repository=address.repository, tag=address.tag)
+    code = BOOTSTRAP.format(
+        install=install if address.repository else NO_ADDRESS, names=", ".join(NAMES), name=name
+    )
+    return new_code_cell(code, metadata={"tags": ["bootstrap"]})
+
+
+def is_exercise(cell: NotebookNode) -> bool:
+    return "exercise" in cell.metadata.get("tags", [])
+
+
+def expand_exercise(cell: NotebookNode, file: str) -> list[NotebookNode]:
+    """Stub, check, hints, and the solution folded below a line that says so; see ``split_solution``."""
+    name = cell.metadata.get("exercise", "")
+    function = name.partition(".")[2]
+    before, solution = split_solution(cell.source, f"{file}: exercise {name!r}")
+    stub = f"{before}\n{indent_of(solution)}{STUB}"
+    defined = [node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
+    if function not in defined:
+        raise SourceError(f"{file}: exercise={name!r} must be 'NN.function', with the function in its cell")
+    call = f'check("{name}", {function})'
+    asserted = f"\n\n\nsolved = {call}\nassert solved.right, solved\nsolved"
+    folded = {"tags": ["solution"], "jupyter": {"source_hidden": True}}
+    return [
+        new_code_cell(stub, metadata={"tags": ["exercise"], "exercise": name}),
+        new_code_cell(call, metadata={"tags": ["check"]}),
+        new_code_cell(f'hints("{name}")', metadata={"tags": ["hints"]}),
+        new_markdown_cell(
+            "*Solution, folded in JupyterLab (click the three dots):*", metadata={"tags": ["solution"]}
+        ),
+        new_code_cell(f"{before}\n{solution}{asserted}", metadata=folded),
+    ]
+
+
+def split_solution(code: str, where: str) -> tuple[str, str]:
+    """What stands before the solution, and the solution, which is the end of the function and of the cell."""
+    lines = code.rstrip().splitlines()
+    marks = [i for i, line in enumerate(lines) if line.strip() in (BEGIN, END)]
+    found = [lines[i].strip() for i in marks]
+    if found != [BEGIN, END] or marks[1] != len(lines) - 1 or marks[1] == marks[0] + 1:
+        raise SourceError(
+            f"{where}: needs one line '{BEGIN}', the solution, and the cell's last line '{END}'"
+        )
+    return "\n".join(lines[: marks[0]]), "\n".join(lines[marks[0] + 1 : marks[1]])
+
+
+def indent_of(code: str) -> str:
+    """The white space that the first line starts with."""
+    return code[: len(code) - len(code.lstrip())]
+
+
+def for_students(cells: list[NotebookNode], name: str) -> list[NotebookNode]:
+    """The cells without solutions and outputs."""
+    kept = [cell for cell in cells if "solution" not in cell.metadata.get("tags", [])]
+    return numbered(name, [plain(cell) for cell in kept])
+
+
+def solution_lines(cells: list[NotebookNode], file: str) -> set[str]:
+    """The telling lines of all solutions of a source: without comments, and longer than 12 characters."""
+    lines = set()
+    for cell in cells:
+        if is_exercise(cell):
+            _, solution = split_solution(cell.source, file)
+            lines.update(line.partition("  #")[0].strip() for line in solution.splitlines())
+    return {line for line in lines if len(line) > 12 and not line.startswith("#")}

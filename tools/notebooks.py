@@ -1,0 +1,258 @@
+"""Build the course's notebooks from ``notebooks/src``: expand, run at the tiny profile, clean, write.
+
+python -m tools.notebooks                         all lessons, with outputs, to notebooks/
+python -m tools.notebooks --only 00_start_here    this lesson
+python -m tools.notebooks --student build/student all lessons without solutions and outputs, for learners
+
+A notebook that breaks a hard rule (an error, a warning, too large, too much memory) is not written. One whose
+source breaks a rule of ``rules.py`` is written, and the command ends with 1.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
+
+from qdiff_lib.files import atomic_path
+
+from . import rules
+from .expansion import (
+    ROOT,
+    SOURCES,
+    Address,
+    expand,
+    for_students,
+    lesson_names,
+    read_address,
+    read_source,
+    solution_lines,
+)
+
+BUILDER = 1  # raised when the same source gives another notebook
+CELL_SECONDS = 120
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network
+    "PYTHONPATH": str(ROOT),
+    "QDIFF_PROFILE": "tiny",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "Agg",
+    "PYTHONHASHSEED": "0",
+}
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+
+
+class BuildError(RuntimeError):
+    """A notebook cannot be written; the message says which rule it breaks."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: of the whole run. memory: the kernel's peak resident set, MB."""
+
+    seconds: float
+    memory: float
+
+
+def inputs(name: str, root: Path = ROOT) -> dict[str, str]:
+    """SHA-256 of each file that the outputs depend on: source, modules, weights, recorded results."""
+    source = root / "notebooks" / "src" / f"{name}.py"
+    modules = [root / f"qdiff_lib/course/{kind}/lesson_{name[:2]}.py" for kind in ("exercises", "figures")]
+    recorded = re.findall(r"recorded\(\"([\w/-]+)\"\)", source.read_text(encoding="utf-8"))
+    files = [source, *modules, *(root / f"data/recorded/{result}.json" for result in recorded)]
+    hashes = {path.relative_to(root).as_posix(): text_sha256(path) for path in files if path.is_file()}
+    listed = json.loads((root / "data/MANIFEST.json").read_text(encoding="utf-8"))["files"]
+    models = [file for file in listed if file.startswith("models/") and file.endswith(".safetensors")]
+    return hashes | {f"data/{file}": listed[file]["sha256"] for file in models}
+
+
+def text_sha256(path: Path) -> str:
+    """The same on systems that end lines differently."""
+    return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+def make_notebook(cells: list[NotebookNode], **course) -> NotebookNode:
+    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}, "course": course}
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+def run(notebook: NotebookNode, folder: Path) -> Cost:
+    """Run all cells in a new kernel that works in ``folder``; the outputs are put into the notebook.
+
+    Raises BuildError where a cell fails.
+    """
+    settings = {"timeout": CELL_SECONDS, "kernel_name": KERNEL["name"], "record_timing": False}
+    settings["extra_arguments"] = ["--log-level=ERROR"]
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings)
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ | FIXED
+    begun = time.monotonic()
+    with client.setup_kernel(env=environment):
+        try:
+            for i, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, i)
+        except CellExecutionError as error:
+            raise BuildError(f"the cell {rules.first_line(cell.source)!r} failed:\n{error}") from None
+        seconds = time.monotonic() - begun
+        return Cost(seconds, peak_memory(client, notebook))
+
+
+def peak_memory(client: NotebookClient, notebook: NotebookNode) -> float:
+    """The kernel's peak resident set in MB, asked for in a cell that is taken away again."""
+    notebook.cells.append(new_code_cell(PEAK))
+    client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
+    answer = int(notebook.cells.pop().outputs[0].text)
+    return answer / (1e6 if sys.platform == "darwin" else 1e6 / 1024)  # macOS counts bytes, Linux kB
+
+
+def settle(notebook: NotebookNode) -> None:
+    """Take out what differs from run to run, or needs a live kernel: widgets, progress, time stamps."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = merged([out for out in cell.outputs if rules.VIEW not in out.get("data", {})])
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = settled_text(output.text)
+
+
+def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Consecutive pieces of one stream as one output: how they were cut depends on timing."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        before = kept[-1] if kept else {}
+        if output.output_type == "stream" and before.get("name") == output.name:
+            before.text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def settled_text(text: str) -> str:
+    """What a terminal would show in the end; a progress bar without its times."""
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    return "\n".join(re.sub(r"(\d+%\|.*\|[^\[]*) \[.*\]$", r"\1", line) for line in lines)
+
+
+def build(name: str, address: Address, out: Path) -> Cost:
+    """Write ``out/NAME.ipynb``. Raises BuildError or SourceError, and then leaves the file as it was."""
+    cells = expand(SOURCES / f"{name}.py", lesson_names(), address)
+    notebook = make_notebook(cells, builder=BUILDER, inputs=inputs(name))
+    cost = run(notebook, ROOT / "notebooks")
+    settle(notebook)
+    if cost.memory > rules.MEMORY:
+        raise BuildError(f"not written: its kernel took {cost.memory:.0f} MB, more than {rules.MEMORY}")
+    write(notebook, out / f"{name}.ipynb")
+    return cost
+
+
+def to_text(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write the notebook, unless it breaks a rule: then raise BuildError."""
+    nbformat.validate(notebook)
+    text = to_text(notebook)
+    if problems := rules.notebook_problems(notebook, len(text.encode())):
+        raise BuildError(f"not written: {'; '.join(problems)}")
+    save(text, path)
+
+
+def save(text: str, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def staleness(path: Path, address: Address) -> list[str]:
+    """Why a built notebook is not what its source gives today; empty where it is."""
+    name = path.stem
+    notebook = nbformat.read(path, as_version=4)
+    course = notebook.metadata.get("course", {})
+    problems = []
+    if course.get("builder") != BUILDER:
+        problems.append("another builder made it")
+    before, now = course.get("inputs", {}), inputs(name)
+    problems.extend(
+        f"{file} has changed" for file in sorted(before.keys() | now) if before.get(file) != now.get(file)
+    )
+    cells = expand(SOURCES / f"{name}.py", lesson_names(), address)
+    if [core(cell) for cell in notebook.cells] != [core(cell) for cell in cells]:
+        problems.append("its cells are not those of its source")
+    return [f"{name}: {problem}: run make notebooks" for problem in problems]
+
+
+def core(cell: NotebookNode) -> tuple:
+    """All of a cell but what running it adds."""
+    return cell.id, cell.cell_type, cell.source, dict(cell.metadata)
+
+
+def student_notebook(name: str) -> NotebookNode:
+    """A lesson without solutions, outputs and badges (which would open the full version)."""
+    cells = expand(SOURCES / f"{name}.py", lesson_names(), read_address())
+    unpublished = expand(SOURCES / f"{name}.py", lesson_names(), Address("", "none"))
+    return make_notebook(for_students([unpublished[0], *cells[1:]], name))
+
+
+def leaks(text: str) -> list[str]:
+    """The solution lines of any lesson that occur in a student notebook's text."""
+    secrets = set()
+    for name in lesson_names():
+        secrets |= solution_lines(read_source(SOURCES / f"{name}.py"), name)
+    return sorted(line for line in secrets if json.dumps(line, ensure_ascii=False)[1:-1] in text)
+
+
+def write_students(out: Path) -> None:
+    """Write all student notebooks and the contents page. Raises BuildError where a solution would leak."""
+    for name in lesson_names():
+        text = to_text(student_notebook(name))
+        if found := leaks(text):
+            raise BuildError(f"{name}: a line of a solution stands elsewhere in the lesson: {found}")
+        save(text, out / f"{name}.ipynb")
+    shutil.copyfile(ROOT / "notebooks" / "README.md", out / "README.md")
+
+
+def build_all(names: list[str]) -> int:
+    """Build each; returns the number of lessons with a problem."""
+    address, failed = read_address(), 0
+    for name in names:
+        try:
+            cost = build(name, address, ROOT / "notebooks")
+            size = (ROOT / "notebooks" / f"{name}.ipynb").stat().st_size
+            print(
+                f"{name}: {cost.seconds:.1f} s, peak {cost.memory:.0f} MB, {size / 1000:.0f} kB", flush=True
+            )
+            problems = rules.source_problems(read_source(SOURCES / f"{name}.py"))
+        except (BuildError, ValueError) as error:
+            problems = [str(error)]
+        for problem in problems:
+            print(f"{name}: {problem}", file=sys.stderr)
+        failed += bool(problems)
+    return failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", metavar="NAME", choices=lesson_names(), help="build this lesson alone")
+    parser.add_argument("--student", metavar="OUTDIR", type=Path, help="write the student versions there")
+    options = parser.parse_args(arguments)
+    if options.student:
+        write_students(options.student)
+        return 0
+    return int(build_all([options.only] if options.only else lesson_names()) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
