@@ -126,7 +126,7 @@ class NaiveReconstruction:
             layer.find_weight_range(self.recipe.weight_range)
         fitter.fit_weights()
         if activation_quantizers(unit):
-            fitter.observe(self.batches)
+            fitter.observe()
             fitter.fit_steps()
 
     @torch.no_grad()

@@ -94,6 +94,11 @@ class QuantLayer(nn.Module):
         shape = (-1,) + (1,) * (self.layer.weight.ndim - 1)
         return ScaleZero(self.weight_scale[:, part].view(shape), self.weight_zero_point[:, part].view(shape))
 
+    def column_grids(self) -> ScaleZero:
+        """Scales and zero points of all parts, each a list of tensors of the parts' shapes."""
+        pairs = [(self.part_grid(i), w) for i, w in enumerate(self.weight_parts())]
+        return ScaleZero(*([grid[field].expand_as(w) for grid, w in pairs] for field in (0, 1)))
+
     def find_weight_range(self, range_name: str) -> None:
         """Choose a scale and zero point for each output channel and part."""
         found = [RANGES[range_name](part, self.weight_grid) for part in self.weight_parts()]
@@ -105,16 +110,23 @@ class QuantLayer(nn.Module):
         parts = enumerate(self.weight_parts())
         self.set_weight([round_nearest(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts])
 
-    def start_rounding(self) -> nn.ModuleList:
-        """Replace the weight by soft ones whose rounding can be learned: one AdaRound for each part."""
+    def start_rounding(self, codes: Tensor | None = None) -> nn.ModuleList:
+        """Replace the weight by soft ones whose rounding can be learned: one AdaRound for each part.
+
+        codes: integers to start near, of the weight's shape; None starts at the full-precision weight.
+        """
         parts = enumerate(self.weight_parts())
         self.rounding = nn.ModuleList(
             AdaRound(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts
         )
+        if codes is not None:
+            for part, near in zip(self.rounding, codes.split(self.sizes, dim=1), strict=True):
+                part.start_near(near)
         return self.rounding
 
     def finish_rounding(self) -> None:
-        """Keep the decided weight."""
+        """Keep the decided weight, and the scales on which it lies."""
+        self.weight_scale = torch.cat([part.step().detach().flatten(1) for part in self.rounding], dim=1)
         self.set_weight([part.decided() for part in self.rounding])
         self.rounding = None
 
@@ -203,12 +215,14 @@ def quant_layers(module: nn.Module) -> list[QuantLayer]:
 
 
 def quantized_state(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that quantization decided: weights on their grids, scales and zero points, by name."""
+    """The tensors that quantization decided: weights on their grids, biases, scales, zero points, by name."""
     state = {}
     for name, part in module.named_modules():
         prefix = f"{name}." if name else ""
         if isinstance(part, QuantLayer) and part.weight_scale is not None:
             state[f"{prefix}weight"] = part.layer.weight
+            if part.layer.bias is not None:  # it may have been learned
+                state[f"{prefix}bias"] = part.layer.bias
             state[f"{prefix}weight_scale"] = part.weight_scale
             state[f"{prefix}weight_zero_point"] = part.weight_zero_point
         if isinstance(part, ActivationQuantizer) and part.scale is not None:
@@ -221,7 +235,8 @@ def restore_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     for name, value in state.items():
         path, _, field = name.rpartition(".")
         part = module.get_submodule(path)
-        if field == "weight":
-            part.layer.weight = nn.Parameter(value.to(part.layer.weight.device), requires_grad=False)
+        if field in ("weight", "bias"):
+            device = part.layer.weight.device
+            setattr(part.layer, field, nn.Parameter(value.to(device), requires_grad=False))
         else:
             setattr(part, field, value.to(next(module.parameters()).device))

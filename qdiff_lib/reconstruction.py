@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import CalibrationSet
-from .layers import activation_quantizers, quant_layers
+from .gptq import gptq_codes, second_moments
+from .layers import QuantLayer, activation_quantizers, quant_layers
 from .progress import ProgressBar
 from .ranges import Reservoir
 from .recipes import Recipe
-from .replay import Replay, UnitInputs
+from .replay import Replay, UnitInputs, row_batches
 from .resume import UnitFiles, UnitReport, fingerprint
 from .store import Rows, RowStore
 from .tracing import Trace
@@ -76,12 +77,22 @@ class UnitFitter:
             self.tick()
 
     def fit_weights(self) -> None:
-        """Learn every rounding variable of the unit (AdaRound), both halves of split layers included."""
+        """Learn every rounding variable of the unit (AdaRound), both halves of split layers included.
+
+        With ``learn_affine`` the weights' log(scale) and the biases are learned along with them.
+        """
         layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
-        rounds = [part for layer in layers for part in layer.start_rounding()]
-        if not rounds:
+        if not layers:
             return
-        optimizer = torch.optim.Adam([part.v for part in rounds], lr=self.recipe.lr)
+        codes = self.compensated_codes(layers) if self.recipe.rounding_start == "gptq" else {}
+        rounds = [part for layer in layers for part in layer.start_rounding(codes.get(layer))]
+        biases = [layer.layer.bias for layer in layers if layer.layer.bias is not None]
+        groups = [{"params": [part.v for part in rounds], "lr": self.recipe.lr}]
+        if self.recipe.learn_affine:
+            scales = [part.learn_scale() for part in rounds]
+            affine = [*scales, *(bias.requires_grad_(True) for bias in biases)]
+            groups.append({"params": affine, "lr": self.recipe.lr_steps})
+        optimizer = torch.optim.Adam(groups)
 
         def regularizer(iteration: int) -> Tensor | float:
             if iteration < self.recipe.warmup * self.recipe.iterations:
@@ -92,16 +103,27 @@ class UnitFitter:
         self.minimize(optimizer, self.recipe.iterations, regularizer)
         for layer in layers:
             layer.finish_rounding()
+        for bias in biases:
+            bias.requires_grad_(False)
+
+    def compensated_codes(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
+        """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
+        moments = second_moments(layers, self.run, self.generator)
+        return {layer: gptq_codes(layer, moment) for layer, moment in moments.items()}
 
     @torch.no_grad()
-    def observe(self, batches: list[slice]) -> None:
+    def run(self) -> None:
+        """Send all rows through the unit, in order, for those who look on."""
+        for rows in row_batches(self.target.shape[0]):
+            args, kwargs = self.inputs.batch(rows, self.device)
+            self.unit(*args, **kwargs)
+
+    def observe(self) -> None:
         """Set the activation ranges from all calibration inputs, which are in random order of time."""
         quantizers = activation_quantizers(self.unit)
         for quantizer in quantizers:
             quantizer.reservoir = Reservoir(OBSERVED, self.generator)
-        for rows in batches:
-            args, kwargs = self.inputs.batch(rows, self.device)
-            self.unit(*args, **kwargs)
+        self.run()
         for quantizer in quantizers:
             quantizer.range_from_reservoir(self.recipe.activation_range)
 
@@ -188,5 +210,6 @@ def fit_unit(
             layer.find_weight_range(recipe.weight_range)
     fitter.fit_weights()
     if activation_quantizers(unit):
-        fitter.observe(replay.batches())
-        fitter.fit_steps()
+        fitter.observe()
+        if recipe.step_iterations:
+            fitter.fit_steps()

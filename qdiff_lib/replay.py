@@ -17,6 +17,11 @@ from .store import Rows, RowStore
 from .tracing import Trace
 
 
+def row_batches(n: int, size: int = 64) -> list[slice]:
+    """Consecutive slices of at most ``size`` rows that cover ``n`` of them."""
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
 class _Reached(Exception):
     """The unit whose arguments were wanted has been called."""
 
@@ -63,8 +68,7 @@ class Replay:
 
     def batches(self) -> list[slice]:
         """Consecutive slices that cover all rows."""
-        n = len(self.inputs)
-        return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]
+        return row_batches(len(self.inputs), self.batch_size)
 
     @torch.no_grad()
     def arguments(self, k: int, rows: slice) -> tuple[tuple, dict]:

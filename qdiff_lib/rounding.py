@@ -6,6 +6,12 @@ from torch import Tensor, nn
 from .grid import fake_quantize
 
 GAMMA, ZETA = -0.1, 1.1  # stretch of the sigmoid, so that h reaches 0 and 1
+NEARNESS = 0.7  # how far towards given codes AdaRound starts
+
+
+def v_of(h: Tensor) -> Tensor:
+    """The V for which h(V) = h: the inverse of the rectified sigmoid on [0, 1]."""
+    return -torch.log((ZETA - GAMMA) / (h - GAMMA) - 1)
 
 
 class AdaRound(nn.Module):
@@ -25,7 +31,31 @@ class AdaRound(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         self.register_buffer("floor", floor)
-        self.v = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))
+        self.v = nn.Parameter(v_of(fraction))
+        self.log_scale: nn.Parameter | None = None  # set only where the scale is learned too
+
+    @torch.no_grad()
+    def start_near(self, codes: Tensor) -> None:
+        """Start at soft codes that lie near ``codes``, integers that may be off the two neighbours of w / s.
+
+        h starts ``NEARNESS`` of the way from the fractional part to the code, so that every rounding is still
+        open.
+        """
+        fraction = self.h()
+        floor = torch.minimum(torch.maximum(self.floor, codes - 1), codes)
+        fraction = (fraction + self.floor - floor).clamp(0, 1)
+        self.floor = floor
+        h = (1 - NEARNESS) * fraction + NEARNESS * (codes - floor)
+        self.v.copy_(v_of(h.clamp(0.02, 0.98)))  # at 0 and 1 the rectified sigmoid has no slope
+
+    def learn_scale(self) -> nn.Parameter:
+        """Make log(scale) a parameter: the scale stays positive whatever the optimizer does."""
+        self.log_scale = nn.Parameter(self.scale.log())
+        return self.log_scale
+
+    def step(self) -> Tensor:
+        """The scale as it stands."""
+        return self.scale if self.log_scale is None else self.log_scale.exp()
 
     def h(self) -> Tensor:
         """How much of a step is added to the floor: in [0, 1], of the weight's shape."""
@@ -33,7 +63,7 @@ class AdaRound(nn.Module):
 
     def _on_grid(self, up: Tensor) -> Tensor:
         low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
-        return self.scale * (self.floor + up).clamp(low, high)
+        return self.step() * (self.floor + up).clamp(low, high)
 
     def forward(self) -> Tensor:
         """The soft weight."""

@@ -89,6 +89,27 @@ def test_learned_rounding_beats_nearest(make, name):
     assert not [r for r in reports[: report.index] if r.error]
 
 
+@pytest.mark.parametrize("help", [dict(rounding_start="gptq"), dict(learn_affine=True, lr_steps=1e-2)])
+def test_what_helps_short_runs_lowers_the_error(help):
+    unet = unet2d()
+    inputs = random_inputs(unet, 16)
+    plain = dict(rounding_start="fraction", learn_affine=False, iterations=60, lr=2e-2, batch_size=8)
+    plain |= dict(regularization=1e-3, **only("down_blocks.0.resnets.0"))
+    errors = []
+    for changes in ({}, help):
+        _, reports = rebuilt(unet, small(2, 32, **{**plain, **changes}), inputs)
+        errors.append(sum(report.error for report in reports if report.name == "down_blocks.0.resnets.0"))
+    assert 0 < errors[1] < 0.95 * errors[0]
+
+
+def test_learned_biases_leave_the_full_precision_model_alone():
+    unet = unet2d()
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    quantized, _ = rebuilt(unet, small(learn_affine=True, lr_steps=1e-2), random_inputs(unet, 8))
+    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+    assert not torch.equal(quantized.conv_in.layer.bias, unet.conv_in.bias)
+
+
 def test_units_are_fitted_on_what_the_quantized_prefix_gives(monkeypatch):
     unet = unet2d()
     inputs = random_inputs(unet, 8)
@@ -182,6 +203,16 @@ def test_step_sizes_are_learned_and_stay_positive():
     assert sum(changed) > 0.9 * len(changed)
 
 
+def test_no_step_iterations_keep_the_observed_ranges():
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    still, _ = rebuilt(unet, small(lr_steps=0.0, **only("conv_in")), inputs)
+    observed, _ = rebuilt(unet, small(step_iterations=0, **only("conv_in")), inputs)
+    expected = snapshot(still)  # log and exp of the unchanged scale cost its last bit
+    for name, value in snapshot(observed).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
+
+
 def test_no_gradient_is_kept():
     unet = unet2d()
     quantized, _ = rebuilt(unet, small(), random_inputs(unet, 8))
@@ -190,19 +221,21 @@ def test_no_gradient_is_kept():
     assert not [name for name, p in quantized.named_parameters() if p.requires_grad]
 
 
-def test_only_the_roundings_are_optimized(monkeypatch):
+@pytest.mark.parametrize("learn_affine", [False, True])
+def test_only_what_is_learned_is_optimized(monkeypatch, learn_affine):
     """During a backward pass no weight of either network asks for a gradient."""
     unet = unet2d()
     asked, backward = set(), torch.Tensor.backward
-    quantized = with_quantizers(unet, small())
+    recipe = small(learn_affine=learn_affine)
+    quantized = with_quantizers(unet, recipe)
 
     def look(self, *args, **kwargs):
         asked.update(n.rpartition(".")[2] for n, p in quantized.named_parameters() if p.requires_grad)
         return backward(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, "backward", look)
-    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), small(), progress=False)
-    assert asked == {"v", "log_scale"}
+    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), recipe, progress=False)
+    assert asked == {"v", "log_scale"} | ({"bias"} if learn_affine else set())
 
 
 @pytest.mark.parametrize(
