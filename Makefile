@@ -3,6 +3,7 @@
 # make lab         the course in JupyterLab
 # make bench       the measurements of benchmarks/
 # make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
+# make tables      the recorded results of the lessons; PROFILE=tiny only proves that it works
 # make student     the lessons without solutions and outputs, in build/student
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
@@ -13,7 +14,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint lab bench notebooks student clean
+.PHONY: demo test lint lab bench notebooks student tables clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -37,6 +38,9 @@ notebooks: $(STAMP)
 
 student: $(STAMP)
 	$(RUN) -m tools.notebooks --student build/student
+
+tables: $(STAMP)
+	$(RUN) experiments/run.py --profile $(or $(PROFILE),laptop)
 
 # build/ also holds long trainings that can be resumed: clean leaves them alone.
 clean:

@@ -49,6 +49,7 @@ def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
             component.save_pretrained(folder / name)
     pipe.save_config(folder)
     pipe.unet.save_config(folder / "unet")
+    forget_origin(folder / "unet" / "config.json")
     about = {
         "format": FORMAT,
         "unet": type(pipe.unet).__name__,
@@ -59,6 +60,12 @@ def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
         save_file(packed_state(pipe.unet), temporary)
         write_json(described, {**about, "sha256": sha256(temporary)})
     return folder / TENSORS
+
+
+def forget_origin(config: Path) -> None:
+    """Take the path that the full-precision model was loaded from out of a saved config."""
+    values = json.loads(config.read_text())
+    write_json(config, {name: value for name, value in values.items() if name != "_name_or_path"})
 
 
 def load_quantized(folder: Path) -> DiffusionPipeline:

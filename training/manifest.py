@@ -1,4 +1,4 @@
-"""Write ``data/MANIFEST.json``: size and SHA-256 of every binary file below ``data/``.
+"""Write ``data/MANIFEST.json``: size and SHA-256 of every binary file and recorded result below ``data/``.
 
 python training/manifest.py
 """
@@ -13,9 +13,9 @@ SUFFIXES = (".safetensors", ".gz", ".png", ".npz")
 
 def manifest(data: Path = DATA) -> dict:
     """The manifest's content: ``{"files": {relative path: {"sha256": ..., "bytes": ...}}}``, sorted."""
-    paths = sorted(
-        path for path in data.rglob("*") if path.suffix in SUFFIXES and not path.name.startswith(".")
-    )
+    binary = [path for path in data.rglob("*") if path.suffix in SUFFIXES]
+    found = [*binary, *data.glob("recorded/*.json")]
+    paths = sorted(path for path in found if not path.name.startswith("."))
     names = [path.relative_to(data).as_posix() for path in paths]
     sizes = [{"sha256": sha256(path), "bytes": path.stat().st_size} for path in paths]
     return {"files": dict(zip(names, sizes, strict=True))}

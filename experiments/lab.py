@@ -1,0 +1,162 @@
+"""What the experiments share: one model, its calibration sets, quantized forms, trajectories and scores.
+
+Everything is cached (``Cache``): the W4A8 model that is shipped is also a rung of the ladder and a curve of
+the error per step, and is calibrated once.
+"""
+
+import hashlib
+import shutil
+import time
+from dataclasses import dataclass
+
+import torch
+from cache import Cache
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save, save_file
+from settings import Settings
+from torch import Tensor
+
+from qdiff_lib import Recipe, load_quantized, quantize, record, sample, save_quantized, score, with_sampler
+from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.files import atomic_path
+from qdiff_lib.metrics import trajectory_mse, trajectory_snr
+
+SEED = 0  # of the noise that all models start from; recipes have a seed of their own
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """pipe: the quantized pipeline. seconds: recording inputs and calibrating. bytes: of the packed file."""
+
+    pipe: DiffusionPipeline
+    seconds: float
+    bytes: int
+
+
+class Lab:
+    """settings: how much work. cache: where results are kept. pipe: the full-precision model."""
+
+    def __init__(self, settings: Settings, cache: Cache):
+        self.settings, self.cache = settings, cache
+        self.pipe = settings.pipeline()
+        self.ddim = with_sampler(self.pipe, "ddim")
+        self.model = weights_hash(self.pipe)
+
+    def made_by(self, **decisive) -> dict:
+        """What decides a result: the model's weights, and these."""
+        return {"model": self.model, **decisive}
+
+    def calibration(self, recipe: Recipe) -> tuple[CalibrationSet, float]:
+        """The recipe's calibration set, and the seconds that recording it took."""
+        numbers = recipe.to_dict()
+        made_by = self.made_by(**{k: numbers[k] for k in ("rule", "samples", "steps", "sampler", "seed")})
+        path = self.cache.path("calibration", made_by).with_suffix(".safetensors")
+
+        def make() -> float:
+            start = time.monotonic()
+            pipe = with_sampler(self.pipe, recipe.sampler)
+            record(pipe, recipe.rule, recipe.samples, recipe.steps, recipe.seed).save(path)
+            return time.monotonic() - start
+
+        seconds = self.cache.value("calibration", made_by, make)
+        return CalibrationSet.load(path), seconds
+
+    def quantized(self, recipe: Recipe) -> Quantized:
+        """The model quantized by the recipe, and what it took; an interrupted calibration goes on."""
+        made_by = self.made_by(recipe=recipe.to_dict())
+        folder = self.cache.path("quantized", made_by)
+        found = self.cache.value("quantized", made_by, lambda: self._quantize(recipe, folder))
+        return Quantized(with_sampler(load_quantized(folder), "ddim"), **found)
+
+    def _quantize(self, recipe: Recipe, folder) -> dict:
+        inputs, recording = self.calibration(recipe)
+        work = folder.with_name(f"{folder.name}-work")
+        pipe = quantize(self.pipe, recipe, inputs, work, resume=True, progress=False)
+        done = pipe.unet.quantization
+        fitting = max(done.seconds, sum(unit.seconds for unit in done.units))  # the latter where it went on
+        size = save_quantized(pipe, folder).stat().st_size
+        shutil.rmtree(work)
+        return {"seconds": round(recording + fitting, 1), "bytes": size}
+
+    def reference(self, n: int, steps: int) -> Tensor:
+        """The full-precision trajectory, (T, N, C, H, W)."""
+        path = self.cache.path("trajectory", self.made_by(n=n, steps=steps, seed=SEED))
+        path = path.with_suffix(".safetensors")
+        if not path.exists():
+            drawn = sample(self.ddim, n, steps, SEED, record=True)
+            with atomic_path(path) as temporary:
+                save_file({"trajectory": drawn.trajectory.contiguous(), "images": drawn.images}, temporary)
+        return load_file(path)["trajectory"]
+
+    def error_per_step(self, recipe: Recipe, n: int, steps: int) -> dict:
+        """MSE and signal-to-noise ratio against full precision after each step, noisy to clean."""
+
+        def make() -> dict:
+            drawn = sample(self.quantized(recipe).pipe, n, steps, SEED, record=True)
+            return errors(self.reference(n, steps), drawn.trajectory)
+
+        made_by = self.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
+        return self.cache.value("error-per-step", made_by, make)
+
+    def judged(self, recipe: Recipe | None) -> dict:
+        """Errors after the last step, scores, calibration time and bytes of a recipe; None: full precision.
+
+        ``floor`` is the Frechet distance of as many real images.
+        """
+        n, steps = self.settings.images, self.settings.steps
+        named = recipe.to_dict() if recipe else None
+        made_by = self.made_by(recipe=named, n=n, steps=steps, seed=SEED)
+        return self.cache.value("judged", made_by, lambda: self._judge(recipe, n, steps))
+
+    def _judge(self, recipe: Recipe | None, n: int, steps: int) -> dict:
+        reference = self.reference(n, steps)
+        if recipe is None:
+            size = len(save(self.pipe.unet.state_dict(), {"format": "pt"}))  # as its file has them
+            quantized = Quantized(self.ddim, 0.0, size)
+        else:
+            quantized = self.quantized(recipe)
+        drawn = sample(quantized.pipe, n, steps, SEED, record=True)
+        last = {name: values[-1] for name, values in errors(reference, drawn.trajectory).items()}
+        scores = score(drawn.images)
+        return {
+            "trajectory_mse": last["mse"],
+            "snr_db": last["snr_db"],
+            "frechet": rounded(scores.frechet),
+            "kid": rounded(scores.kid),
+            "seconds": quantized.seconds,
+            "bytes": quantized.bytes,
+            "floor": rounded(scores.floor),
+        }
+
+
+def errors(reference: Tensor, other: Tensor) -> dict:
+    """MSE and signal-to-noise ratio in dB of each step; the ratio is null where both are equal."""
+    mse, snr = trajectory_mse(reference, other), trajectory_snr(reference, other)
+    return {
+        "mse": [rounded(value) for value in mse.tolist()],
+        "snr_db": [rounded(value) if value < float("inf") else None for value in snr.tolist()],
+    }
+
+
+def rounded(value: float, digits: int = 5) -> float:
+    """The number with so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def weights_hash(pipe: DiffusionPipeline) -> str:
+    """A hash of the UNet's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(pipe.unet.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def label(recipe: Recipe) -> str:
+    """For figures and tables: "linear W4A8"."""
+    name = {"linear": "linear", "qdiffusion": "Q-Diffusion"}[recipe.method]
+    return f"{name} W{recipe.weights}A{recipe.activations}"
+
+
+def about(recipe: Recipe) -> dict:
+    """The fields that say which recipe a row belongs to."""
+    return {"method": recipe.method, "weights": recipe.weights, "activations": recipe.activations}

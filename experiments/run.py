@@ -1,0 +1,88 @@
+"""Make or resume the recorded results and the packed models of the lessons.
+
+python experiments/run.py                     all of it, into data/; what is finished is not made again
+python experiments/run.py --only ladder       some of it
+python experiments/run.py --profile tiny      the whole path in about a minute, into build/tables-tiny
+"""
+
+import argparse
+import re
+import shlex
+import time
+from pathlib import Path
+
+import activation_ranges
+import calibration_sampling
+import error_per_step
+import ladder
+import seams
+import ship_quantized
+from cache import Cache
+from lab import SEED, Lab
+from paths import ROOT, manifest
+from settings import PROFILES
+
+from qdiff_lib.files import atomic_path, write_json
+from qdiff_lib.provenance import provenance
+
+TABLES = {
+    "ladder": ladder.run,
+    "error_per_step": error_per_step.run,
+    "activation_ranges": activation_ranges.run,
+    "calibration_sampling": calibration_sampling.run,
+    "seams": seams.run,
+}
+NAMES = ("ship_quantized", *TABLES)
+
+
+def main() -> None:
+    args = parse()
+    tiny = args.profile == "tiny"
+    work = args.work or ROOT / "build" / ("tables-tiny" if tiny else "tables")
+    out = work if tiny else ROOT / "data"
+    lab = Lab(PROFILES[args.profile], Cache(work / "cache"))
+    for i, name in enumerate(args.only, 1):
+        print(f"[{i}/{len(args.only)}] {name}", flush=True)
+        start, command = time.monotonic(), command_of(name, args.profile)
+        if name == "ship_quantized":
+            ship_quantized.run(lab, out / "models", command)
+        else:
+            made = provenance(command) | {"seeds": seeds(lab)}
+            write_table(out / "recorded" / f"{name}.json", {"data": TABLES[name](lab), "provenance": made})
+        write_json(out / "MANIFEST.json", manifest(out))
+        print(f"  {time.monotonic() - start:.0f} s", flush=True)
+
+
+def seeds(lab: Lab) -> dict:
+    """The seed of the noise that is sampled from, and the seed of the recipes."""
+    return {"noise": SEED, "recipe": lab.settings.qdiffusion(4, 8).seed}
+
+
+def write_table(path: Path, content: dict) -> None:
+    """Write JSON with every list of numbers on one line."""
+    with atomic_path(path) as temporary:
+        write_json(temporary, content)
+        text = re.sub(r"\[[^][{}\"]+\]", lambda found: re.sub(r"\s+", "", found[0]), temporary.read_text())
+        temporary.write_text(text, encoding="utf-8")
+
+
+def command_of(name: str, profile: str) -> str:
+    """What a reader would type."""
+    options = [] if profile == "laptop" else ["--profile", profile]
+    return shlex.join(["python", "experiments/run.py", *options, "--only", name])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="laptop", help="default: laptop")
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
+    )
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="default: build/tables")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

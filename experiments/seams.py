@@ -1,0 +1,77 @@
+"""How far apart the halves of each shortcut layer's input and weight are, and what splitting them buys."""
+
+import torch
+from lab import Lab, about, label, rounded
+from ladder import PAPER
+from torch import Tensor
+
+from qdiff_lib.surgery import example_inputs
+from qdiff_lib.tracing import trace
+
+BITS = ((4, 8), (8, 8), (4, 6))  # of the linear rows
+
+
+def run(lab: Lab) -> dict:
+    """``rows``: a row for each seam. ``ablation``: recipes with and without the split."""
+    settings = lab.settings
+    return {
+        "inputs": settings.seam_inputs,
+        "rows": lab.cache.value("seams", lab.made_by(n=settings.seam_inputs), lambda: seams(lab)),
+        **ablation(lab),
+    }
+
+
+@torch.no_grad()
+def seams(lab: Lab) -> list[dict]:
+    """Ranges of each seam's deep and skip half: of the activations over the inputs, and of the weight."""
+    unet, n = lab.ddim.unet, lab.settings.seam_inputs
+    found = trace(unet, example_inputs(unet)).seams
+    recipe = lab.settings.qdiffusion(4, 8)
+    inputs, _ = lab.calibration(recipe)
+    seen: dict[str, list[Tensor]] = {name: [] for name in found}
+
+    def hook(name: str):
+        return lambda module, args: seen[name].append(extremes(args[0], found[name]))
+
+    handles = [unet.get_submodule(name).register_forward_pre_hook(hook(name)) for name in found]
+    for start in range(0, min(n, len(inputs)), 64):
+        unet(**inputs.rows(slice(start, min(start + 64, n))))
+    for handle in handles:
+        handle.remove()
+    rows = []
+    for name, sizes in found.items():
+        kept = torch.stack(seen[name])  # (batches, parts, 2)
+        activations = kept[..., 1].amax(0) - kept[..., 0].amin(0)
+        weights = extremes(unet.get_submodule(name).weight, sizes).diff().flatten()
+        rows.append({"layer": name, "sizes": list(sizes), **halves("activation", activations)})
+        rows[-1] |= halves("weight", weights)
+    return rows
+
+
+def extremes(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Least and greatest value of each part along axis 1, (parts, 2)."""
+    return torch.stack([torch.stack([part.amin(), part.amax()]) for part in x.split(sizes, 1)])
+
+
+def halves(name: str, ranges: Tensor) -> dict:
+    """The ranges (greatest less least) of both halves, and their ratio deep / skip."""
+    deep, skip = ranges.tolist()
+    return {
+        f"{name}_range": [rounded(deep), rounded(skip)],
+        f"{name}_ratio": rounded(deep / skip),
+    }
+
+
+def ablation(lab: Lab) -> dict:
+    """Rows with and without the split: linear at several bits, and the two rungs of the ladder."""
+    make = lab.settings
+    pairs = [[make.linear(*bits, split=split) for split in (False, True)] for bits in BITS]
+    learned = dict(PAPER, step_iterations=0)
+    pairs.append([make.qdiffusion(4, 8, split=split, **learned) for split in (False, True)])
+    rows = []
+    for recipe in (recipe for pair in pairs for recipe in pair):
+        name = f"{label(recipe)}, {'split' if recipe.split else 'no split'}"
+        print(f"  {name}", flush=True)
+        rows.append({"label": name, **about(recipe), "split": recipe.split, **lab.judged(recipe)})
+    floor = [row.pop("floor") for row in rows][0]
+    return {"steps": make.steps, "n": make.images, "ablation": rows, "floor": floor}

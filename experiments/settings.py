@@ -1,0 +1,81 @@
+"""How much work the experiments do: the recorded numbers, and small ones that only prove the path."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from qdiff_lib import Recipe, load
+
+MODEL = "ddpm-fashion"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """pipeline: makes the full-precision model. recipe: changes to the recipes' "tiny" profile.
+
+    steps, images: DDIM steps and images of every row that has scores. long_steps, trajectories: of Figure 3.
+    drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
+    sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
+    first, middle and last take.
+    """
+
+    pipeline: Callable[[], DDPMPipeline] = lambda: load(MODEL)
+    recipe: dict = field(default_factory=dict)
+    steps: int = 20
+    images: int = 128
+    long_steps: int = 100
+    trajectories: int = 64
+    drift_images: int = 1000
+    drift_batch: int = 50
+    seam_inputs: int = 256
+    sampling_budget: dict = field(
+        default_factory=lambda: dict(samples=256, iterations=60, step_iterations=10)
+    )
+    shares: tuple[float, ...] = (0.2, 0.1, 0.5)
+
+    def linear(self, weights: int, activations: int, **changes) -> Recipe:
+        """The baseline's recipe at this size of work."""
+        return Recipe.linear(weights, activations, "tiny", **{**self.recipe, **changes})
+
+    def qdiffusion(self, weights: int, activations: int, **changes) -> Recipe:
+        """The method's recipe at this size of work."""
+        return Recipe.qdiffusion(weights, activations, "tiny", **{**self.recipe, **changes})
+
+
+def random_pipeline() -> DDPMPipeline:
+    """A small network of random weights, with what the embedded one has: attention, seams, 32x32 images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=32,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )
+    pipe = DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+PROFILES = {
+    "laptop": Settings(),
+    "tiny": Settings(
+        pipeline=random_pipeline,
+        recipe=dict(steps=10, samples=12, iterations=2, step_iterations=1, batch_size=4),
+        steps=10,
+        images=8,
+        long_steps=12,
+        trajectories=4,
+        drift_images=6,
+        drift_batch=3,
+        seam_inputs=8,
+        sampling_budget=dict(samples=8, iterations=1, step_iterations=1),
+    ),
+}
+"""laptop: what is recorded. tiny: the whole path in a minute, on random weights; its numbers mean nothing."""

@@ -1,0 +1,76 @@
+"""The packed models of the lessons: ``data/models/ddpm-fashion-w4a8`` and ``-w4a32``."""
+
+import shutil
+from pathlib import Path
+
+from lab import Lab, Quantized
+from settings import MODEL
+
+from qdiff_lib import save_quantized
+from qdiff_lib.grid import FLOAT_BITS
+from qdiff_lib.provenance import provenance
+from qdiff_lib.recipes import Recipe
+from qdiff_lib.sampling import with_components
+
+BITS = ((4, 8), (4, 32))
+CARD = """---
+license: mit
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+---
+
+# {name}
+
+The shipped `{base}` quantized by Q-Diffusion to {weights}-bit weights, with {activations}:
+block reconstruction with learned rounding and the shortcut split, on {samples} calibration inputs from
+{steps} DDIM steps, {iterations} iterations a unit (the profile `tiny`).
+
+| | |
+|---|---|
+| file | `unet/quantized.safetensors`, {megabytes:.2f} MB: two weights in a byte |
+| calibration | {seconds:.0f} s on {machine}; {date} |
+| made by | `{command}` |
+| licence of the weights | MIT |
+
+## Use
+
+    from qdiff_lib import load, sample, with_sampler
+    pipe = with_sampler(load("{name}"), "ddim")
+    images = sample(pipe, n=16, steps=20).images
+
+Sampling simulates the integers in floating point: it shows their effect on the images, not their speed.
+The errors and scores of this model are in `data/recorded/ladder.json` (W4A8) and
+`data/recorded/error_per_step.json`.
+"""
+
+
+def run(lab: Lab, models: Path, command: str) -> None:
+    """Write the models below ``models``, each with a card that names the command."""
+    for bits in BITS:
+        recipe = lab.settings.qdiffusion(*bits)
+        name = f"{MODEL}-w{recipe.weights}a{recipe.activations}"
+        print(f"  {name}", flush=True)
+        quantized = lab.quantized(recipe)
+        folder = models / name
+        shutil.rmtree(folder, ignore_errors=True)
+        # with the scheduler of the full-precision model, so that both names load alike
+        save_quantized(with_components(lab.pipe, unet=quantized.pipe.unet), folder)
+        (folder / "README.md").write_text(card(name, recipe, quantized, command), encoding="utf-8")
+
+
+def card(name: str, recipe: Recipe, quantized: Quantized, command: str) -> str:
+    """The model's card: what it is, how it was made, how to use it."""
+    floating = "activations in floating point"
+    made = provenance(command)
+    return CARD.format(
+        name=name,
+        base=MODEL,
+        weights=recipe.weights,
+        activations=floating if recipe.activations == FLOAT_BITS else f"{recipe.activations}-bit activations",
+        samples=recipe.samples,
+        steps=recipe.steps,
+        iterations=recipe.iterations,
+        megabytes=quantized.bytes / 1e6,
+        seconds=quantized.seconds,
+        **{key: made[key] for key in ("machine", "date", "command")},
+    )
