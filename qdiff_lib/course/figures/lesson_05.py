@@ -1,0 +1,167 @@
+"""Figures of lesson 5: pictures of three models, roundings of one neuron, of one unit, bytes, the ladder."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ...figures import OKABE_ITO, image_grid
+from ..one_unit import Moment
+from .style import styled
+
+ORANGE, SKY, GREEN, RED, PINK, BLUE = OKABE_ITO[1:]
+BINS = 40
+
+
+def grey_distance(images: Tensor, reference: Tensor) -> float:
+    """Mean absolute difference of uint8 images, in grey levels of 255."""
+    return (images.float() - reference.float()).abs().mean().item()
+
+
+@styled
+def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> tuple[Figure, str]:
+    """The first images of each model, uint8 (N, C, H, W), a column from one noise; first row: original."""
+    figure = Figure(figsize=(1.6 + 0.62 * columns, 0.66 * len(rows) + 0.45))
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    first = next(iter(rows.values()))
+    for axis, (label, images) in zip(axes, rows.items(), strict=True):
+        axis.imshow(image_grid(images[:columns], columns, zoom=1), cmap="gray", vmin=0, vmax=255)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+    figure.suptitle("Each column starts from the same noise", x=0.01, ha="left", fontsize=11)
+    others = [f"{label} by {grey_distance(images, first):.0f}" for label, images in rows.items()]
+    return figure, (
+        f"{min(columns, len(first))} pictures drawn by {len(rows)} models; over all {len(first)} pictures a "
+        f"pixel differs from the first row's, in grey levels of 255: {', '.join(others[1:])}."
+    )
+
+
+@styled
+def all_roundings(errors: Tensor, nearest: float, learned: float | None = None) -> tuple[Figure, str]:
+    """The output error of every way to round a neuron's weights, (n,), sorted; nearest and learned marked."""
+    figure = Figure(figsize=(7.2, 3.4))
+    axis = figure.subplots()
+    ordered = errors.sort().values
+    axis.plot(range(1, len(ordered) + 1), ordered, color="0.6", label="all roundings, best first")
+    place = rank(errors, nearest)
+    marks = [("nearest", nearest, ORANGE, "s")]
+    if learned is not None:
+        marks.append(("learned (AdaRound)", learned, BLUE, "D"))
+    for name, value, colour, marker in marks:
+        axis.plot(rank(errors, value), value, marker, color=colour, markersize=8, label=name)
+    axis.set(
+        yscale="log", xlabel=f"place among all {len(errors)} roundings", ylabel="mean squared output error"
+    )
+    axis.legend()
+    axis.set_title("Rounding each weight to nearest is not the best for their sum")
+    ratio = nearest / ordered[0].item()
+    text = f"nearest has place {place} of {len(errors)}, with {ratio:.1f} times the least error"
+    if learned is not None:
+        text += f"; the learned rounding has place {rank(errors, learned)}"
+    return figure, f"{text}."
+
+
+def rank(errors: Tensor, value: float) -> int:
+    """The place of a value among the errors, 1 for the least; values that differ by 1e-6 count as equal."""
+    return int((errors < value * (1 - 1e-6)).sum()) + 1
+
+
+@styled
+def rounding_variables(moment: Moment) -> tuple[Figure, str]:
+    """Histogram of h at one iteration: which weights have gone down (0) or up (1)."""
+    figure = Figure(figsize=(5.2, 3.1))
+    axis = figure.subplots()
+    edges = torch.linspace(0, 1, BINS + 1)
+    for name, rounds_up, colour in (("down", False, SKY), ("up", True, ORANGE)):
+        chosen = moment.h[moment.nearest == rounds_up]
+        share = torch.histc(chosen, BINS, 0, 1) / len(moment.h)
+        label = f"nearest is {name}"
+        axis.bar(edges[:-1], share, 1 / BINS, align="edge", color=colour, alpha=0.7, label=label)
+    axis.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
+    axis.set(
+        xlabel="h(V): share of a step added", ylabel="share of the weights", yscale="log", ylim=(1e-5, 1)
+    )
+    axis.legend(loc="upper center")
+    axis.set_title(f"Iteration {moment.iteration}, n = {len(moment.h):,} weights")
+    return figure, (
+        f"after {moment.iteration} iterations {moment.undecided:.1%} of {len(moment.h):,} weights are "
+        f"undecided, and {moment.flipped:.1%} are on the other side of nearest."
+    )
+
+
+@styled
+def learning(
+    losses: Sequence[float], moments: Sequence[Moment], nearest: float, learned: float
+) -> tuple[Figure, str]:
+    """AdaRound of one unit. losses: output error of the soft weights at each iteration, on its batch.
+
+    nearest, learned: the errors over all inputs of rounding to nearest, and of the decided weights.
+    """
+    figure = Figure(figsize=(7.2, 3.2))
+    left, right = figure.subplots(1, 2)
+    left.plot(range(1, len(losses) + 1), losses, color="0.6", linewidth=1, label="soft weights")
+    left.axhline(nearest, color=ORANGE, linestyle="--", label="nearest")
+    left.axhline(learned, color=BLUE, label="learned, decided")
+    left.set(xlabel="iteration", ylabel="output error of the unit", yscale="log")
+    left.legend()
+    left.set_title("Deciding costs some error")
+    places = [moment.iteration for moment in moments]
+    right.plot(places, [100 * m.undecided for m in moments], marker=".", color="0.5", label="undecided")
+    right.plot(places, [100 * m.flipped for m in moments], marker=".", color=RED, label="not at nearest")
+    right.set(xlabel="iteration", ylabel="weights (%)", ylim=(0, None))
+    right.legend()
+    right.set_title(f"n = {len(moments[0].h):,} weights")
+    return figure, (
+        f"Over {len(losses)} iterations the undecided weights fall from {moments[0].undecided:.0%} to "
+        f"{moments[-1].undecided:.1%}, and {moments[-1].flipped:.1%} end away from nearest; the unit's error "
+        f"is {learned:.2f}, with nearest it is {nearest:.2f}."
+    )
+
+
+@styled
+def file_parts(parts: Mapping[str, float], full: float) -> tuple[Figure, str]:
+    """Bytes of each part of a packed file, beside the full-precision file's ``full`` bytes."""
+    figure = Figure(figsize=(7.2, 2.3))
+    axis = figure.subplots()
+    axis.barh("32-bit floats", full / 1e6, color="0.7")
+    left = 0.0
+    for (name, size), colour in zip(parts.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+        axis.barh("packed", size / 1e6, left=left / 1e6, color=colour, label=f"{name}: {size / 1e3:,.0f} kB")
+        left += size
+    axis.set(xlabel="size (MB, 10^6 bytes)")
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="lower right")
+    axis.set_title(f"The same network in {left / full:.1%} of the bytes")
+    listed = ", ".join(f"{name} {size / left:.0%}" for name, size in parts.items())
+    return figure, f"The packed file has {left / 1e6:.2f} MB instead of {full / 1e6:.2f} MB: {listed}."
+
+
+@styled
+def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
+    """Error, score and cost of each rung, as ``recorded("ladder")`` has them; last row: full precision."""
+    figure = Figure(figsize=(9.2, 3.4))
+    left, middle, right = figure.subplots(1, 3, sharey=True)
+    labels = [row["label"] for row in rows]
+    colours = [ORANGE] + [BLUE] * (len(rows) - 2) + ["0.6"]
+    mse = [row["trajectory_mse"] or None for row in rows]
+    left.barh(labels[:-1], mse[:-1], color=colours)
+    left.set(xlabel="error of x after the last step\n(mean squared)", xscale="log")
+    middle.barh(labels, [row["frechet"] for row in rows], color=colours)
+    middle.axvline(floor, color="0.2", linestyle="--", linewidth=1, label="real images")
+    middle.set(xlabel=f"Frechet distance of the\nclassifier's features, n = {n}")
+    middle.legend(loc="lower right")
+    right.barh(labels, [row["seconds"] for row in rows], color=colours)
+    right.set(xlabel="calibration (s)\n")
+    left.invert_yaxis()
+    for axis in (left, middle, right):
+        axis.grid(axis="y", visible=False)
+    first, last, whole = rows[0], rows[-2], rows[-1]
+    return figure, (
+        f"From '{first['label']}' to '{last['label']}' the error falls from {first['trajectory_mse']:.3f} to "
+        f"{last['trajectory_mse']:.4f} and the Frechet distance from {first['frechet']:.1f} to "
+        f"{last['frechet']:.1f} (full precision {whole['frechet']:.1f}, real images {floor:.1f}, n = {n}); "
+        f"the calibration grows from {first['seconds']:.0f} s to {last['seconds']:.0f} s."
+    )

@@ -1,0 +1,96 @@
+"""One unit of a network, cut out for a short demonstration: its inputs, its error, its roundings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..calibration import CalibrationSet
+from ..grid import Grid
+from ..layers import activation_quantizers, quant_layers
+from ..ranges import Reservoir
+from ..recipes import Recipe
+from ..reconstruction import OBSERVED, reconstruction_loss
+from ..rounding import AdaRound
+from ..surgery import example_inputs, insert_quantizers
+from ..tracing import trace
+
+
+@dataclass(frozen=True)
+class Caught:
+    """args: the unit's arguments, each with N rows. output: what it made of them, N rows."""
+
+    args: tuple[Tensor, ...]
+    output: Tensor
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Arguments and output of ``n`` rows, drawn at random without replacement."""
+        index = torch.randperm(len(self.output), generator=generator)[:n].to(self.output.device)
+        return tuple(values[index] for values in self.args), self.output[index]
+
+
+@torch.no_grad()
+def catch(unet: nn.Module, name: str, inputs: CalibrationSet, batch_size: int = 64) -> Caught:
+    """Run ``unet`` on all inputs, and keep what goes into and comes out of the unit ``name``."""
+    seen: list[tuple[tuple[Tensor, ...], Tensor]] = []
+    unit, device = unet.get_submodule(name), next(unet.parameters()).device
+    handle = unit.register_forward_hook(lambda module, args, out: seen.append((args, out)))
+    try:
+        for start in range(0, len(inputs), batch_size):
+            unet(**inputs.rows(slice(start, start + batch_size), device))
+    finally:
+        handle.remove()
+    args = tuple(torch.cat(values) for values in zip(*(args for args, _ in seen), strict=True))
+    return Caught(args, torch.cat([out for _, out in seen]))
+
+
+def quantized_unit(unet: nn.Module, name: str, recipe: Recipe) -> nn.Module:
+    """A copy of the unit ``name`` with quantizers; its weights have ranges, and are not rounded yet."""
+    found = trace(unet, example_inputs(unet, device=next(unet.parameters()).device))
+    unit = insert_quantizers(unet, recipe, found).get_submodule(name)
+    for layer in quant_layers(unit):
+        layer.find_weight_range(recipe.weight_range)
+    return unit
+
+
+@torch.no_grad()
+def unit_error(unit: nn.Module, caught: Caught) -> float:
+    """The reconstruction loss of the unit over all that was caught."""
+    return reconstruction_loss(unit(*caught.args), caught.output).item()
+
+
+@torch.no_grad()
+def observe(unit: nn.Module, caught: Caught, bits: int, generator: torch.Generator) -> None:
+    """Give the unit's activations grids of so many bits, which cover what they were seen to be."""
+    quantizers = activation_quantizers(unit)
+    for quantizer in quantizers:
+        quantizer.grid, quantizer.reservoir = Grid(bits), Reservoir(OBSERVED, generator)
+    unit(*caught.args)
+    for quantizer in quantizers:
+        quantizer.range_from_reservoir("min_max")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """AdaRound at one iteration. h: of all weights, (n,). nearest: whether nearest rounds up, (n,)."""
+
+    iteration: int
+    h: Tensor
+    nearest: Tensor
+
+    @property
+    def flipped(self) -> float:
+        """The share of the weights that would not go to the nearest value now."""
+        return ((self.h >= 0.5) != self.nearest).float().mean().item()
+
+    @property
+    def undecided(self) -> float:
+        """The share of the weights between the two values, more than 5 % of a step from either."""
+        return ((self.h > 0.05) & (self.h < 0.95)).float().mean().item()
+
+
+def moment(iteration: int, rounds: Sequence[AdaRound], start: "Moment | None" = None) -> Moment:
+    """How all roundings stand now; ``start``: that before the first iteration, when h is the fraction."""
+    h = torch.cat([part.h().detach().flatten() for part in rounds]).cpu()
+    return Moment(iteration, h, h >= 0.5 if start is None else start.nearest)

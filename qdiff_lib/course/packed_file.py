@@ -1,0 +1,19 @@
+"""What the bytes of a packed checkpoint are for."""
+
+from pathlib import Path
+
+from safetensors import safe_open
+
+GRIDS = ("weight_scale", "weight_zero_point", "activation_scale", "activation_zero_point")
+
+
+def file_parts(path: Path) -> dict[str, int]:
+    """Bytes of the codes, the grids, the floats and the header of a file that ``save_quantized`` wrote."""
+    parts = {"codes": 0, "scales and zero points": 0, "biases and norms": 0}
+    with safe_open(path, "pt") as file:
+        for name in file.keys():
+            tensor = file.get_tensor(name)
+            kind = "scales and zero points" if name in GRIDS else "biases and norms"
+            coded = name.endswith(".weight") and str(tensor.dtype) == "torch.uint8"
+            parts["codes" if coded else kind] += tensor.nbytes
+    return parts | {"names and places": Path(path).stat().st_size - sum(parts.values())}
