@@ -1,21 +1,11 @@
-"""What every test runs under: no other machine, two threads, fast tests first."""
+"""What every test runs under, beside the settings of the root's conftest.py: no other machine."""
 
 import ipaddress
-import os
 import socket
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: sums depend on the thread count
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 pytest_plugins = ["pytester"]
-
-
-def pytest_collection_modifyitems(items):
-    """Fast tests first, ``slow`` ones last, each in their own order."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 def is_local(host) -> bool:

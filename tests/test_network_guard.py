@@ -87,6 +87,7 @@ def test_threads_and_swallowed_refusals_fail_too(inner):
 
 
 def test_slow_tests_come_last(inner):
+    inner.makeconftest(Path(__file__).parents[1].joinpath("conftest.py").read_text())
     inner.makeini("[pytest]\nmarkers = slow: last")
     inner.makepyfile("import pytest\n@pytest.mark.slow\ndef test_a(): pass\ndef test_b(): pass\n")
     result = inner.runpytest_subprocess("--collect-only", "--quiet")

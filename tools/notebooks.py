@@ -21,7 +21,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -41,7 +41,7 @@ from .expansion import (
 )
 
 BUILDER = 1  # raised when the same source gives another notebook
-CELL_SECONDS = 120
+CELL_SECONDS = 600  # a busy machine may be ten times slower; nbval allows 120
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network
     "PYTHONPATH": str(ROOT),
@@ -51,7 +51,7 @@ FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, n
     "MPLBACKEND": "Agg",
     "PYTHONHASHSEED": "0",
 }
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+USAGE = "import resource as r; u = r.getrusage(r.RUSAGE_SELF); print(u.ru_maxrss, u.ru_utime + u.ru_stime)"
 
 
 class BuildError(RuntimeError):
@@ -60,9 +60,10 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of the whole run. memory: the kernel's peak resident set, MB."""
+    """seconds: of the whole run. cpu: those of all cores together. memory: the peak resident set, MB."""
 
     seconds: float
+    cpu: float
     memory: float
 
 
@@ -102,18 +103,18 @@ def run(notebook: NotebookNode, folder: Path) -> Cost:
         try:
             for i, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, i)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise BuildError(f"the cell {rules.first_line(cell.source)!r} failed:\n{error}") from None
         seconds = time.monotonic() - begun
-        return Cost(seconds, peak_memory(client, notebook))
+        return Cost(seconds, *usage(client, notebook))
 
 
-def peak_memory(client: NotebookClient, notebook: NotebookNode) -> float:
-    """The kernel's peak resident set in MB, asked for in a cell that is taken away again."""
-    notebook.cells.append(new_code_cell(PEAK))
+def usage(client: NotebookClient, notebook: NotebookNode) -> tuple[float, float]:
+    """CPU seconds and peak MB of the kernel, asked for in a cell that is taken away again."""
+    notebook.cells.append(new_code_cell(USAGE))
     client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
-    answer = int(notebook.cells.pop().outputs[0].text)
-    return answer / (1e6 if sys.platform == "darwin" else 1e6 / 1024)  # macOS counts bytes, Linux kB
+    peak, cpu = map(float, notebook.cells.pop().outputs[0].text.split())
+    return cpu, peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)  # macOS counts bytes, Linux kB
 
 
 def settle(notebook: NotebookNode) -> None:

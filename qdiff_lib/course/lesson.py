@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from diffusers.utils.logging import disable_progress_bar
 
 PROFILES = ("tiny", "laptop", "gpu")
 T = TypeVar("T")
@@ -34,6 +35,7 @@ def start(name: str) -> Lesson:
     profile = os.environ.get("QDIFF_PROFILE") or ("gpu" if device == "cuda" else "tiny")
     if profile not in PROFILES:
         raise ValueError(f"QDIFF_PROFILE={profile!r} is unknown; use one of {PROFILES}")
+    disable_progress_bar()  # of loading, which takes a second
     version = torch.__version__.partition("+")[0]
     print(f"{name}: Python {platform.python_version()}, torch {version}, device {device}, profile {profile}")
     return Lesson(name, profile, device)

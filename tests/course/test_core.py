@@ -1,0 +1,215 @@
+"""The core of the lessons: checks, words, recorded results, widgets, figures, how a lesson starts."""
+
+import importlib
+import io
+import json
+
+import matplotlib
+import pytest
+import torch
+from IPython.display import HTML
+from matplotlib.figure import Figure
+from PIL import Image
+
+from qdiff_lib import course
+from qdiff_lib.course import checks, figures, lesson, text, widgets
+from qdiff_lib.course.checks import Outcome, Verdict, Wrong, check
+from qdiff_lib.course.recorded import Recorded, recorded
+from qdiff_lib.course.text import Question, claim, folded, hints, quiz
+from qdiff_lib.figures import OKABE_ITO
+from qdiff_lib.zoo import DamagedFileError
+
+
+@pytest.fixture
+def twice(monkeypatch):
+    """An exercise "00.twice" beside those of lesson 0: double a number."""
+    importlib.import_module("qdiff_lib.course.exercises.lesson_00")
+    monkeypatch.setattr(checks, "EXERCISES", dict(checks.EXERCISES))
+
+    @checks.exercise("00.twice", hints=("add it to itself", "2 * x & <more>"))
+    def test(answer):
+        if answer(3) == 9:
+            raise Wrong("that is the square")
+        assert answer(3) == 6
+        return "exact"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the course displays, in order."""
+    found = []
+    for module in (text, widgets, figures.style):
+        monkeypatch.setattr(module, "display", found.append)
+    return found
+
+
+@figures.styled
+def line(n: int):
+    figure = Figure(figsize=(3, 2))
+    figure.subplots().plot(range(n))
+    return figure, f"a line of {n} points"
+
+
+class TestChecks:
+    def test_right(self, twice):
+        assert check("00.twice", lambda x: 2 * x) == Outcome(Verdict.RIGHT, "exact")
+        assert check("00.twice", lambda x: 2 * x).right
+
+    def test_wrong_says_why(self, twice):
+        outcome = check("00.twice", lambda x: x * x)
+        assert (outcome.verdict, outcome.message) == (Verdict.WRONG, "that is the square")
+        assert repr(outcome) == "✗ wrong: that is the square"
+
+    def test_stub_is_not_attempted(self, twice):
+        def stub(x):
+            raise NotImplementedError("your turn")
+
+        assert check("00.twice", stub).verdict is Verdict.NOT_ATTEMPTED
+        assert not check("00.twice", stub).right
+
+    @pytest.mark.parametrize("answer", [lambda: 1, lambda x: x / 0, lambda x: x.no])
+    def test_whatever_the_answer_raises_is_an_outcome(self, twice, answer):
+        outcome = check("00.twice", answer)
+        assert outcome.verdict is Verdict.WRONG and "your function raised" in outcome.message
+
+    @pytest.mark.parametrize("name", ["99.twice", "twice", ""])
+    def test_unknown_lesson(self, name):
+        with pytest.raises(ValueError, match="there is no lesson"):
+            check(name, abs)
+
+    def test_unknown_exercise_names_those_there_are(self, twice):
+        with pytest.raises(ValueError, match="00.twice"):
+            check("00.thrice", abs)
+
+
+class TestText:
+    def test_claim_prints_what_holds(self, capsys):
+        claim(True, "2 is 2")
+        assert capsys.readouterr().out == "✓ 2 is 2\n"
+
+    def test_claim_fails_where_it_does_not_hold(self):
+        with pytest.raises(AssertionError, match="does not hold: 1 is 2"):
+            claim(False, "1 is 2")
+
+    def test_folded_escapes(self):
+        assert folded("<a>", "b & c") == "<details><summary>&lt;a&gt;</summary>b &amp; c</details>"
+
+    def test_hints_are_folded_in_stages(self, twice, shown):
+        hints("00.twice")
+        (page,) = shown
+        assert isinstance(page, HTML)
+        assert page.data.count("<details>") == 2 and "Hint 2" in page.data and "&lt;more&gt;" in page.data
+
+    def test_question_marks_one_answer_right(self):
+        page = Question("2 + 2?", (("3", "too few"), ("4", "yes"), ("5", "too many")), right=1).to_html()
+        assert page.count("Right.") == 1 and "Right. yes" in page and page.count("No.") == 2
+
+    def test_quiz_shows_all_questions(self, shown):
+        quiz("00")
+        assert shown[0].data.count("<p>") == 3
+
+
+class TestRecorded:
+    @pytest.fixture
+    def data(self, tmp_path, monkeypatch):
+        """A data folder with one recorded result; returns a function that lists it in the manifest."""
+        monkeypatch.setattr("qdiff_lib.zoo.data_folder", lambda: tmp_path)
+        made = dict(date="2026-01-02", machine="a laptop", commit="abc", command="make tables")
+        path = tmp_path / "recorded" / "x.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"data": {"mse": 1.5}, "provenance": made}))
+
+        def manifest(sha256):
+            files = {"recorded/x.json": {"sha256": sha256, "bytes": 1}}
+            (tmp_path / "MANIFEST.json").write_text(json.dumps({"files": files}))
+
+        manifest(importlib.import_module("qdiff_lib.files").sha256(path))
+        return manifest
+
+    def test_data_and_source(self, data):
+        found = recorded("x")
+        assert isinstance(found, Recorded) and found.data == {"mse": 1.5}
+        assert found.source() == "Recorded on 2026-01-02 on a laptop at abc by: make tables"
+
+    def test_changed_by_hand_is_refused(self, data):
+        data("0" * 64)
+        with pytest.raises(DamagedFileError):
+            recorded("x")
+
+    def test_missing(self, data):
+        with pytest.raises(FileNotFoundError):
+            recorded("y")
+
+
+class TestWidgets:
+    def test_slider_redraws_picture_and_words(self):
+        box = widgets.slider(line, "points", [2, 3, 5])
+        knob, picture, words = box.children
+        before = bytes(picture.value)
+        assert words.value == "a line of 2 points"
+        knob.value = 5
+        assert words.value == "a line of 5 points" and bytes(picture.value) != before
+        assert Image.open(io.BytesIO(picture.value)).format == "PNG"
+
+    def test_static_twin_has_a_panel_for_each_value(self):
+        single = Image.open(io.BytesIO(figures.style.png(line(2))))
+        twin = Image.open(io.BytesIO(widgets.side_by_side([line(2), line(3), line(4)])))
+        assert twin.size == (2 * single.width, 2 * single.height)
+
+    def test_explore_shows_slider_then_twin_with_words(self, shown, capsys):
+        widgets.explore(line, "points", [2, 3, 5], twin=[2, 5])
+        slider, twin = shown
+        assert list(slider.children[0].options) == [2, 3, 5]
+        assert twin.alt == "points = 2: a line of 2 points | points = 5: a line of 5 points"
+        assert capsys.readouterr().out == twin.alt + "\n"
+
+
+class TestStyle:
+    def test_description_becomes_the_label(self):
+        assert line(4).get_label() == "a line of 4 points"
+
+    def test_style_does_not_leak(self):
+        before = dict(matplotlib.rcParams)
+        figures.style.png(line(2))
+        assert dict(matplotlib.rcParams) == before
+
+    def test_colours_are_those_that_colour_blind_readers_tell_apart(self):
+        with matplotlib.style.context(figures.style.STYLE):
+            cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+        assert [f"#{colour.lstrip('#')}".upper() for colour in cycle] == list(OKABE_ITO)
+
+    def test_same_figure_same_bytes(self):
+        assert figures.style.png(line(3)) == figures.style.png(line(3))
+
+    def test_show_displays_alt_text_and_prints_it(self, shown, capsys):
+        figures.show(line(3))
+        assert shown[0].alt == "a line of 3 points"
+        assert capsys.readouterr().out == "a line of 3 points\n"
+
+
+class TestLesson:
+    @pytest.mark.parametrize("profile", lesson.PROFILES)
+    def test_profile_of_the_environment(self, monkeypatch, capsys, profile):
+        monkeypatch.setenv("QDIFF_PROFILE", profile)
+        started = course.start("00_x")
+        assert started.profile == profile and started.pick(tiny="tiny", laptop="laptop", gpu="gpu") == profile
+        assert capsys.readouterr().out.startswith("00_x: Python 3.")
+
+    @pytest.mark.parametrize("cuda, expected", [(True, ("cuda", "gpu")), (False, ("cpu", "tiny"))])
+    def test_default_profile_follows_the_device(self, monkeypatch, cuda, expected):
+        monkeypatch.delenv("QDIFF_PROFILE", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        started = course.start("x")
+        assert (started.device, started.profile) == expected
+
+    def test_unknown_profile(self, monkeypatch):
+        monkeypatch.setenv("QDIFF_PROFILE", "huge")
+        with pytest.raises(ValueError, match="QDIFF_PROFILE='huge'.*tiny"):
+            course.start("x")
+
+    def test_loading_shows_no_bar(self, capfd):
+        from qdiff_lib import load
+
+        course.start("x")
+        load("ddpm-fashion")
+        assert "Loading" not in capfd.readouterr().err
