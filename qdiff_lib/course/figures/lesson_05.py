@@ -45,7 +45,7 @@ def all_roundings(errors: Tensor, nearest: float, learned: float | None = None) 
     figure = Figure(figsize=(7.2, 3.4))
     axis = figure.subplots()
     ordered = errors.sort().values
-    axis.plot(range(1, len(ordered) + 1), ordered, color="0.6", label="all roundings, best first")
+    axis.plot(range(1, len(ordered) + 1), ordered.tolist(), color="0.6", label="all roundings, best first")
     place = rank(errors, nearest)
     marks = [("nearest", nearest, ORANGE, "s")]
     if learned is not None:
@@ -74,12 +74,12 @@ def rounding_variables(moment: Moment) -> tuple[Figure, str]:
     """Histogram of h at one iteration: which weights have gone down (0) or up (1)."""
     figure = Figure(figsize=(5.2, 3.1))
     axis = figure.subplots()
-    edges = torch.linspace(0, 1, BINS + 1)
+    edges = [i / BINS for i in range(BINS)]
     for name, rounds_up, colour in (("down", False, SKY), ("up", True, ORANGE)):
         chosen = moment.h[moment.nearest == rounds_up]
         share = torch.histc(chosen, BINS, 0, 1) / len(moment.h)
         label = f"nearest is {name}"
-        axis.bar(edges[:-1], share, 1 / BINS, align="edge", color=colour, alpha=0.7, label=label)
+        axis.bar(edges, share.tolist(), 1 / BINS, align="edge", color=colour, alpha=0.7, label=label)
     axis.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
     axis.set(
         xlabel="h(V): share of a step added", ylabel="share of the weights", yscale="log", ylim=(1e-5, 1)
@@ -106,7 +106,7 @@ def learning(
     left.axhline(nearest, color=ORANGE, linestyle="--", label="nearest")
     left.axhline(learned, color=BLUE, label="learned, decided")
     left.set(xlabel="iteration", ylabel="output error of the unit", yscale="log")
-    left.legend()
+    left.legend(loc="lower right")
     left.set_title("Deciding costs some error")
     places = [moment.iteration for moment in moments]
     right.plot(places, [100 * m.undecided for m in moments], marker=".", color="0.5", label="undecided")
@@ -124,16 +124,23 @@ def learning(
 @styled
 def file_parts(parts: Mapping[str, float], full: float) -> tuple[Figure, str]:
     """Bytes of each part of a packed file, beside the full-precision file's ``full`` bytes."""
-    figure = Figure(figsize=(7.2, 2.3))
+    figure = Figure(figsize=(7.2, 2.9))
     axis = figure.subplots()
-    axis.barh("32-bit floats", full / 1e6, color="0.7")
+    axis.barh("32-bit floats", full / 1e6, height=0.5, color="0.7")
     left = 0.0
     for (name, size), colour in zip(parts.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
-        axis.barh("packed", size / 1e6, left=left / 1e6, color=colour, label=f"{name}: {size / 1e3:,.0f} kB")
+        axis.barh(
+            "packed",
+            size / 1e6,
+            height=0.5,
+            left=left / 1e6,
+            color=colour,
+            label=f"{name}: {size / 1e3:,.0f} kB",
+        )
         left += size
     axis.set(xlabel="size (MB, 10^6 bytes)")
     axis.grid(axis="y", visible=False)
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper right")
     axis.set_title(f"The same network in {left / full:.1%} of the bytes")
     listed = ", ".join(f"{name} {size / left:.0%}" for name, size in parts.items())
     return figure, f"The packed file has {left / 1e6:.2f} MB instead of {full / 1e6:.2f} MB: {listed}."
@@ -142,17 +149,17 @@ def file_parts(parts: Mapping[str, float], full: float) -> tuple[Figure, str]:
 @styled
 def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
     """Error, score and cost of each rung, as ``recorded("ladder")`` has them; last row: full precision."""
-    figure = Figure(figsize=(9.2, 3.4))
+    figure = Figure(figsize=(9.6, 3.4))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     labels = [row["label"] for row in rows]
     colours = [ORANGE] + [BLUE] * (len(rows) - 2) + ["0.6"]
     mse = [row["trajectory_mse"] or None for row in rows]
     left.barh(labels[:-1], mse[:-1], color=colours)
-    left.set(xlabel="error of x after the last step\n(mean squared)", xscale="log")
+    left.set(xlabel="error of x after the last step\n(mean squared)", xlim=(0, None))
     middle.barh(labels, [row["frechet"] for row in rows], color=colours)
     middle.axvline(floor, color="0.2", linestyle="--", linewidth=1, label="real images")
     middle.set(xlabel=f"Frechet distance of the\nclassifier's features, n = {n}")
-    middle.legend(loc="lower right")
+    middle.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
     right.barh(labels, [row["seconds"] for row in rows], color=colours)
     right.set(xlabel="calibration (s)\n")
     left.invert_yaxis()

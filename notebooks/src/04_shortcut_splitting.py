@@ -1,0 +1,357 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Why does one grid fail where two branches meet, and what do two grids cost?
+#
+# **You will be able to**
+#
+# - find the seams of a U-shaped network: the layers that read `concat(deep, skip)`;
+# - predict, from the ratio of two ranges, when one grid erases the smaller half;
+# - implement the shortcut split, and check equation 8 in exact integers;
+# - tell by measurement whether a given model needs the split.
+#
+# **You need** lesson 00 (grids). **Time** 40 minutes to work through, half a minute to run on two CPU cores.
+# **Memory** below 900 MB. **Paper** section 4.2, Figures 6 and 7, equations 6 to 8 (Q-Diffusion, ICCV 2023).
+
+# %% [markdown]
+# ## The picture first
+#
+# Below, one network draws the same noise five times. In the second row it has been *stretched*: the skip
+# branches arrive larger, and the weights that read them are smaller by the same factor. That is the same
+# function. Then ten small layers, 1x1 convolutions at the seams, are quantized, and nothing else.
+
+# %%
+import torch
+from qdiff_lib import load, record, sample, with_sampler
+from qdiff_lib.calibration import Uniform
+from qdiff_lib.course.figures import lesson_04 as figures
+from qdiff_lib.course.seams import groups_straddle, input_ranges, quantize_seams, stretch_skips, watch
+from qdiff_lib.surgery import example_inputs
+from qdiff_lib.tracing import trace
+
+pipe = with_sampler(load("ddpm-fashion", lesson.device), "ddim")
+calibration = record(pipe, Uniform(), samples=lesson.pick(64, 256, 1024), steps=20)
+found = trace(pipe.unet, example_inputs(pipe.unet, device=lesson.device))
+ranges = input_ranges(pipe.unet, found, calibration)  # layer: [(min, max)], one for each side of a seam
+seams = found.seams  # layer: (deep channels, skip channels)
+
+# %%
+widths = {seam: [high - low for low, high in ranges[seam]] for seam in seams}
+whole = [seam for seam in seams if not groups_straddle(pipe.unet, seam, seams[seam])]
+stretched = stretch_skips(pipe, seams, {s: 50 * widths[s][0] / widths[s][1] for s in whole})
+poor = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=False)
+good = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=True)
+half = quantize_seams(stretched, seams, calibration, weights=8, activations=8, split=False)
+
+models = {"original": pipe, "stretched": stretched, "W8A8, one grid": half, "W4A8, one grid": poor}
+images = {name: sample(m, n=8, steps=20).images for name, m in (models | {"W4A8, two grids": good}).items()}
+show(figures.image_rows(images, steps=20))
+error = [(x / 255 - images["original"] / 255).square().mean().item() for x in images.values()]
+claim(error[1] < 1e-4, f"stretching {len(whole)} of {len(seams)} seams leaves the pictures as they were")
+claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid, {error[4]:.4f} with two")
+
+# %% [markdown]
+# By the end you will know why this happens, and how near to it a real model is.
+#
+# ## Toy: two halves with a known ratio
+#
+# Let the deep half be uniform on [-r, r] and the skip half on [-1, 1]. One grid with $b$ bits covers both,
+# so its step is $s = 2r / (2^b - 1)$. Rounding costs $s / \sqrt{12}$, and the skip half's own size is $1 / \sqrt 3$.
+# The relative error of the skip half is then $s / 2 = r / (2^b - 1)$, until everything rounds to 0 and it is 1.
+#
+# **Predict.** At which ratio does a 4-bit grid erase the smaller half? And an 8-bit grid?
+
+# %% tags=["nbval-check-output"]
+for bits in (4, 8):
+    top = 2**bits - 1
+    for ratio in (1, 1.7, 5, 50, 200):
+        lost = torch.tensor(float(ratio)).log2().item()
+        print(
+            f"{bits} bits, ratio {ratio:>5}: relative error {min(ratio / top, 1):.3f}, bits lost {lost:.2f}"
+        )
+    print(f"-> erased from ratio {top} on")
+
+# %% [markdown]
+# **Run.** The left panel measures this. The right panel asks the layer: 64 + 64 channels, 4-bit weights, 8-bit
+# inputs. There it matters how much each half *contributes*. In the paper's models activations **and** weights
+# are bimodal. If the half with the small inputs has the large weights, both halves count alike.
+
+# %%
+from qdiff_lib.course.seams import layer_error
+from qdiff_lib.grid import Grid, fake_quantize
+from qdiff_lib.ranges import min_max
+
+ratios, generator = (1, 1.7, 3, 5, 8, 12, 15, 25, 50, 100, 200), torch.Generator().manual_seed(0)
+x, weight = (2 * torch.rand(n, 128, generator=generator) - 1 for n in (512, 64))
+small, layer = (
+    {4: [], 8: []},
+    {"one grid, inverse weights": [], "two grids": [], "one grid, equal weights": []},
+)
+for r in ratios:
+    both = torch.cat([r * x[:, :64], x[:, 64:]], 1)
+    inverse = torch.cat([weight[:, :64] / r, weight[:, 64:]], 1)
+    for bits in small:
+        off = fake_quantize(both, *min_max(both, Grid(bits)), bits)[:, 64:] - x[:, 64:]
+        small[bits].append((off.square().mean() / x[:, 64:].square().mean()).sqrt().item())
+    for label, w, sizes in zip(layer, (inverse, inverse, weight), ((128,), (64, 64), (128,)), strict=True):
+        layer[label].append(layer_error(both, w, sizes))
+show(figures.toy_errors(ratios, small, layer, mark=1.7))
+
+# %%
+one, two, equal = (errors[-1] for errors in layer.values())
+off = max(abs(e * 15 / r - 1) for r, e in zip(ratios, small[4], strict=True) if r <= 5)
+claim(off < 0.1, f"up to a ratio of 5 the formula r / 15 is right within {100 * off:.0f} %")
+claim(small[4][ratios.index(25)] > 0.95, "beyond a ratio of 15, 4 bits leave nothing of the smaller half")
+claim(one > 4 * two, f"at a ratio of 200 the layer's error is {one:.2f} with one grid, {two:.2f} with two")
+claim(
+    equal < 1.5 * two,
+    f"with equal weights one grid costs little ({equal:.2f}): the erased half hardly counted",
+)
+
+# %% [markdown]
+# **Observe.** Two grids do not feel the ratio at all. One grid fails at the ratio $2^b - 1$, for the smaller
+# inputs and for the smaller weights; with W4A8 (4-bit weights, 8-bit activations) the weights go first.
+# But a large ratio alone is no proof of damage: if the smaller half also has small weights, nobody misses it.
+#
+# ## The split
+#
+# A seam layer reads $X = [X_1, X_2]$, deep and skip channels side by side, with weights $W = [W_1, W_2]$.
+# Cut both at the seam, and give each part its own scale and zero point ($\oplus$ is concatenation):
+#
+# $$Q(X) = Q_1(X_1) \oplus Q_2(X_2) \quad (6) \qquad Q(W) = Q_1(W_1) \oplus Q_2(W_2) \quad (7)$$
+# $$Q(X)\,Q(W) = Q_1(X_1)\,Q_1(W_1) + Q_2(X_2)\,Q_2(W_2) \quad (8)$$
+#
+# Equation 8 is not an approximation. Each product is a sum of integers in its own unit $s_x s_w$:
+
+# %% tags=["nbval-check-output"]
+s_x, s_w = (torch.tensor(pair, dtype=torch.double) for pair in ([2.0, 0.05], [0.01, 0.3]))
+q_x = torch.tensor([[3, -5, 0, 7], [-6, 2, 4, 1]])  # integers q - z: four inputs of each half
+q_w = torch.tensor([[1, 4, -7, 2], [5, 0, -3, -8]])
+integers = (q_x * q_w).sum(1)  # one sum of integers for each half
+joined_x, joined_w = (s_x[:, None] * q_x).flatten(), (s_w[:, None] * q_w).flatten()
+print("integer sums", integers.tolist(), "in units of", [f"{unit:.3f}" for unit in (s_x * s_w).tolist()])
+print(f"left of eq. 8: {joined_x @ joined_w:.4f}, right: {(s_x * s_w * integers).sum():.4f}")
+print(f"added before scaling, which is wrong: {(s_x * s_w)[0] * integers.sum():.4f}")
+
+# %% [markdown]
+# ### Exercise: split and quantize
+#
+# Difficulty 2 of 3, importance 3 of 3, 10 minutes. Equation 6 for an image: `x` is (N, C, H, W), and `sizes` says how many
+# channels each part has. Every part gets a min-max grid of its own: `min_max(part, Grid(bits))`
+# gives its scale and zero point, `fake_quantize(part, scale, zero_point, bits)` its values.
+
+# %% tags=["exercise"] exercise="04.split_quantize"
+from torch import Tensor
+
+
+def split_quantize(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
+    """x on the grids of its parts, in x's shape.
+
+    x: (N, C, H, W), left unchanged. sizes: channels of each part, in order; they sum to C.
+    """
+    # BEGIN SOLUTION
+    quantized = []
+    for half in torch.split(x, sizes, dim=1):
+        scale, zero_point = min_max(half, Grid(bits))
+        quantized.append(fake_quantize(half, scale, zero_point, bits))
+    return torch.cat(quantized, dim=1)
+    # END SOLUTION
+
+
+# %% [markdown]
+# ### Exercise: equation 8 in integers
+#
+# Difficulty 3, importance 3, 15 minutes. A chip multiplies integers. You get both halves as codes and return the
+# output of the layer. A `Half` has `x_codes` (N, C) and `w_codes` (O, C), both uint8, `x_scale` and `x_zero`
+# (numbers), `w_scale` and `w_zero` (O,): one for each output channel.
+
+# %% tags=["exercise"] exercise="04.shortcut_output"
+from qdiff_lib.course.exercises.lesson_04 import Half
+
+
+def shortcut_output(first: Half, second: Half) -> Tensor:
+    """The layer's output (N, O), in floating point; all products are taken between integers."""
+    # BEGIN SOLUTION
+    output = 0
+    for half in (first, second):
+        q_x = half.x_codes.int() - half.x_zero.int()
+        q_w = half.w_codes.int() - half.w_zero.int().unsqueeze(1)
+        output = output + half.x_scale * half.w_scale * (q_x @ q_w.T)
+    return output
+    # END SOLUTION
+
+
+# %% [markdown]
+# ## The real model: where are the seams?
+#
+# The library runs the network once, follows every concatenation along the channels, and finds the layers that
+# read one (`qdiff_lib.tracing.trace`). This is Figure 6 of the paper for the shipped model: the range of
+# every layer's input.
+
+# %%
+spans = {name: max(h for _, h in sides) - min(low for low, _ in sides) for name, sides in ranges.items()}
+show(figures.ranges_along_network(list(spans.values()), [name in seams for name in spans], len(calibration)))
+others = sorted(span for name, span in spans.items() if name not in seams)
+spike = max(spans[seam] for seam in seams) / others[len(others) // 2]
+apart = max(max(side) / min(side) for side in widths.values())
+parts = [pipe.unet.get_submodule(seam).weight.detach().split(seams[seam], 1) for seam in seams]
+heavy = [((one.max() - one.min()) / (two.max() - two.min())).item() for one, two in parts]
+claim(spike > 2, f"the widest seam input is {spike:.1f} times the other layers' median: no norm before it")
+claim(apart < 5, f"but the two halves of a seam differ by a ratio of at most {apart:.2f}")
+claim(max(heavy) < 2, f"and the ranges of W1 / W2 lie between {min(heavy):.2f} and {max(heavy):.2f}")
+
+# %% [markdown]
+# So the spikes of Figure 6 are here. The gap *within* a seam is mild: the paper speaks of ranges up to 200 times
+# their neighbours'. A small network of a few million weights on small grey images need not show what a large one
+# shows. The next figure is Figure 7 for the seam whose halves differ most, as it is and stretched.
+
+# %%
+worst = max(whole, key=lambda seam: max(widths[seam]) / min(widths[seam]))
+rows = calibration.rows(slice(0, 32), lesson.device)
+cases = {}
+for label, model in {"as trained": pipe, "stretched to 50": stretched}.items():
+    seen = watch(model.unet, [worst], rows)[worst][0].cpu()
+    cases[label] = (seen, model.unet.get_submodule(worst).weight.detach().cpu())
+print(worst)
+show(figures.halves(cases, seams[worst][0]))
+
+# %% [markdown]
+# ## A magnifier on the grid
+#
+# The two halves of that seam again; the knob scales the skip half. Below each picture are the codes: black for
+# the shared grid, orange for a grid of its own. Find the ratio at which the skip half has two codes left.
+
+# %%
+from functools import partial
+
+deep, skip = cases["as trained"][0].split(seams[worst], 1)
+magnifier = partial(figures.magnifier, deep, skip, bits=4)
+explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 8, 50))
+
+# %% [markdown]
+# ## What does the split change in this model?
+#
+# First the theory. The error of an input passes through its weights, so the output's noise power is
+# $s_1^2 \lVert W_1 \rVert^2 + s_2^2 \lVert W_2 \rVert^2$, each step with its own half. With one grid both steps
+# are the larger one. For equal weights and a ratio $r$ the noise power shrinks by $2 r^2 / (r^2 + 1)$:
+
+# %% tags=["nbval-check-output"]
+for ratio in (1.0, 1.7, 5.0, 50.0):
+    power = 2 * ratio**2 / (ratio**2 + 1)
+    print(
+        f"ratio {ratio:>4}: noise power {power:.2f} times as large with one grid, error {power**0.5:.2f} times"
+    )
+
+# %%
+from qdiff_lib.course.seams import relative_error
+
+
+def seam_errors(pipe, quantized):
+    """Relative output error of each seam layer alone, on full-precision inputs."""
+    seen = watch(pipe.unet, seams, rows)
+    return torch.tensor([relative_error(quantized.unet.get_submodule(s)(x), y) for s, (x, y) in seen.items()])
+
+
+gains, linear = {}, {}
+for weights, activations in ((4, 8), (8, 4)):
+    one, two = (
+        quantize_seams(pipe, seams, calibration, weights, activations, split) for split in (False, True)
+    )
+    linear[weights] = seam_errors(pipe, two)
+    gains[f"W{weights}A{activations}"] = seam_errors(pipe, one) / linear[weights]
+steps = torch.tensor([[max(-low, high) for low, high in ranges[seam]] for seam in seams])
+power = torch.tensor([[part.square().sum().item() for part in pair] for pair in parts])
+noise = (steps.amax(1, keepdim=True) ** 2 * power).sum(1) / (steps**2 * power).sum(1)
+
+# %%
+short = [seam.replace("up_blocks.", "up ").replace(".resnets.", ".").split(".conv")[0] for seam in seams]
+values, predicted = {name: gain.tolist() for name, gain in gains.items()}, noise.sqrt()
+show(figures.split_gains(short, values, predicted.tolist(), n=len(rows["sample"])))
+off = (gains["W8A4"] / predicted - 1).abs().max()
+mean = {name: gain.log().mean().exp().item() for name, gain in gains.items()}
+claim(off < 0.25, f"with 4-bit inputs the prediction is right within {100 * off:.0f} %")
+claim(mean["W8A4"] > 1.02, f"there, one grid has {mean['W8A4']:.2f} times the error of two, on average")
+claim(mean["W4A8"] < 1.3, f"at W4A8 {mean['W4A8']:.2f} times: the rounding of 4-bit weights outweighs it")
+share = sum(2 * len(w1) for w1, _ in parts) / sum(p.numel() for p in pipe.unet.parameters())
+claim(share < 0.01, f"the price, one more scale and zero point a channel: {100 * share:.2f} % more numbers")
+
+# %% [markdown]
+# **Observe.** On this model the split is cheap and helps a little, as the theory says for a ratio below 2. It
+# cannot be a large effect here, and a picture that claimed one would be luck. At some seams it may even do harm
+# with 4-bit weights: below 1, the errors of single roundings decide, not the range.
+#
+# ## Stress: a ratio of 50
+#
+# Now the first picture again. A residual block reads its input twice: the shortcut convolution undoes the factor
+# by $W_2 / f$, and the group norm divides it out by itself, where no group has channels of both halves. So
+# floating point does not notice. One grid does:
+
+# %%
+import inspect
+
+code = inspect.getsource(stretch_skips).split('"""')
+print(code[0].rstrip() + code[2])
+chosen = torch.tensor([seam in whole for seam in seams])
+with torch.no_grad():
+    before, after = (model.unet(**rows).sample for model in (pipe, stretched))
+one, two = (seam_errors(stretched, model)[chosen] for model in (poor, good))
+gap = (two / linear[4][chosen]).max()
+claim(relative_error(after, before) < 1e-4, "floating point: the predicted noise changes by less than 1e-4")
+claim(one.min() > 0.3, f"W4A8, one grid: off by {one.min():.2f} to {one.max():.2f} of the layer's output")
+claim(gap < 1.1, f"two grids: {two.min():.3f} to {two.max():.3f}, {gap:.2f} times what it was unstretched")
+
+# %% [markdown]
+# The same layer as a chip would compute it: codes in, integer sums, one scaling at the end. Is the simulated
+# layer, which works on floating-point values, the same thing? Equation 8 on the real seam:
+
+# %%
+from qdiff_lib.course.exercises.lesson_04 import halves_of, shortcut_product, to_real
+
+layer, pixels = good.unet.get_submodule(worst).cpu(), cases["stretched to 50"][0][:4]
+halves = halves_of(layer, pixels)
+exact = shortcut_product(*halves)  # (pixels, output channels), from integers
+joined_x, joined_w = (torch.cat(pair, 1) for pair in zip(*map(to_real, halves), strict=True))
+simulated = (layer(pixels) - layer.layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
+off = [relative_error(found, exact) for found in (joined_x @ joined_w.T, simulated)]
+claim(off[0] < 1e-12, "Q(X) Q(W) and the sum of the halves' integer products agree to double precision")
+claim(off[1] < 1e-4, "and the simulated layer agrees with both to single precision")
+
+# %% [markdown]
+# ## Recap
+#
+# 1. Shortcut layers read two branches at once; their inputs skip the norms and are the widest of the network.
+# 2. One grid costs the smaller half $\log_2 r$ bits, and erases it from $r = 2^b - 1$ on.
+# 3. The damage depends on what the smaller half contributes: it is large where small inputs meet large weights.
+# 4. Two grids make the error independent of $r$; equation 8 is exact, each half in its own unit.
+# 5. The shipped model is mild: measure the ratio first, then decide what the split is worth.
+#
+# **Not shown.** Models of the paper's size, where the ratios are large without our help. Seams that a group of the
+# norm straddles, which cannot be stretched this way. The time that two products take instead of one on a chip.
+
+#
+# ## Quiz
+
+# %%
+quiz("04")
+
+# %% [markdown]
+# ## References
+#
+# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Section 4.2 is this lesson.
+# - Ronneberger, Fischer and Brox, *U-Net*, MICCAI 2015, arXiv 1505.04597. Where the skip branches come from.
+# - Nagel et al., *A White Paper on Neural Network Quantization*, 2021, arXiv 2106.08295. Grids, ranges, and
+#   cross-layer equalization: the same kind of stretching, used to make ranges alike.
+# - Si et al., *FreeU: Free Lunch in Diffusion U-Net*, CVPR 2024, arXiv 2309.11497. What deep and skip branches
+#   contribute to a picture, by scaling them.
+#
+# **Next:** lesson 05 puts calibration, learned rounding and the split together.

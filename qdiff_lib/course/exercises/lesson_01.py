@@ -1,0 +1,203 @@
+"""Checks and quiz of lesson 01."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...metrics import trajectory_snr
+from .. import gaussian
+from ..checks import exercise
+from ..text import Question
+from .answers import FLOAT32, compare, numbers
+
+
+@exercise(
+    "01.propagation_factor",
+    hints=(
+        "Write the step for x and for x + error, and subtract. What does not depend on x drops out.",
+        "The step is A x + B e(x). So F = A + B times the slope of e(x) with respect to x.",
+        "e(x) is a straight line in x; its slope is sqrt(1 - a) / (a sigma^2 + 1 - a), without any prev.",
+    ),
+)
+def check_propagation_factor(answer: Callable) -> str:
+    """F at several places of the schedule, for narrow and wide data."""
+    levels = gaussian.alpha_bars(20)
+    for i, sigma in ((0, 0.7), (9, 0.7), (9, 2.0), (17, 0.3), (19, 1.0)):
+        now, prev = levels[i], levels[i + 1]
+        right = gaussian.propagation_factor(now, prev, sigma)
+        keep = (prev / now).sqrt()
+        slack = 8 * FLOAT32 * float(keep + (right - keep).abs())
+        found = numbers(answer(now, prev, sigma), (), "one number")
+        compare(found, right, slack, "eight float32 roundings", factor_mistakes(now, prev, sigma))
+    return "F is below 1 for narrow data, above 1 for wide data, and nearly 1 for sigma = 1."
+
+
+def factor_mistakes(now: Tensor, prev: Tensor, sigma: float) -> dict[str, Tensor]:
+    """What likely mistakes return, by the message for each."""
+    right = gaussian.propagation_factor(now, prev, sigma)
+    keep, gain = gaussian.ddim_weights(now, prev)
+    root, variance = (1 - now).sqrt(), now * sigma**2 + 1 - now
+    return {
+        "that is A alone, what the step keeps of x. The noise prediction depends on x, too: add B times its "
+        "slope.": keep,
+        "that is F squared, which multiplies the variance. Return F, which multiplies the error.": right**2,
+        "B has the other sign: B = sqrt(1 - a_prev) - A sqrt(1 - a).": keep - gain * root / variance,
+        "the data's variance is sigma squared: the slope has a sigma^2 below the line.": keep
+        + gain * root / (now * sigma + 1 - now),
+        "the slope of the noise prediction lacks a root: above the line is sqrt(1 - a).": keep
+        + gain * root**2 / variance,
+        "alpha_bar and alpha_bar_prev are swapped: A = sqrt(a_prev / a) is above 1, as the picture's share "
+        "grows.": gaussian.propagation_factor(prev, now, sigma),
+    }
+
+
+@exercise(
+    "01.accumulated_variance",
+    hints=(
+        "Start from 0. Walk through the steps in order, and keep the variance after each.",
+        "Multiplying an error by F multiplies its variance by F^2; independent variances add.",
+        "In each step: variance = F**2 * variance + B**2 * noise_variance, then append it.",
+    ),
+)
+def check_accumulated_variance(answer: Callable) -> str:
+    """The recursion on made-up and on real factors."""
+    generator = torch.Generator().manual_seed(1)
+    made_up = torch.rand(2, 7, generator=generator, dtype=torch.float64) * torch.tensor([[1.0], [-1.0]]) + 0.5
+    for (factors, gains), noise in ((made_up, 0.3), (gaussian.step_numbers(50, 0.7), 0.01)):
+        right = gaussian.accumulated_variance(factors, gains, noise)
+        mistakes = variance_mistakes(factors, gains, noise)
+        found = numbers(answer(factors, gains, noise), tuple(right.shape), "the variance after each step")
+        slack = 4 * len(right) * FLOAT32 * right.max().item()
+        compare(found, right, slack, "four float32 roundings in each step", mistakes)
+    return "each step multiplies the variance by F^2 and adds B^2 q^2."
+
+
+def variance_mistakes(factors: Tensor, gains: Tensor, noise: float) -> dict[str, Tensor]:
+    """What likely mistakes return, by the message for each."""
+
+    def walk(step: Callable[[Tensor, Tensor, Tensor], Tensor], first: float = 0.0) -> Tensor:
+        variance, after = torch.tensor(first, dtype=torch.float64), []
+        for factor, gain in zip(factors, gains, strict=True):
+            variance = step(variance, factor, gain)
+            after.append(variance)
+        return torch.stack(after)
+
+    return {
+        "F multiplies the error, so the variance is multiplied by F squared.": walk(
+            lambda v, f, b: f * v + b**2 * noise
+        ),
+        "the fresh error enters x as B n, so its variance enters with B squared.": walk(
+            lambda v, f, b: f**2 * v + b * noise
+        ),
+        "the fresh error of each step is missing its B: the step adds B n, with variance B^2 q^2.": walk(
+            lambda v, f, b: f**2 * v + noise
+        ),
+        "each fresh variance is added, but what was there before must be multiplied by F^2 first.": walk(
+            lambda v, f, b: v + b**2 * noise
+        ),
+        "the fresh error is added after the multiplication: F^2 acts on what was there before only.": walk(
+            lambda v, f, b: f**2 * (v + b**2 * noise)
+        ),
+        "noise_variance is q^2 already: do not square it again.": walk(
+            lambda v, f, b: f**2 * v + b**2 * noise**2
+        ),
+        "before the first step there is no error: start from 0, not from noise_variance.": walk(
+            lambda v, f, b: f**2 * v + b**2 * noise, noise
+        ),
+        "these are standard deviations: leave out the root.": walk(
+            lambda v, f, b: f**2 * v + b**2 * noise
+        ).sqrt(),
+    }
+
+
+@exercise(
+    "01.snr_per_step",
+    hints=(
+        "For each step, average the squares over everything but the first axis: flatten(1).mean(1).",
+        "The signal is the reference's mean square, the noise the mean square of the difference.",
+        "10 times the base-10 logarithm of signal / noise; one number for each step.",
+    ),
+)
+def check_snr_per_step(answer: Callable) -> str:
+    """Trajectories whose scale and error change from step to step and from image to image."""
+    generator = torch.Generator().manual_seed(2)
+    for shape in ((5, 3, 1, 4, 4), (2, 6, 3, 2, 2)):
+        size = torch.linspace(3, 1, shape[0]).view(-1, 1, 1, 1, 1)
+        reference = size * torch.randn(shape, generator=generator) + 0.3
+        spread = torch.linspace(0.05, 0.8, shape[1]).view(1, -1, 1, 1, 1) / size
+        other = reference + spread * torch.randn(shape, generator=generator) + 0.1
+        right = trajectory_snr(reference, other)
+        found = numbers(answer(reference, other), tuple(right.shape), "one number of dB for each step")
+        slack = 10 * FLOAT32 * reference[0].numel()
+        why = "what float32 sums over that many pixels may be off"
+        compare(found, right, slack, why, snr_mistakes(reference.double(), other.double()))
+    return "signal over noise at each step, in decibels."
+
+
+def snr_mistakes(reference: Tensor, other: Tensor) -> dict[str, Tensor]:
+    """What likely mistakes return, by the message for each."""
+    signal = reference.square().flatten(1).mean(1)
+    noise = (reference - other).square().flatten(1).mean(1)
+    each = reference.square().flatten(2).mean(2) / (reference - other).square().flatten(2).mean(2)
+    right = 10 * (signal / noise).log10()
+    return {
+        "a ratio of mean squares takes 10 log10; 20 log10 is for a ratio of amplitudes.": 2 * right,
+        "the ratio is upside down: signal over noise, so that a good model has many dB.": -right,
+        "that is the natural logarithm: decibels use log10.": right * torch.log(torch.tensor(10.0)),
+        "multiply the logarithm by 10: these are bels, not decibels.": right / 10,
+        "return decibels: 10 log10 of this ratio.": signal / noise,
+        "that is the mean of each image's own dB. Average the squares over the images first, then take the "
+        "logarithm.": (10 * each.log10()).mean(1),
+        "the signal is the reference's mean square, not the quantized trajectory's.": 10
+        * (other.square().flatten(1).mean(1) / noise).log10(),
+        "the signal is the mean square, not the variance: do not subtract the mean.": 10
+        * (reference.flatten(1).var(1, unbiased=False) / noise).log10(),
+    }
+
+
+QUIZ = (
+    Question(
+        "Every step makes an independent random error of the same size in its noise prediction. You go from "
+        "20 to 200 DDIM steps. What does the final error do?",
+        (
+            (
+                "It grows, since there are ten times as many errors.",
+                "Each of them is about ten times smaller.",
+            ),
+            ("It stays the same.", "That would be so if all errors were alike."),
+            (
+                "It shrinks by about the square root of ten.",
+                "Ten times as many errors, each a tenth: independent variances add to a tenth.",
+            ),
+        ),
+        right=2,
+    ),
+    Question(
+        "Why does the error of a network with 4-bit weights not shrink in this way?",
+        (
+            (
+                "The rounded weights stay the same: neighbouring steps err in the same direction.",
+                "Amplitudes add instead of variances, and smaller steps do not help.",
+            ),
+            ("4-bit numbers overflow after many steps.", "Nothing is stored in 4 bits from step to step."),
+            ("The sampler adds noise of its own.", "DDIM with eta = 0 is deterministic."),
+        ),
+        right=0,
+    ),
+    Question(
+        "You compare two quantized models by the error of one step at the noisy end. Is this enough?",
+        (
+            (
+                "Yes, the errors only add up.",
+                "They add up in different ways, and are multiplied on their way.",
+            ),
+            (
+                "No: two models that are alike after one step can end far apart.",
+                "Compare whole trajectories, from the same noise.",
+            ),
+            ("Yes, if the step is averaged over many images.", "More images do not show what comes later."),
+        ),
+        right=1,
+    ),
+)

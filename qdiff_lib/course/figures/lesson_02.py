@@ -1,0 +1,171 @@
+"""Figures of lesson 02: how activation ranges drift with the time step, and what a fixed range costs."""
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from .style import styled
+
+STEP_LABEL = "denoising step (noisy to clean)"
+BLOCKS = ("time_embedding", "conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out")
+MARKS = ("o", "s", "^", "D", "v", "P")
+RIDGES = 10  # steps shown in a ridge plot
+
+
+def shares(ranges: dict) -> Tensor:
+    """Width of each step's range over the width of the one range that serves all steps, (layers, T).
+
+    ranges: "min" and "max" hold (layers, T) numbers. Every range is widened to contain 0, as a grid's is.
+    """
+    low = torch.as_tensor(ranges["min"], dtype=torch.float64).clamp(max=0)
+    high = torch.as_tensor(ranges["max"], dtype=torch.float64).clamp(min=0)
+    return (high - low) / (high.amax(1, keepdim=True) - low.amin(1, keepdim=True))
+
+
+@styled
+def heat_map(ranges: dict) -> tuple[Figure, str]:
+    """Share of the all-steps range that each layer's input covers at each step.
+
+    ranges: a recorded result "activation_ranges", or a live one of the same form.
+    """
+    covered, names, steps = shares(ranges), ranges["layers"], ranges["steps"]
+    few = len(names) <= 8
+    figure = Figure(figsize=(7.2, 2.4 if few else 4.8))
+    axis = figure.subplots()
+    image = axis.imshow(
+        100 * covered, aspect="auto", vmin=0, vmax=100, extent=(0.5, steps + 0.5, len(names), 0)
+    )
+    axis.grid(False)
+    if few:
+        axis.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=8)
+    else:
+        blocks = [name.split(".")[0] for name in names]
+        starts = {block: blocks.index(block) for block in BLOCKS if blocks.count(block) > 1}
+        axis.set_yticks(list(starts.values()), list(starts), fontsize=8)
+        axis.set_ylabel("layers in execution order")
+    axis.set(xlabel=STEP_LABEL, title=f"Range of each layer's input at each step, n = {ranges['n']}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=axis, label="% of the all-steps range")
+    least = covered.amin(1)
+    return figure, (
+        f"{len(names)} layers over {steps} steps, n = {ranges['n']}. At its narrowest step the median covers "
+        f"{least.median():.0%} of its all-steps range, {names[int(least.argmin())]} {least.min():.0%}, and "
+        f"{names[int(least.argmax())]} {least.max():.0%}."
+    )
+
+
+@styled
+def ridges(ranges: dict, layers: list[str], densities: dict[str, Tensor] | None = None) -> tuple[Figure, str]:
+    """Range of a few layers' inputs at about ten steps: thin from minimum to maximum, thick for 1 % to 99 %.
+
+    ranges: as for ``heat_map``. densities: for a layer (T, bins), counts over its all-steps range, drawn as
+    ridges above the bars where they are known.
+    """
+    steps = ranges["steps"]
+    shown = sorted({round(float(i)) for i in torch.linspace(0, steps - 1, min(RIDGES, steps))})
+    figure = Figure(figsize=(7.2, 3.8))
+    axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
+    words = []
+    for axis, layer in zip(axes, layers, strict=True):
+        i = ranges["layers"].index(layer)
+        low, p1, p99, high = (
+            torch.as_tensor(ranges[key][i], dtype=torch.float64) for key in ("min", "low", "high", "max")
+        )
+        for row, t in enumerate(shown):
+            axis.hlines(row, low[t], high[t], color="C6", lw=1)
+            axis.hlines(row, p1[t], p99[t], color="C6", lw=4)
+            if densities is not None:
+                draw_ridge(axis, densities[layer][t], low.min(), high.max(), row)
+        axis.axvline(0, color="0.6", lw=0.8)
+        axis.set_title(short(layer), fontsize=8)
+        axis.set_yticks(range(len(shown)), [str(t + 1) for t in shown])
+        axis.tick_params(labelsize=8)
+        width = high - low
+        narrow, wide = int(width.argmin()), int(width.argmax())
+        words.append(
+            f"{layer}: {width[narrow]:.1f} wide at step {narrow + 1}, {width[wide]:.1f} at step {wide + 1}"
+        )
+    axes[0].set_ylabel(STEP_LABEL)
+    axes[0].invert_yaxis()
+    figure.supxlabel("value of the layer's input (thick: 1 % to 99 %, thin: all)", fontsize=9)
+    return figure, f"Ranges at {len(shown)} of {steps} steps, n = {ranges['n']}. {'; '.join(words)}."
+
+
+def draw_ridge(axis, counts: Tensor, low: Tensor, high: Tensor, row: int) -> None:
+    """One histogram as a hill that stands on ``row``; the axis is upside down: hills grow downwards."""
+    centres = torch.linspace(float(low), float(high), 2 * len(counts) + 1)[1::2]
+    hill = row - 0.9 * counts / counts.max()
+    axis.fill_between(centres, hill, row, color="C2", alpha=0.6, lw=0)
+
+
+def short(layer: str) -> str:
+    """A layer's name on two lines."""
+    head, _, tail = layer.rpartition(".")
+    middle = head.rfind(".", 0, 20)
+    return layer if len(layer) < 16 else f"{head[:middle]}\n{head[middle + 1 :]}.{tail}"
+
+
+@styled
+def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> tuple[Figure, str]:
+    """For each layer the share of codes in reach, and MSE of the fixed range over that of its own, (T,)."""
+    figure = Figure(figsize=(7.2, 3.8))
+    left, right = figure.subplots(1, 2)
+    for i, layer in enumerate(used):
+        at = range(1, len(used[layer]) + 1)
+        style = dict(color=f"C{i + 1}", marker=MARKS[i], ms=3)
+        left.plot(at, 100 * used[layer], label=layer, **style)
+        right.plot(at, lost[layer], **style)
+        right.plot(at, 1 / used[layer] ** 2, ":", color=f"C{i + 1}", lw=1)
+    right.plot([], [], ":", color="0.4", lw=1, label="1 / share squared")
+    right.axhline(1, color="0.5", lw=1)
+    left.set(xlabel=STEP_LABEL, ylabel=f"codes within reach (% of {2**bits})", ylim=(0, 105))
+    right.set(xlabel=STEP_LABEL, ylabel="MSE: one range / own range", yscale="log")
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    words = "; ".join(
+        f"{layer} uses {used[layer].min():.0%} to {used[layer].max():.0%} of the codes, worst error ratio "
+        f"{lost[layer].max():.1f}"
+        for layer in used
+    )
+    return figure, f"One {bits}-bit range for all steps. {words}."
+
+
+@styled
+def fixed_range(
+    rounding: Tensor, clipping: Tensor, own: Tensor, layer: str, where: str
+) -> tuple[Figure, str]:
+    """Error of a range from other steps, (T,) each: of values inside of it, outside of it, and the floor."""
+    figure = Figure(figsize=(5.2, 3.4))
+    axis = figure.subplots()
+    at = range(1, len(own) + 1)
+    axis.plot(at, rounding + clipping, "o-", ms=4, color="C0", label=f"range from {where}")
+    axis.plot(at, clipping.clamp(min=1e-12), "^--", ms=3, color="C4", label="of it, clipped values")
+    axis.plot(at, own, ":", color="C6", label="floor: the step's own range")
+    axis.set(xlabel=STEP_LABEL, ylabel="mean squared error", yscale="log", ylim=(own.min() / 3, None))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_title(f"{layer}\nrange from {where}", fontsize=9)
+    axis.legend(fontsize=8)
+    ratio = (rounding + clipping) / own
+    worst = int(ratio.argmax())
+    cause = "clipping" if clipping[worst] > rounding[worst] else "coarse steps"
+    return figure, f"worst at step {worst + 1}: {ratio[worst]:.1f} times the floor, from {cause}"
+
+
+@styled
+def divergences(found: dict[str, dict[str, float]], n: int) -> tuple[Figure, str]:
+    """KL divergence of each layer's outputs for each calibration set, from n held-out inputs."""
+    figure = Figure(figsize=(7.2, 3.2))
+    axis = figure.subplots()
+    layers = list(next(iter(found.values())))
+    for i, (label, values) in enumerate(found.items()):
+        axis.plot([values[layer] for layer in layers], layers, MARKS[i], color=f"C{i + 1}", ms=7, label=label)
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set(xlabel="KL divergence in nats (smaller is better)", xscale="log")
+    axis.set_title(f"Layer outputs, full precision against quantized, {n} held-out inputs")
+    axis.legend(fontsize=8, title="calibrated on")
+    means = "; ".join(f"{label} {sum(v.values()) / len(v):.4f}" for label, v in found.items())
+    return figure, f"Mean KL divergence over {len(layers)} layers, {n} held-out inputs: {means} nats."

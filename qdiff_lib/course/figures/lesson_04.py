@@ -1,0 +1,185 @@
+"""Figures of lesson 04: what meets at a shortcut seam, and what one grid or two make of it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ...grid import Grid, quantize
+from ...ranges import min_max
+from .style import styled
+
+DEEP, SKIP, TOGETHER = "#0072B2", "#E69F00", "#000000"  # blue, orange, black
+BINS = 60
+
+
+def width(x: Tensor) -> float:
+    """Of the range that a grid for ``x`` covers: it contains 0."""
+    return max(x.max().item(), 0.0) - min(x.min().item(), 0.0)
+
+
+@styled
+def image_rows(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
+    """Each row: what one model draws, uint8 (n, 1, H, W), from the same noise; the first is the reference."""
+    figure = Figure(figsize=(7.2, 0.82 * len(rows) + 0.3))
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    reference = next(iter(rows.values()))
+    errors = {}
+    for axis, (label, images) in zip(axes, rows.items(), strict=True):
+        axis.imshow(torch.cat(tuple(images[:, 0]), dim=1), cmap="gray", vmin=0, vmax=255)
+        axis.set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(False)
+        errors[label] = ((images.float() - reference.float()) / 255).square().mean().item()
+    figure.suptitle(f"{len(reference)} noise seeds, {steps} steps", fontsize=10, x=0.02, ha="left")
+    others = [f"{label} {error:.4f}" for label, error in list(errors.items())[1:]]
+    return figure, f"Mean squared pixel error against the first row (black 0, white 1): {'; '.join(others)}."
+
+
+@styled
+def ranges_along_network(widths: Sequence[float], at_seam: Sequence[bool], n: int) -> tuple[Figure, str]:
+    """The range of each layer's input, in execution order; a layer at a seam stands out (paper, Figure 6)."""
+    widths, at_seam = np.asarray(widths), np.asarray(at_seam, dtype=bool)
+    place, others = np.arange(len(widths)), np.median(widths[~at_seam])
+    figure = Figure(figsize=(7.2, 3.2))
+    axis = figure.subplots()
+    axis.vlines(place, 0, widths, color=np.where(at_seam, SKIP, "#999999"), linewidth=1.2)
+    axis.plot(place[~at_seam], widths[~at_seam], "o", color="#777777", ms=3.5, label="other layers")
+    axis.plot(place[at_seam], widths[at_seam], "D", color=SKIP, ms=5.5, label="shortcut layers at a seam")
+    axis.axhline(others, color=TOGETHER, ls="--", lw=1, label=f"median of the other layers: {others:.1f}")
+    axis.set(xlabel="layer, in execution order", ylabel="max - min of its input", ylim=(0, None))
+    axis.set_title(f"Input range of all {len(widths)} layers (n = {n} inputs from all time steps)")
+    axis.legend()
+    largest = widths[at_seam].max()
+    return figure, (
+        f"The widest input at a seam spans {largest:.1f}, {largest / others:.1f} times the median of the "
+        f"{(~at_seam).sum()} other layers ({others:.1f}); "
+        f"{np.sum(at_seam[np.argsort(widths)[-10:]])} of the 10 widest inputs are at a seam."
+    )
+
+
+@styled
+def halves(cases: dict[str, tuple[Tensor, Tensor]], deep: int) -> tuple[Figure, str]:
+    """Histograms of the two sides of a seam, one row a case (paper, Figure 7).
+
+    cases: by label, the layer's input (n, C, H, W) and its weight (O, C, 1, 1). deep: channels of X1.
+    """
+    figure = Figure(figsize=(7.2, 2.3 * len(cases)))
+    axes = figure.subplots(len(cases), 2, squeeze=False)
+    sentences = []
+    for row, (label, (x, weight)) in zip(axes, cases.items(), strict=True):
+        ratios = []
+        for axis, values, letter in zip(row, (x, weight), "XW", strict=True):
+            sides = values[:, :deep], values[:, deep:]
+            edges = np.linspace(min(values.min().item(), 0), max(values.max().item(), 0), BINS + 1)
+            for side, colour, name in zip(sides, (DEEP, SKIP), ("1, deep", "2, skip"), strict=True):
+                flat = side.flatten().numpy()
+                share = np.full(flat.size, 100 / flat.size)
+                axis.hist(flat, edges, weights=share, color=colour, alpha=0.55, label=f"{letter}{name}")
+            axis.set(yscale="log", ylim=(1e-4, 150), ylabel="% of values")
+            axis.legend(loc="upper right", fontsize=8, handlelength=1)
+            ratios.append(width(sides[0]) / width(sides[1]))
+        row[0].set(xlabel="input value")
+        row[1].set(xlabel="weight")
+        row[0].set_title(f"{label}: inputs (n = {len(x)})")
+        row[1].set_title("weights")
+        sentences.append(
+            f"{label}: X1's range is {ratios[0]:.2f} times X2's, W1's {ratios[1]:.2f} times W2's"
+        )
+    return figure, "; ".join(sentences) + "."
+
+
+@styled
+def magnifier(deep: Tensor, skip: Tensor, ratio: float, bits: int) -> tuple[Figure, str]:
+    """The integer grid under a magnifier: the skip side is scaled until deep / skip ranges are ``ratio``.
+
+    Left: both sides and the codes of the grid that they share. Right: the skip side alone, enlarged, with
+    the codes of the shared grid that fall on it, and those of a grid of its own.
+    """
+    skip = skip * (width(deep) / width(skip) / ratio)
+    together = torch.cat([deep.flatten(), skip.flatten()])
+    shared, own = (min_max(values, Grid(bits)) for values in (together, skip.flatten()))
+    used = [quantize(side, shared.scale.squeeze(), shared.zero_point.squeeze(), bits).unique().numel()
+            for side in (deep, skip)]  # fmt: skip
+    figure = Figure(figsize=(7.2, 2.6))
+    wide, near = figure.subplots(1, 2)
+    low, high = skip.min().item(), skip.max().item()
+    for axis, sides, reach in (
+        (wide, (deep, skip), (together.min().item(), together.max().item())),
+        (near, (skip,), (1.1 * low, 1.1 * high)),
+    ):
+        edges = np.linspace(*reach, BINS + 1)
+        for side, colour in zip(sides, (DEEP, SKIP)[-len(sides) :], strict=True):
+            counts, _ = np.histogram(side.flatten().numpy(), edges)
+            axis.stairs(counts / counts.max(), edges, fill=True, color=colour, alpha=0.5)
+        _ticks(axis, shared, bits, reach, 0, TOGETHER)
+        axis.set(ylim=(-0.62, 1.05), yticks=[], xlim=reach, xlabel="input value")
+        axis.grid(False)
+    _ticks(near, own, bits, near.get_xlim(), -0.31, SKIP)
+    wide.set_title(f"Ratio {ratio:g}: X1 (blue) and X2 on one {bits}-bit grid", fontsize=9)
+    near.set_title("X2 enlarged: black the shared grid, orange its own", fontsize=9)
+    return figure, f"Deep / skip = {ratio:g}, {bits} bits: X1 uses {used[0]} codes, X2 uses {used[1]}."
+
+
+def _ticks(axis, found, bits: int, reach: tuple[float, float], top: float, colour: str) -> None:
+    """One short line below the axis for each code of a grid within ``reach``."""
+    places = (torch.arange(2**bits) - found.zero_point.squeeze()) * found.scale.squeeze()
+    places = [place for place in places.tolist() if reach[0] <= place <= reach[1]]
+    axis.vlines(places, top - 0.27, top - 0.03, color=colour, linewidth=1.2)
+
+
+@styled
+def toy_errors(
+    ratios: Sequence[float], small: dict[int, Sequence[float]], layer: dict[str, Sequence[float]], mark: float
+) -> tuple[Figure, str]:
+    """The toy with a controlled ratio. small: by bits, the smaller side's relative error on a shared grid.
+
+    layer: by label, the relative error of the layer's output. mark: a ratio to point at.
+    """
+    figure = Figure(figsize=(7.2, 3.5))
+    left, right = figure.subplots(1, 2)
+    for (bits, errors), colour in zip(small.items(), (SKIP, DEEP), strict=False):
+        left.plot(ratios, errors, "o", ms=4, color=colour, label=f"{bits} bits")
+        predicted = np.minimum(np.asarray(ratios) / (2**bits - 1), 1)
+        left.plot(ratios, predicted, color=colour, lw=1, label=f"ratio / {2**bits - 1}, at most 1")
+    for (label, errors), style in zip(layer.items(), ("D-", "s--", "o:"), strict=False):
+        right.plot(ratios, errors, style, ms=4, label=label)
+    for axis in (left, right):
+        axis.axvline(mark, color="#999999", lw=1, ls=":")
+        axis.set(xscale="log", yscale="log", xlabel="ratio of the two ranges")
+        axis.legend(fontsize=8, loc="lower right" if axis is left else "upper left")
+    right.set_ylim(None, 5)
+    left.set(ylabel="error / signal (root mean square)", title="The smaller side alone")
+    right.set(title="The layer's output")
+    gone = {bits: next((r for r, e in zip(ratios, errors, strict=True) if e > 0.95), None)
+            for bits, errors in small.items()}  # fmt: skip
+    parts = [
+        f"with {bits} bits " + (f"from a ratio of {r:g} on" if r else "never") for bits, r in gone.items()
+    ]
+    return figure, f"On a shared grid the smaller side is lost (error above 95 %): {', '.join(parts)}."
+
+
+@styled
+def split_gains(
+    seams: Sequence[str], gains: dict[str, Sequence[float]], predicted: Sequence[float], n: int
+) -> tuple[Figure, str]:
+    """How much smaller the split makes each shortcut layer's output error: one grid / two, by setting."""
+    figure = Figure(figsize=(7.2, 3.2))
+    axis = figure.subplots()
+    place = np.arange(len(seams))
+    for (label, values), colour, sign in zip(gains.items(), (DEEP, SKIP), "so", strict=False):
+        axis.plot(place, values, sign, color=colour, label=label)
+    axis.plot(place, predicted, "k_", ms=14, mew=1.5, label="predicted from ranges, inputs only")
+    axis.axhline(1, color=TOGETHER, lw=1)
+    axis.set_xticks(place, seams, rotation=45, ha="right")
+    axis.set(ylabel="error, one grid / two grids")
+    axis.set_title(f"Output error of the shortcut layers: above 1 the split helps (n = {n})")
+    axis.legend(fontsize=8)
+    parts = [f"{label} {min(values):.2f} to {max(values):.2f}" for label, values in gains.items()]
+    return (
+        figure,
+        f"Error with one grid divided by error with two, over {len(seams)} seams: {'; '.join(parts)}.",
+    )

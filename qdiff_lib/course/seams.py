@@ -1,0 +1,146 @@
+"""What lesson 04 does at the seams of a UNet: watches what arrives there, and stretches one side.
+
+A seam is the place in a shortcut layer's input where the deep channels end and the skip channels begin.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from ..calibration import CalibrationSet
+from ..grid import Grid
+from ..layers import QuantLayer
+from ..pipeline import quantize
+from ..ranges import find_activation_range
+from ..recipes import Recipe
+from ..sampling import with_components
+from ..tracing import Trace
+
+WATCHED_ROWS = 32  # inputs of one pass
+Range = tuple[float, float]
+
+
+@torch.no_grad()
+def watch(unet: nn.Module, names: Iterable[str], inputs: dict) -> dict[str, tuple[Tensor, Tensor]]:
+    """One pass of ``unet(**inputs)``: the input and the output of each named layer."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str):
+        return lambda layer, args, output: seen.update({name: (args[0], output)})
+
+    handles = [unet.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        unet(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def input_ranges(unet: nn.Module, trace: Trace, inputs: CalibrationSet) -> dict[str, list[Range]]:
+    """(min, max) of every layer's input in execution order; one for each side of a seam, else one.
+
+    Hooks keep the extremes alone, so memory does not grow with the number of layers or inputs.
+    """
+    ranges: dict[str, list[Range]] = {name: [] for unit in trace.units for name in unit.layers}
+
+    def widen(name: str):
+        def hook(layer: nn.Module, args: tuple) -> None:
+            parts = args[0].split(trace.seams[name], 1) if name in trace.seams else [args[0]]
+            before = ranges[name] or [(0.0, 0.0)] * len(parts)  # a grid always contains 0
+            ranges[name] = [
+                (min(low, part.min().item()), max(high, part.max().item()))
+                for (low, high), part in zip(before, parts, strict=True)
+            ]
+
+        return hook
+
+    handles = [unet.get_submodule(name).register_forward_pre_hook(widen(name)) for name in ranges]
+    try:
+        for start in range(0, len(inputs), WATCHED_ROWS):
+            unet(**inputs.rows(slice(start, start + WATCHED_ROWS), unet.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ranges
+
+
+def groups_straddle(unet: nn.Module, seam: str, sizes: tuple[int, ...]) -> bool:
+    """Whether a group of the block's first norm has channels of both sides of the seam."""
+    norm = unet.get_submodule(seam.rpartition(".")[0]).norm1
+    return sizes[0] % (sum(sizes) // norm.num_groups) != 0
+
+
+def stretch_skips(
+    pipe: DiffusionPipeline, seams: dict[str, tuple[int, ...]], factors: dict[str, float]
+) -> DiffusionPipeline:
+    """The same function in other numbers: skip channels times a factor, the weights that read them divided.
+
+    A residual block reads concat(X1, X2) twice. The shortcut convolution gets ``W2 / factor``, which undoes
+    the factor. The group norm divides it out by itself, where no group has channels of both sides.
+
+    factors: by the shortcut layer's name; 1 or more, so that the norm's epsilon weighs less, not more. Raises
+    ValueError for a smaller factor and for a seam that a group straddles.
+    """
+    unet = copy.deepcopy(pipe.unet)
+    for seam, factor in factors.items():
+        deep = seams[seam][0]
+        if factor < 1 or groups_straddle(unet, seam, seams[seam]):
+            raise ValueError(
+                f"seam {seam!r} cannot be stretched by {factor!r}: choose a factor of at least 1, "
+                "and a seam with whole groups of the norm on each side"
+            )
+        block = unet.get_submodule(seam.rpartition(".")[0])
+        block.register_forward_pre_hook(_Stretch(deep, factor))
+        with torch.no_grad():
+            block.conv_shortcut.weight[:, deep:] /= factor
+    return with_components(pipe, unet=unet)
+
+
+class _Stretch:
+    """A forward pre-hook of a residual block: multiplies the channels from ``deep`` on by ``factor``."""
+
+    def __init__(self, deep: int, factor: float):
+        self.deep, self.factor = deep, factor
+
+    def __call__(self, block: nn.Module, args: tuple) -> tuple:
+        x1, x2 = args[0][:, : self.deep], args[0][:, self.deep :]
+        return (torch.cat([x1, self.factor * x2], 1), *args[1:])
+
+
+def quantize_seams(
+    pipe: DiffusionPipeline,
+    seams: Iterable[str],
+    calibration: CalibrationSet,
+    weights: int,
+    activations: int,
+    split: bool,
+) -> DiffusionPipeline:
+    """The pipeline with these layers alone quantized by the linear recipe, with two grids or one."""
+    recipe = Recipe.linear(weights, activations, split=split, include=tuple(seams))
+    return quantize(pipe, recipe, calibration, progress=False)
+
+
+@torch.no_grad()
+def layer_error(x: Tensor, weight: Tensor, sizes: tuple[int, ...]) -> float:
+    """Relative output error of a linear layer with 4-bit weights (O, C) and 8-bit inputs (N, C).
+
+    sizes: channels of each part; every part has grids of its own.
+    """
+    layer, expected = nn.Linear(weight.shape[1], len(weight), bias=False), x @ weight.T
+    layer.weight.copy_(weight)
+    quantized = QuantLayer(layer, 4, Grid(8), sizes)
+    for quantizer, part in zip(quantized.inputs, x.split(sizes, 1), strict=True):
+        quantizer.set_range(*find_activation_range(part, quantizer.grid, "min_max"))
+    quantized.find_weight_range("min_max")
+    quantized.round_weight()
+    return relative_error(quantized(x), expected)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Root mean square of the error, over that of what was expected."""
+    return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()

@@ -1,0 +1,282 @@
+"""Lesson 04: checks reject likely mistakes, figures say what they show, stretching keeps the function."""
+
+import pytest
+import torch
+
+from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.course.checks import Verdict, check
+from qdiff_lib.course.exercises import lesson_04 as exercises
+from qdiff_lib.course.figures import lesson_04 as figures
+from qdiff_lib.course.seams import (
+    groups_straddle,
+    input_ranges,
+    layer_error,
+    quantize_seams,
+    relative_error,
+    stretch_skips,
+    watch,
+)
+from qdiff_lib.grid import Grid, fake_quantize, quantize
+from qdiff_lib.ranges import min_max
+from tests.tiny_models import ddpm, random_inputs, traced, unet2d
+
+
+def on_grid(x, bits):
+    return fake_quantize(x, *min_max(x, Grid(bits)), bits)
+
+
+def split_by_hand(x, sizes, bits):
+    """Right, and written with slices and codes."""
+    out, start = torch.empty_like(x), 0
+    for size in sizes:
+        part = x[:, start : start + size]
+        scale, zero = min_max(part, Grid(bits))
+        out[:, start : start + size] = (quantize(part, scale, zero, bits).float() - zero) * scale
+        start += size
+    return out
+
+
+def split_by_formula(x, sizes, bits):
+    """Right, and written without the library's grid."""
+    parts = []
+    for part in torch.split(x, list(sizes), 1):
+        low, high = min(part.min().item(), 0.0), max(part.max().item(), 0.0)
+        scale = (high - low) / (2**bits - 1)
+        zero = round(-low / scale)
+        parts.append(scale * ((part / scale).round() + zero).clamp(0, 2**bits - 1).sub(zero))
+    return torch.cat(parts, 1)
+
+
+def split_in_place(x, sizes, bits):
+    x.copy_(exercises.split_values(x, sizes, bits))
+    return x
+
+
+def split_codes(x, sizes, bits):
+    return torch.cat([quantize(p, *min_max(p, Grid(bits)), bits).float() for p in x.split(sizes, 1)], 1)
+
+
+def split_each_channel(x, sizes, bits):
+    return torch.cat([on_grid(channel, bits) for channel in x.split(1, 1)], 1)
+
+
+SPLIT_SLIPS = {
+    "one grid for the whole tensor": lambda x, sizes, bits: on_grid(x, bits),
+    "give at most 0.5|gives at most 0.5": lambda x, sizes, bits: torch.cat(
+        [on_grid(half, bits) for half in x.chunk(2, 1)], 1
+    ),
+    "Cut along axis 1": lambda x, sizes, bits: torch.cat([on_grid(image, bits) for image in x.split(1)]),
+    "keep the order": lambda x, sizes, bits: torch.cat(
+        [on_grid(p, bits) for p in x.split(sizes, 1)][::-1], 1
+    ),
+    "these are codes": split_codes,
+    "in place": split_in_place,
+    "nor for each channel": split_each_channel,
+    "the shape of x": lambda x, sizes, bits: [on_grid(p, bits) for p in x.split(sizes, 1)],
+    "is not on its own grid|gives at most": lambda x, sizes, bits: x,
+}
+
+
+@pytest.mark.parametrize("message", SPLIT_SLIPS)
+def test_wrong_splits_are_named(message):
+    outcome = check("04.split_quantize", SPLIT_SLIPS[message])
+    assert outcome.verdict is Verdict.WRONG
+    assert any(part in outcome.message for part in message.split("|")), outcome
+
+
+@pytest.mark.parametrize("answer", [exercises.split_values, split_by_hand, split_by_formula])
+def test_right_splits_pass(answer):
+    assert check("04.split_quantize", answer).right
+
+
+def product_by_einsum(first, second):
+    """Right, and written in 64-bit integers."""
+    out = 0.0
+    for h in (first, second):
+        w = h.w_codes.long() - h.w_zero.long()[:, None]
+        total = torch.einsum("nc,oc->no", h.x_codes.long() - h.x_zero.long(), w)
+        out = out + total * (h.x_scale * h.w_scale)
+    return out
+
+
+def product_of_values(first, second):
+    """Right: the dequantized halves, in floating point."""
+    x, w = (torch.cat(pair, 1) for pair in zip(*map(exercises.to_real, (first, second)), strict=True))
+    return (x @ w.T).float()
+
+
+def product_wrapped(first, second):
+    return sum(
+        h.x_scale
+        * h.w_scale
+        * ((h.x_codes - h.x_zero.byte()).float() @ (h.w_codes - h.w_zero.byte()[:, None]).float().T)
+        for h in (first, second)
+    )
+
+
+def product_without_zeros(first, second):
+    return sum(h.x_scale * h.w_scale * (h.x_codes.float() @ h.w_codes.float().T) for h in (first, second))
+
+
+def integers(*halves):
+    return sum(exercises.integer_product(h) for h in halves)
+
+
+def one_half(h):
+    return h.x_scale * h.w_scale * exercises.integer_product(h)
+
+
+PRODUCT_SLIPS = {
+    "uint8 wraps": product_wrapped,
+    "zero points are missing": product_without_zeros,
+    "added before they were scaled": lambda a, b: integers(a, b),
+    "with the first one's scales": lambda a, b: a.x_scale * a.w_scale * integers(a, b),
+    "with the second one's scales": lambda a, b: b.x_scale * b.w_scale * integers(a, b),
+    "only the first half": lambda a, b: one_half(a),
+    "only the second half": lambda a, b: one_half(b),
+    "return a tensor of shape": lambda a, b: (one_half(a) + one_half(b)).T,
+    "off by up to": lambda a, b: 1.01 * (one_half(a) + one_half(b)),
+}
+
+
+@pytest.mark.parametrize("message", PRODUCT_SLIPS)
+def test_wrong_products_are_named(message):
+    outcome = check("04.shortcut_output", PRODUCT_SLIPS[message])
+    assert outcome.verdict is Verdict.WRONG
+    assert message in outcome.message
+
+
+@pytest.mark.parametrize("answer", [exercises.shortcut_product, product_by_einsum, product_of_values])
+def test_right_products_pass(answer):
+    assert check("04.shortcut_output", answer).right
+
+
+@pytest.mark.parametrize("name", ["04.split_quantize", "04.shortcut_output"])
+def test_stubs_count_as_not_attempted(name):
+    def stub(*arguments):
+        raise NotImplementedError("your turn")
+
+    assert check(name, stub).verdict is Verdict.NOT_ATTEMPTED
+
+
+@pytest.mark.parametrize("name", ["04.split_quantize", "04.shortcut_output"])
+def test_what_the_learner_raises_is_told(name):
+    assert "TypeError" in check(name, lambda: None).message
+
+
+def test_quiz_has_three_questions_with_one_right_answer_each():
+    assert len(exercises.QUIZ) == 3
+    assert all(0 <= question.right < len(question.answers) for question in exercises.QUIZ)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """A tiny untrained pipeline; its skip and deep channels share no group of the norms."""
+    return ddpm(unet2d(block_out_channels=(8, 8), layers_per_block=1))
+
+
+def test_ranges_have_one_entry_a_side(pipe):
+    found, inputs = traced(pipe.unet), random_inputs(pipe.unet, n=40)
+    ranges = input_ranges(pipe.unet, found, inputs)
+    assert list(ranges) == [name for unit in found.units for name in unit.layers]
+    assert all(len(sides) == (2 if name in found.seams else 1) for name, sides in ranges.items())
+    with torch.no_grad():
+        seen = watch(pipe.unet, found.seams, inputs.rows(slice(None)))
+    for name, sizes in found.seams.items():
+        for (low, high), part in zip(ranges[name], seen[name][0].split(sizes, 1), strict=True):
+            assert low == pytest.approx(min(part.min().item(), 0), rel=1e-5)
+            assert high == pytest.approx(max(part.max().item(), 0), rel=1e-5)
+
+
+def test_stretching_keeps_the_function_but_not_the_one_grid(pipe):
+    found, inputs = traced(pipe.unet), random_inputs(pipe.unet, n=16)
+    rows = inputs.rows(slice(None))
+    whole = [seam for seam, sizes in found.seams.items() if not groups_straddle(pipe.unet, seam, sizes)]
+    assert whole
+    stretched = stretch_skips(pipe, found.seams, dict.fromkeys(whole, 50.0))
+    assert traced(stretched.unet).seams == found.seams
+    with torch.no_grad():
+        before, after = (p.unet(**rows).sample for p in (pipe, stretched))
+    assert relative_error(after, before) < 1e-4
+    errors = {}
+    for split in (False, True):
+        unet = quantize_seams(stretched, found.seams, inputs, 4, 8, split).unet
+        seen = watch(stretched.unet, whole, rows)
+        errors[split] = [relative_error(unet.get_submodule(s)(x), y) for s, (x, y) in seen.items()]
+    assert all(one > 3 * two for one, two in zip(errors[False], errors[True], strict=True))
+
+
+def test_stretching_refuses_small_factors_and_straddled_seams(pipe):
+    seams = traced(pipe.unet).seams
+    with pytest.raises(ValueError, match="0.5"):
+        stretch_skips(pipe, seams, {next(iter(seams)): 0.5})
+    uneven = ddpm(unet2d(block_out_channels=(8, 24)))
+    seams = traced(uneven.unet).seams
+    straddled = [seam for seam, sizes in seams.items() if groups_straddle(uneven.unet, seam, sizes)]
+    with pytest.raises(ValueError, match="cannot be stretched"):
+        stretch_skips(uneven, seams, {straddled[0]: 50.0})
+
+
+def test_halves_of_a_layer_give_its_output(pipe):
+    found, inputs = traced(pipe.unet), random_inputs(pipe.unet, n=8)
+    unet = quantize_seams(pipe, found.seams, inputs, 4, 8, True).unet
+    for seam, (x, _) in watch(pipe.unet, found.seams, inputs.rows(slice(None))).items():
+        layer = unet.get_submodule(seam)
+        exact = exercises.shortcut_product(*exercises.halves_of(layer, x))
+        expected = (layer(x) - layer.layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
+        assert relative_error(expected, exact) < 1e-5
+
+
+def test_toy_layer_error_depends_on_the_number_of_grids():
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (2 * torch.rand(n, 16, generator=generator) - 1 for n in (64, 8))
+    factor = torch.tensor([50.0] * 8 + [1.0] * 8)
+    assert layer_error(x * factor, weight / factor, (16,)) > 4 * layer_error(
+        x * factor, weight / factor, (8, 8)
+    )
+
+
+def test_image_rows_say_how_far_each_row_is():
+    black = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    figure = figures.image_rows({"first": black, "second, white": black + 255}, steps=20)
+    assert "second, white 1.0000" in figure.get_label()
+
+
+def test_ranges_figure_counts_the_seams():
+    figure = figures.ranges_along_network([1.0, 2.0, 3.0, 9.0], [False, False, False, True], n=7)
+    assert "spans 9.0, 4.5 times the median of the 3 other layers (2.0)" in figure.get_label()
+
+
+def test_halves_figure_gives_both_ratios():
+    x = torch.cat([torch.full((2, 3, 2, 2), 4.0), torch.full((2, 1, 2, 2), -2.0)], 1)
+    weight = torch.cat([torch.full((5, 3, 1, 1), 0.5), torch.full((5, 1, 1, 1), 1.0)], 1)
+    figure = figures.halves({"case": (x, weight)}, deep=3)
+    assert "X1's range is 2.00 times X2's, W1's 0.50 times W2's" in figure.get_label()
+
+
+@pytest.mark.parametrize(("ratio", "skip_codes"), [(1, 16), (5, 5), (200, 1)])
+def test_magnifier_counts_the_codes(ratio, skip_codes):
+    line = torch.linspace(-1, 1, 999)
+    label = figures.magnifier(line, line, ratio=ratio, bits=4).get_label()
+    used = int(label.rsplit("uses ", 1)[1].split()[0])
+    assert f"Deep / skip = {ratio}" in label
+    assert abs(used - skip_codes) <= 1
+
+
+def test_toy_figure_names_where_the_smaller_side_is_lost():
+    figure = figures.toy_errors([1, 15, 200], {4: [0.07, 1, 1], 8: [0.01, 0.1, 0.8]}, {"one": [1, 2, 3]}, 1.7)
+    assert "with 4 bits from a ratio of 15 on, with 8 bits never" in figure.get_label()
+
+
+def test_gains_figure_gives_the_span():
+    figure = figures.split_gains(["a", "b"], {"W4A8": [0.9, 1.1], "W8A4": [1.2, 1.3]}, [1.2, 1.3], n=4)
+    assert "over 2 seams: W4A8 0.90 to 1.10; W8A4 1.20 to 1.30" in figure.get_label()
+
+
+def test_calibration_sets_longer_than_a_pass_are_read_whole(pipe):
+    inputs = random_inputs(pipe.unet, n=33)
+    last = {name: value.clone() for name, value in inputs.inputs.items()}
+    last["sample"][-1] *= 100
+    found = traced(pipe.unet)
+    wide = input_ranges(pipe.unet, found, CalibrationSet(last, inputs.step, {}))
+    assert wide["conv_in"][0][1] > input_ranges(pipe.unet, found, inputs)["conv_in"][0][1]

@@ -1,0 +1,247 @@
+"""Lesson 5: wrong answers get the right message, right ones pass, figures say what they show."""
+
+import pytest
+import torch
+from tiny_models import ddim, random_inputs
+
+from qdiff_lib import Recipe, quantize, save_quantized
+from qdiff_lib.course import Verdict, check, paper_scale
+from qdiff_lib.course import one_unit as units
+from qdiff_lib.course.exercises import lesson_05 as lesson
+from qdiff_lib.course.figures import lesson_05 as figures
+from qdiff_lib.course.one_unit import Moment
+from qdiff_lib.course.packed_file import file_parts
+from qdiff_lib.course.recorded import Recorded
+from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.packing import pack
+
+
+def stretched(v):
+    return (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
+
+
+def penalty_in_a_loop(v, beta):
+    total = 0.0
+    for value in v.tolist():
+        h = min(1.0, max(0.0, 1.2 / (1 + torch.tensor(-value).exp().item()) - 0.1))
+        total += 1 - abs(2 * h - 1) ** beta
+    return total
+
+
+def codes_in_a_loop(w, s, z, h, bits):
+    found = []
+    for weight, share in zip(w.tolist(), h.tolist(), strict=True):
+        code = weight // s + (share >= 0.5) + z
+        found.append(min(max(code, 0), 2**bits - 1))
+    return found
+
+
+def decided(w, s, z, h, bits):
+    return torch.floor(w / s) + torch.where(h < 0.5, 0, 1) + z
+
+
+def shifted(codes):
+    padded = torch.cat([codes, torch.zeros(len(codes) % 2, dtype=torch.uint8)]).view(-1, 2)
+    return padded[:, 0] | (padded[:, 1] << 4)
+
+
+def even(codes):
+    return torch.cat([codes, codes.new_zeros(len(codes) % 2)])
+
+
+RIGHT = {
+    "05.rounding_penalty": [
+        penalty_in_a_loop,
+        lambda v, beta: (1 - (2 * stretched(v) - 1).abs() ** beta).sum(),
+    ],
+    "05.decide_codes": [
+        codes_in_a_loop,
+        lambda w, s, z, h, bits: decided(w, s, z, h, bits).clamp(0, 2**bits - 1).to(torch.uint8),
+    ],
+    "05.pack_nibbles": [shifted, lambda codes: pack(codes, 4)],
+}
+WRONG = [
+    ("05.rounding_penalty", lambda v, beta: None, "returned None"),
+    ("05.rounding_penalty", lambda v, beta: 1 - (2 * stretched(v) - 1).abs() ** beta, "shape"),
+    ("05.rounding_penalty", lambda v, b: (1 - (2 * torch.sigmoid(v) - 1).abs() ** b).sum(), "plain sigmoid"),
+    ("05.rounding_penalty", lambda v, b: (1 - (2 * stretched(v) - 1).abs() ** b).mean(), "do not average"),
+    ("05.rounding_penalty", lambda v, b: (2 * stretched(v) - 1).abs().pow(b).sum(), "subtract it from 1"),
+    ("05.rounding_penalty", lambda v, b: (1 - stretched(v) ** b).sum(), "use 2 h - 1"),
+    (
+        "05.rounding_penalty",
+        lambda v, b: (1 - (2 * (torch.sigmoid(v) * 1.2 - 0.1) - 1).abs() ** b).sum(),
+        "clip h",
+    ),
+    ("05.rounding_penalty", lambda v, beta: 3.0, "allowed difference"),
+    ("05.decide_codes", lambda w, s, z, h, b: (torch.round(w / s) + z).clamp(0, 2**b - 1), "to nearest"),
+    ("05.decide_codes", lambda w, s, z, h, b: decided(w, s, z, h, b), "clip the codes"),
+    (
+        "05.decide_codes",
+        lambda w, s, z, h, b: s * (decided(w, s, z, h, b).clamp(0, 2**b - 1) - z),
+        "real values",
+    ),
+    ("05.decide_codes", lambda w, s, z, h, b: decided(w, s, 0, h, b).clamp(0, 2**b - 1), "zero point"),
+    (
+        "05.decide_codes",
+        lambda w, s, z, h, b: (torch.floor(w / s) + h + z).clamp(0, 2**b - 1),
+        "still soft",
+    ),
+    (
+        "05.decide_codes",
+        lambda w, s, z, h, b: decided(w, s, z, 1 - h, b).clamp(0, 2**b - 1),
+        "goes down where h is large",
+    ),
+    (
+        "05.decide_codes",
+        lambda w, s, z, h, b: (torch.floor(w / s) + (h > 0.5) + z).clamp(0, 2**b - 1),
+        "h = 0.5 goes up",
+    ),
+    ("05.pack_nibbles", lambda codes: even(codes)[1::2] + 16 * even(codes)[::2], "order is reversed"),
+    ("05.pack_nibbles", lambda codes: even(codes)[::2] + even(codes)[1::2], "up by four bits"),
+    ("05.pack_nibbles", lambda codes: even(codes)[::2] + 10 * even(codes)[1::2], "factor of 16"),
+    ("05.pack_nibbles", lambda codes: codes, "bytes for 2 codes"),
+    ("05.pack_nibbles", lambda codes: codes[: len(codes) // 2 * 2][::2].int() * 1000, "from 0 to 255"),
+    ("05.pack_nibbles", lambda codes: codes[::2] + 16 * codes[1::2], "raised RuntimeError"),
+]
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name):
+    for answer in RIGHT[name]:
+        outcome = check(name, answer)
+        assert outcome.verdict is Verdict.RIGHT, outcome
+
+
+@pytest.mark.parametrize("name, answer, message", WRONG)
+def test_wrong_answers_get_the_message_for_their_mistake(name, answer, message):
+    outcome = check(name, answer)
+    assert outcome.verdict is Verdict.WRONG
+    assert message in outcome.message
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_not_attempted_is_recognised(name):
+    def stub(*args):
+        raise NotImplementedError("your turn")
+
+    assert check(name, stub).verdict is Verdict.NOT_ATTEMPTED
+
+
+def test_quiz():
+    assert len(lesson.QUIZ) == 3
+    assert all(0 <= question.right < len(question.answers) == 3 for question in lesson.QUIZ)
+
+
+# Helpers
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    pipe = ddim()
+    return pipe, random_inputs(pipe.unet, 8)
+
+
+def test_a_caught_unit_gives_its_output_again(tiny):
+    pipe, inputs = tiny
+    name = "up_blocks.1.resnets.0"
+    caught = units.catch(pipe.unet, name, inputs, batch_size=3)
+    assert len(caught.output) == 8
+    with torch.no_grad():
+        again = pipe.unet.get_submodule(name)(*caught.args)
+    torch.testing.assert_close(again, caught.output)
+    args, target = caught.draw(5, torch.Generator().manual_seed(0))
+    assert len(args[0]) == len(args[1]) == len(target) == 5
+    assert not pipe.unet.get_submodule(name)._forward_hooks
+
+
+def test_a_quantized_unit_starts_soft_and_rounds(tiny):
+    pipe, inputs = tiny
+    name = "up_blocks.1.resnets.0"
+    caught = units.catch(pipe.unet, name, inputs)
+    recipe = Recipe.qdiffusion(4, 8, include=(name, f"{name}.*"), weight_range="min_max")
+    unit = units.quantized_unit(pipe.unet, name, recipe)
+    rounds = [part for layer in quant_layers(unit) for part in layer.start_rounding()]
+    soft = units.unit_error(unit, caught)  # not 0: the rounded zero point leaves the ends out
+    first = units.moment(0, rounds)
+    assert first.flipped == 0 and 0.5 < first.undecided <= 1
+    with torch.no_grad():
+        for part in rounds:
+            part.v.copy_(torch.where(part.h() >= 0.5, -9.0, 9.0))
+    last = units.moment(1, rounds, first)
+    assert last.flipped == 1 and last.undecided == 0
+    for layer in quant_layers(unit):
+        layer.finish_rounding()
+    rounded = units.unit_error(unit, caught)
+    units.observe(unit, caught, 2, torch.Generator().manual_seed(0))
+    assert units.unit_error(unit, caught) > rounded > soft
+    assert all(q.scale is not None and q.grid.bits == 2 for q in activation_quantizers(unit))
+
+
+def test_the_parts_of_a_file_add_up(tiny, tmp_path):
+    pipe, inputs = tiny
+    path = save_quantized(quantize(pipe, Recipe.linear(4, 8), inputs, progress=False), tmp_path)
+    parts = file_parts(path)
+    assert sum(parts.values()) == path.stat().st_size and min(parts.values()) > 0
+    weights = [
+        m.weight.numel() for m in pipe.unet.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    ]
+    assert parts["codes"] == sum(-(-count // 2) for count in weights)
+
+
+def test_results_at_scale_say_what_is_missing(monkeypatch):
+    assert paper_scale.table(("DDPM, CIFAR-10",)).count(paper_scale.MISSING) == 3
+    row = {"network": "DDPM, CIFAR-10", "label": "Q-Diffusion W4A8", "fid": 5.0}
+    monkeypatch.setattr(paper_scale, "recorded", lambda name: Recorded({"rows": [row]}, {}))
+    lines = paper_scale.table(("DDPM, CIFAR-10",)).splitlines()
+    assert "4.93" in lines[-1] and "5.00" in lines[-1] and paper_scale.MISSING in lines[1]
+
+
+# Figures
+
+
+def test_pictures_name_the_difference():
+    dark, light = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.full((3, 1, 8, 8), 10, dtype=torch.uint8)
+    label = figures.pictures({"original": dark, "other": light}, columns=2).get_label()
+    assert "2 pictures drawn by 2 models" in label and "all 3 pictures" in label and "other by 10" in label
+
+
+def test_roundings_have_a_place():
+    errors = torch.tensor([4.0, 1.0, 2.0, 3.0])
+    assert [figures.rank(errors, value) for value in (1.0, 2.0 + 1e-9, 4.0)] == [1, 2, 4]
+    label = figures.all_roundings(errors, 3.0, 1.0).get_label()
+    assert "place 3 of 4" in label and "3.0 times" in label and "learned rounding has place 1" in label
+
+
+def moments():
+    nearest = torch.tensor([True, False, True, False])
+    return [
+        Moment(0, torch.tensor([0.6, 0.4, 0.9, 0.1]), nearest),
+        Moment(10, torch.tensor([0.0, 0.0, 1.0, 0.5]), nearest),
+    ]
+
+
+def test_rounding_variables():
+    label = figures.rounding_variables(moments()[1]).get_label()
+    assert "after 10 iterations 25.0% of 4 weights are undecided" in label and "50.0%" in label
+
+
+def test_learning():
+    label = figures.learning([0.1, 0.2], moments(), 1.0, 0.25).get_label()
+    assert "from 100% to 25.0%" in label and "0.25, with nearest it is 1.00" in label
+
+
+def test_file_parts_figure():
+    label = figures.file_parts({"codes": 900_000, "header": 100_000}, 8e6).get_label()
+    assert "1.00 MB instead of 8.00 MB" in label and "codes 90%" in label
+
+
+def test_ladder():
+    scores = dict(snr_db=10.0, kid=0.01, bytes=100)
+    rows = [
+        {"label": "linear", "trajectory_mse": 0.2, "frechet": 7.0, "seconds": 20.0, **scores},
+        {"label": "learned", "trajectory_mse": 0.01, "frechet": 3.0, "seconds": 200.0, **scores},
+        {"label": "full precision", "trajectory_mse": 0.0, "frechet": 2.6, "seconds": 0.0, **scores},
+    ]
+    figure = figures.ladder(rows, 128, 0.7)
+    assert "from 0.200 to 0.0100" in figure.get_label() and "real images 0.7, n = 128" in figure.get_label()
+    assert len(figure.axes) == 3
