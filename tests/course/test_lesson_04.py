@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import ddpm, random_inputs, traced, unet2d
 
 from qdiff_lib.calibration import CalibrationSet
 from qdiff_lib.course.checks import Verdict, check
@@ -18,7 +19,6 @@ from qdiff_lib.course.seams import (
 )
 from qdiff_lib.grid import Grid, fake_quantize, quantize
 from qdiff_lib.ranges import min_max
-from tests.tiny_models import ddpm, random_inputs, traced, unet2d
 
 
 def on_grid(x, bits):
