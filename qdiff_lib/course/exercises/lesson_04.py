@@ -127,7 +127,7 @@ def judge_split(found: Tensor, x: Tensor, sizes: tuple[int, ...], bits: int) -> 
             raise Wrong(
                 f"part {i} of sizes {sizes} is not on its own grid: all of its values must be multiples "
                 f"of one step, {scale.item():.4f} (tolerance: a thousandth of it). One grid for each part, "
-                "neither for the whole tensor nor for each channel or image"
+                "neither for the whole tensor nor for each channel or image. Cut along axis 1, the channels."
             )
 
 
