@@ -104,7 +104,7 @@ class UnitFitter:
         for layer in layers:
             layer.finish_rounding()
         for bias in biases:
-            bias.requires_grad_(False)
+            bias.requires_grad_(False).grad = None
 
     def compensated_codes(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""

@@ -363,7 +363,7 @@ def test_quantized_state_comes_back_bit_for_bit():
             layer.round_weight()
     set_ranges(pair, x)
     state = quantized_state(pair)
-    grid = ("weight", "weight_scale", "weight_zero_point")
+    grid = ("weight", "bias", "weight_scale", "weight_zero_point")
     inputs = ("shortcut.inputs.0", "shortcut.inputs.1", "inner.0.inputs.0")
     assert set(state) == {f"{layer}.{field}" for layer in ("shortcut", "inner.2") for field in grid} | {
         f"{quantizer}.{field}" for quantizer in inputs for field in ("scale", "zero_point")
