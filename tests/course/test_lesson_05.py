@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import ddim, random_inputs
+from tiny_models import conditional_unet, ddim, random_inputs
 
 from qdiff_lib import Recipe, quantize, save_quantized
 from qdiff_lib.course import Verdict, check, paper_scale
@@ -196,6 +196,32 @@ def test_results_at_scale_say_what_is_missing(monkeypatch):
     assert "4.93" in lines[-1] and "5.00" in lines[-1] and paper_scale.MISSING in lines[1]
 
 
+class Prompted:
+    """What ``prompted`` needs of a text-to-image pipeline: the rows of two passes in each call."""
+
+    def __init__(self):
+        self.unet = conditional_unet()
+
+    def __call__(self, prompts, num_inference_steps, generator):
+        for step in range(num_inference_steps):
+            x = torch.randn(2 * len(prompts), 1, 8, 8, generator=generator)
+            text = torch.full((2 * len(prompts), 5, 12), float(step))
+            with torch.no_grad():
+                self.unet(x, torch.tensor(10 * step), encoder_hidden_states=text)
+
+
+def test_inputs_of_prompts_are_kept_and_calibrate():
+    pipe = Prompted()
+    kept = paper_scale.prompted(pipe, ["shoe"] * 3, steps=5, every=2, batch_size=2)
+    assert len(kept) == 3 * 2 * 3  # 3 prompts, 2 passes, steps 0, 2 and 4
+    assert sorted(kept.step.unique().tolist()) == [0, 2, 4]
+    assert torch.equal(kept.inputs["timestep"], 10 * kept.step)
+    assert torch.equal(kept.inputs["encoder_hidden_states"][:, 0, 0], kept.step.float())
+    assert not pipe.unet._forward_pre_hooks
+    with torch.no_grad():
+        assert pipe.unet(**kept.rows(slice(0, 4))).sample.shape == (4, 1, 8, 8)
+
+
 # Figures
 
 
@@ -206,10 +232,12 @@ def test_pictures_name_the_difference():
 
 
 def test_roundings_have_a_place():
-    errors = torch.tensor([4.0, 1.0, 2.0, 3.0])
-    assert [figures.rank(errors, value) for value in (1.0, 2.0 + 1e-9, 4.0)] == [1, 2, 4]
-    label = figures.all_roundings(errors, 3.0, 1.0).get_label()
-    assert "place 3 of 4" in label and "3.0 times" in label and "learned rounding has place 1" in label
+    errors = torch.tensor([[4.0, 1.0, 2.0, 3.0], [4.0, 1.0, 2.0, 3.0]])
+    assert figures.places(errors, torch.tensor([2.0 + 1e-9, 4.0])).tolist() == [2, 4]
+    nearest, learned = torch.tensor([3.0, 3.0]), torch.tensor([1.0, 2.0])
+    label = figures.all_roundings(errors, nearest, learned).get_label()
+    assert "nearest has the median place 3 and the learned one 1" in label
+    assert "3.0 and 1.5 times that of the best" in label
 
 
 def moments():
@@ -245,3 +273,5 @@ def test_ladder():
     figure = figures.ladder(rows, 128, 0.7)
     assert "from 0.200 to 0.0100" in figure.get_label() and "real images 0.7, n = 128" in figure.get_label()
     assert len(figure.axes) == 3
+    lines = figures.ladder_table(rows).splitlines()
+    assert len(lines) == 4 and "5%" in lines[2] and len({len(line) for line in lines}) == 1

@@ -39,34 +39,44 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> tuple[Figure, str
     )
 
 
+def places(errors: Tensor, values: Tensor) -> Tensor:
+    """The place of each neuron's value (n,) among the errors of all its roundings (n, ways), 1 for the least.
+
+    Values that differ by a millionth count as equal.
+    """
+    return (errors < values[:, None] * (1 - 1e-6)).sum(dim=1) + 1
+
+
 @styled
-def all_roundings(errors: Tensor, nearest: float, learned: float | None = None) -> tuple[Figure, str]:
-    """The output error of every way to round a neuron's weights, (n,), sorted; nearest and learned marked."""
-    figure = Figure(figsize=(7.2, 3.4))
-    axis = figure.subplots()
-    ordered = errors.sort().values
-    axis.plot(range(1, len(ordered) + 1), ordered.tolist(), color="0.6", label="all roundings, best first")
-    place = rank(errors, nearest)
-    marks = [("nearest", nearest, ORANGE, "s")]
-    if learned is not None:
-        marks.append(("learned (AdaRound)", learned, BLUE, "D"))
-    for name, value, colour, marker in marks:
-        axis.plot(rank(errors, value), value, marker, color=colour, markersize=8, label=name)
-    axis.set(
-        yscale="log", xlabel=f"place among all {len(errors)} roundings", ylabel="mean squared output error"
+def all_roundings(errors: Tensor, nearest: Tensor, learned: Tensor) -> tuple[Figure, str]:
+    """All roundings of some neurons. errors: (n, ways), of every one; nearest, learned: (n,), of two of them.
+
+    Left: the neuron whose nearest rounding has the median place. Right: all neurons.
+    """
+    figure = Figure(figsize=(8.2, 3.4))
+    left, right = figure.subplots(1, 2)
+    methods = {"nearest": (nearest, ORANGE, "s"), "learned (AdaRound)": (learned, BLUE, "D")}
+    found = {name: places(errors, values) for name, (values, _, _) in methods.items()}
+    n, ways = errors.shape
+    shown = int((found["nearest"] == found["nearest"].median()).nonzero()[0])
+    left.plot(range(1, ways + 1), errors[shown].sort().values.tolist(), color="0.6", label="all, best first")
+    for name, (values, colour, marker) in methods.items():
+        left.plot(found[name][shown].item(), values[shown].item(), marker, color=colour, label=name)
+        share = [100 * (found[name] <= place).float().mean().item() for place in range(1, ways + 1)]
+        right.plot(range(1, ways + 1), share, color=colour, label=name)
+    left.set(xscale="log", yscale="log", xlabel=f"place among {ways:,} roundings")
+    left.set(ylabel="mean squared output error", title="One neuron, every rounding")
+    right.set(xscale="log", ylim=(0, 102), xlabel="place or better", ylabel="neurons (%)")
+    right.set_title(f"All {n} neurons")
+    left.legend()
+    right.legend(loc="lower right")
+    median = {name: found[name].median().item() for name in methods}
+    return figure, (
+        f"Among {ways:,} roundings of each of {n} neurons, nearest has the median place {median['nearest']} "
+        f"and the learned one {median['learned (AdaRound)']}; their mean errors are "
+        f"{(nearest.mean() / errors.amin(1).mean()).item():.1f} and "
+        f"{(learned.mean() / errors.amin(1).mean()).item():.1f} times that of the best."
     )
-    axis.legend()
-    axis.set_title("Rounding each weight to nearest is not the best for their sum")
-    ratio = nearest / ordered[0].item()
-    text = f"nearest has place {place} of {len(errors)}, with {ratio:.1f} times the least error"
-    if learned is not None:
-        text += f"; the learned rounding has place {rank(errors, learned)}"
-    return figure, f"{text}."
-
-
-def rank(errors: Tensor, value: float) -> int:
-    """The place of a value among the errors, 1 for the least; values that differ by 1e-6 count as equal."""
-    return int((errors < value * (1 - 1e-6)).sum()) + 1
 
 
 @styled
@@ -172,3 +182,22 @@ def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
         f"{last['frechet']:.1f} (full precision {whole['frechet']:.1f}, real images {floor:.1f}, n = {n}); "
         f"the calibration grows from {first['seconds']:.0f} s to {last['seconds']:.0f} s."
     )
+
+
+def ladder_table(rows: Sequence[Mapping]) -> str:
+    """The same numbers as text; ``left``: the share of the error of the row before that is left."""
+    titles = ("error", "left", "SNR (dB)", "Frechet", "KID", "calibration", "MB")
+    lines = [
+        f"{'':29}" + "".join(f"{title:>10}" if title != "calibration" else f"{title:>13}" for title in titles)
+    ]
+    before = None
+    for row in rows:
+        error = row["trajectory_mse"]
+        left = f"{error / before:.0%}" if before and error else ""
+        snr = "" if row["snr_db"] is None else f"{row['snr_db']:.1f}"
+        lines.append(
+            f"{row['label']:29}{error:10.4f}{left:>10}{snr:>10}{row['frechet']:10.2f}{row['kid']:10.4f}"
+            f"{row['seconds']:11.0f} s{row['bytes'] / 1e6:10.2f}"
+        )
+        before = error
+    return "\n".join(lines)
