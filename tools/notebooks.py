@@ -51,7 +51,13 @@ FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, n
     "MPLBACKEND": "Agg",
     "PYTHONHASHSEED": "0",
 }
-USAGE = "import resource as r; u = r.getrusage(r.RUSAGE_SELF); print(u.ru_maxrss, u.ru_utime + u.ru_stime)"
+USAGE = """
+import resource, sys
+used = resource.getrusage(resource.RUSAGE_SELF)
+peak = used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+status = open("/proc/self/status").read().split() if sys.platform == "linux" else ["RssFile:", 0]
+print(used.ru_utime + used.ru_stime, peak, peak - int(status[status.index("RssFile:") + 1]) * 1024 / 1e6)
+"""
 
 
 class BuildError(RuntimeError):
@@ -60,11 +66,23 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of the whole run. cpu: those of all cores together. memory: the peak resident set, MB."""
+    """What a run took.
+
+    seconds: by the clock. cpu: seconds of all cores together. resident: peak of the resident set, MB.
+    memory: of that, what no file backs, MB: the pages of shared libraries, of which torch's GPU build has
+    many, are dropped by the system where memory is short.
+    """
 
     seconds: float
     cpu: float
+    resident: float
     memory: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:.0f} s ({self.cpu:.0f} s of CPU), peak memory {self.memory:.0f} MB "
+            f"({self.resident:.0f} MB with the files of libraries)"
+        )
 
 
 def inputs(name: str, root: Path = ROOT) -> dict[str, str]:
@@ -109,12 +127,12 @@ def run(notebook: NotebookNode, folder: Path) -> Cost:
         return Cost(seconds, *usage(client, notebook))
 
 
-def usage(client: NotebookClient, notebook: NotebookNode) -> tuple[float, float]:
-    """CPU seconds and peak MB of the kernel, asked for in a cell that is taken away again."""
+def usage(client: NotebookClient, notebook: NotebookNode) -> tuple[float, ...]:
+    """``cpu, resident, memory`` of the kernel, asked for in a cell that is taken away again."""
     notebook.cells.append(new_code_cell(USAGE))
     client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
-    peak, cpu = map(float, notebook.cells.pop().outputs[0].text.split())
-    return cpu, peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)  # macOS counts bytes, Linux kB
+    answer = "".join(output.text for output in notebook.cells.pop().outputs)
+    return tuple(map(float, answer.split()))
 
 
 def settle(notebook: NotebookNode) -> None:

@@ -23,11 +23,14 @@ from qdiff_lib import Recipe, load, quantize, sample, with_sampler
 
 images, steps = lesson.pick(tiny=(12, 20), laptop=(12, 50), gpu=(12, 100))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
-full = sample(pipe, n=images, steps=steps, record=True)
+full = sample(pipe, n=images, steps=steps, record=True, progress=True)
 rows = {32: full.images}
+
+# %%
 for bits in (8, 4, 3):
     recipe = Recipe.linear(weights=bits, activations=32, steps=2, samples=4)  # activations stay as they are
-    rows[bits] = sample(quantize(pipe, recipe, progress=False), n=images, steps=steps).images
+    fewer = quantize(pipe, recipe, progress=False)
+    rows[bits] = sample(fewer, n=images, steps=steps, progress=True).images
 
 # %%
 from qdiff_lib.cost import model_bytes, parameter_count
@@ -51,12 +54,13 @@ show(figures.same_noise(rows, megabytes))
 # %%
 import torch
 
-weights = torch.tensor([-0.62, -0.35, -0.08, 0.0, 0.11, 0.27, 0.48, 0.88])
+weights = torch.tensor([-0.62, -0.36, -0.08, 0.0, 0.11, 0.27, 0.48, 0.88])
 show(figures.number_line(weights, bits=4))
 
 # %% [markdown]
 # The distance of two neighbouring values is the *scale* $s$. The code of the number 0 is the *zero point* $z$. Range
-# finders choose both; `min_max` takes the smallest and the largest number as the ends of the grid.
+# finders choose both. `min_max` lets the grid reach from the smallest number to the largest, and then shifts it by a
+# fraction of a step, so that 0 is exactly one of its values.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.grid import Grid
@@ -223,7 +227,7 @@ def integer_dot(q_w: torch.Tensor, z_w: int, q_x: torch.Tensor, z_x: int) -> int
 # picture is read once; its rounded weights are used at *every* step. Keep that in mind for the next lesson.
 
 # %%
-shown = [1, steps // 4, steps // 2, 3 * steps // 4, steps]
+shown = [1, steps // 2, 7 * steps // 10, 17 * steps // 20, steps]
 show(figures.drawing(full.trajectory[:, :3], shown))
 
 # %%

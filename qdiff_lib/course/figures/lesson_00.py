@@ -103,7 +103,7 @@ def grey_distance(images: Tensor, others: Tensor) -> float:
 def drawing(trajectory: Tensor, steps: Sequence[int]) -> tuple[Figure, str]:
     """``x_t`` (T, n, 1, H, W) after the given steps, counted from 1: a row for each image."""
     total, n = trajectory.shape[:2]
-    figure = Figure(figsize=(8.4, 0.95 * n + 0.6))
+    figure = Figure(figsize=(6.4, 1.2 * n + 0.6))
     shown = (trajectory[[step - 1 for step in steps]].clamp(-1, 1) + 1) * 127.5
     for axis, images in zip(figure.subplots(n, 1), shown.transpose(0, 1), strict=True):
         draw_images(axis, image_grid(images.round().to(torch.uint8), columns=len(steps), zoom=1), "")
@@ -120,7 +120,7 @@ def drawing(trajectory: Tensor, steps: Sequence[int]) -> tuple[Figure, str]:
 
 def draw_images(axis: Axes, picture, label: str) -> None:
     """A strip of images without a frame."""
-    axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axis.set_ylabel(label, rotation=0, ha="right", va="center")
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
