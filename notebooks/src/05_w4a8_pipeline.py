@@ -63,19 +63,17 @@ from qdiff_lib.grid import Grid, PerAxis
 from qdiff_lib.ranges import min_max
 
 generator = torch.Generator().manual_seed(0)
-normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
 w, x = normal(101, 10), normal(500, 3) @ normal(3, 10) + 0.3 * normal(500, 10)
 s, z = min_max(w, Grid(bits=4, granularity=PerAxis(0)))  # one scale for each neuron
 xx = x.T @ x / len(x)
-output_error = lambda rounded: ((rounded - w) @ xx * (rounded - w)).sum(-1)  # noqa: E731
-on_grid = lambda codes: s * ((codes + z).clamp(0, 15) - z)  # noqa: E731
+output_error = lambda rounded: ((rounded - w) @ xx * (rounded - w)).sum(-1)
+on_grid = lambda codes: s * ((codes + z).clamp(0, 15) - z)
 ways = (torch.arange(1024)[:, None] >> torch.arange(10)) & 1  # 0: down, 1: up
 errors = torch.stack([output_error(on_grid(torch.floor(w / s) + way)) for way in ways], dim=1)
 nearest = output_error(on_grid(torch.round(w / s)))
 place = figures.places(errors, nearest)
-print(
-    f"nearest is the best for {(place == 1).sum()} of {len(place)} neurons, its median place {place.median()}"
-)
+print(f"nearest: the best for {(place == 1).sum()} of {len(place)} neurons, median place {place.median()}")
 
 # %% [markdown]
 # ## The equation, and the lines that implement it

@@ -27,7 +27,7 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> tuple[Figure, str
     first = next(iter(rows.values()))
     for axis, (label, images) in zip(axes, rows.items(), strict=True):
         axis.imshow(image_grid(images[:columns], columns, zoom=1), cmap="gray", vmin=0, vmax=255)
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set_ylabel(label.replace(" W", "\nW"), rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
@@ -69,7 +69,7 @@ def all_roundings(errors: Tensor, nearest: Tensor, learned: Tensor) -> tuple[Fig
     right.set(xscale="log", ylim=(0, 102), xlabel="place or better", ylabel="neurons (%)")
     right.set_title(f"All {n} neurons")
     left.legend()
-    right.legend(loc="lower right")
+    right.legend(loc="upper left")
     median = {name: found[name].median().item() for name in methods}
     return figure, (
         f"Among {ways:,} roundings of each of {n} neurons, nearest has the median place {median['nearest']} "
