@@ -1,0 +1,304 @@
+"""Lesson 02: wrong answers get the right message, right ones pass, hooks see and go, figures tell."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tiny_models import ddim, random_inputs
+
+from qdiff_lib.course import watching
+from qdiff_lib.course.checks import Verdict, check
+from qdiff_lib.course.exercises.lesson_02 import used_share
+from qdiff_lib.course.figures import lesson_02 as figures
+from qdiff_lib.grid import Grid
+from qdiff_lib.ranges import min_max
+
+
+def grid_of(low, high, bits, gaps=None):
+    """Scale and zero point of a range, as a learner writes them."""
+    scale = float(high - low) / (gaps or 2**bits - 1)
+    return scale, round(float(-low) / scale)
+
+
+def widened(low, high, bits):
+    return grid_of(min(float(low), 0.0), max(float(high), 0.0), bits)
+
+
+def extremes(batches):
+    return min(b.min().item() for b in batches), max(b.max().item() for b in batches)
+
+
+def pooled(batches):
+    return torch.cat([batch.flatten() for batch in batches])
+
+
+def running_extremes(batches, bits):
+    """Right, batch by batch, with tensors."""
+    low = high = torch.zeros(())
+    for batch in batches:
+        low, high = torch.minimum(low, batch.min()), torch.maximum(high, batch.max())
+    scale = (high - low) / (2**bits - 1)
+    return [scale, (-low / scale).round()]
+
+
+def ends(batches, percent):
+    cut = 1 - percent / 100
+    return torch.quantile(pooled(batches), torch.tensor([cut, 1 - cut]))
+
+
+def percentile_by_sorting(batches, bits, percent):
+    """Right, to within the neighbouring values: leaves out the same number of values at each end."""
+    values = sorted(pooled(batches).tolist())
+    out = int((1 - percent / 100) * (len(values) - 1))
+    return widened(values[out], values[-1 - out], bits)
+
+
+def average_of_ends(batches, bits, percent):
+    low, high = torch.stack([ends([batch], percent) for batch in batches]).mean(0)
+    return widened(low, high, bits)
+
+
+def extremes_of_ends(batches, bits, percent):
+    each = torch.stack([ends([batch], percent) for batch in batches])
+    return widened(each[:, 0].min(), each[:, 1].max(), bits)
+
+
+def symmetric_percentile(batches, bits, percent):
+    size = torch.quantile(pooled(batches).abs(), percent / 100)
+    return grid_of(-size, size, bits)
+
+
+def symmetric(batches, bits):
+    size = max(abs(end) for end in extremes(batches))
+    return grid_of(-size, size, bits)
+
+
+def averaged(batches, bits):
+    lows, highs = zip(*((b.min().item(), b.max().item()) for b in batches), strict=True)
+    return widened(sum(lows) / len(lows), sum(highs) / len(highs), bits)
+
+
+def codes(x, scale, zero_point, bits):
+    return ((x / scale).round() + zero_point).clamp(0, 2**bits - 1)
+
+
+def share_by_histogram(x, scale, zero_point, bits):
+    """Right, and written with counts."""
+    counts = torch.bincount(codes(x, scale, zero_point, bits).flatten().long(), minlength=2**bits)
+    used = counts.nonzero().flatten().tolist()
+    return len(range(used[0], used[-1] + 1)) / len(counts)
+
+
+def share_of_ends(x, scale, zero_point, bits):
+    """Right: rounding keeps the order, so the two extremes are enough."""
+    low, high = (codes(end, scale, zero_point, bits) for end in (x.min(), x.max()))
+    return (high + 1 - low) / 2**bits
+
+
+def span(x, s, z, bits):
+    found = codes(x, s, z, bits)
+    return found.max() - found.min() + 1
+
+
+RIGHT = [
+    ("02.min_max_observer", running_extremes),
+    ("02.min_max_observer", lambda batches, bits: widened(*extremes(batches), bits)),
+    ("02.min_max_observer", lambda batches, bits: min_max(pooled(batches), Grid(bits))),
+    ("02.percentile_observer", percentile_by_sorting),
+    (
+        "02.percentile_observer",
+        lambda batches, bits, percent: widened(*ends(batches, percent), bits),
+    ),
+    ("02.range_utilisation", share_by_histogram),
+    ("02.range_utilisation", share_of_ends),
+]
+WRONG = [
+    ("02.min_max_observer", lambda batches, bits: widened(*extremes(batches[-1:]), bits), "last batch alone"),
+    ("02.min_max_observer", lambda batches, bits: widened(*extremes(batches[:1]), bits), "first batch alone"),
+    ("02.min_max_observer", averaged, "average of the batches' ranges"),
+    ("02.min_max_observer", symmetric, "that range is symmetric"),
+    ("02.min_max_observer", lambda batches, bits: grid_of(*extremes(batches), bits), "must contain 0"),
+    (
+        "02.min_max_observer",
+        lambda batches, bits: grid_of(
+            min(0, extremes(batches)[0]), max(0, extremes(batches)[1]), bits, gaps=2**bits
+        ),
+        "2^b - 1 gaps",
+    ),
+    (
+        "02.min_max_observer",
+        lambda batches, bits: (widened(*extremes(batches), bits)[0], 0),
+        "the scale is right, but the zero point",
+    ),
+    (
+        "02.min_max_observer",
+        lambda batches, bits: (lambda s, z: (s, z + 0.5))(*widened(*extremes(batches), bits)),
+        "round it",
+    ),
+    ("02.min_max_observer", lambda batches, bits: extremes(batches)[1], "return a pair"),
+    ("02.min_max_observer", lambda batches, bits: (-1.0, 0), "must be positive"),
+    ("02.min_max_observer", lambda batches, bits: (0.5, 0), "allowed difference"),
+    (
+        "02.percentile_observer",
+        lambda batches, bits, percent: widened(*extremes(batches), bits),
+        "that is the full range",
+    ),
+    (
+        "02.percentile_observer",
+        lambda batches, bits, percent: widened(*ends(batches, 50 + percent / 2), bits),
+        "half of the share",
+    ),
+    ("02.percentile_observer", average_of_ends, "average of the batches' percentiles"),
+    ("02.percentile_observer", extremes_of_ends, "extremes of the batches' percentiles"),
+    ("02.percentile_observer", symmetric_percentile, "percentile of |x|"),
+    (
+        "02.percentile_observer",
+        lambda batches, bits, percent: (widened(*ends(batches, percent), bits)[0], 0),
+        "the zero point is about",
+    ),
+    ("02.percentile_observer", lambda batches, bits, percent: None, "return a pair"),
+    ("02.range_utilisation", lambda x, s, z, b: (span(x, s, z, b) - 1) / 2**b, "both ends count"),
+    ("02.range_utilisation", lambda x, s, z, b: span(x, s, z, b) / (2**b - 1), "2^b codes"),
+    ("02.range_utilisation", lambda x, s, z, b: 100 * span(x, s, z, b) / 2**b, "percentage"),
+    ("02.range_utilisation", lambda x, s, z, b: span(x, s, z, b), "not the number of codes"),
+    (
+        "02.range_utilisation",
+        lambda x, s, z, b: len(codes(x, s, z, b).unique()) / 2**b,
+        "that few values miss some is chance",
+    ),
+    (
+        "02.range_utilisation",
+        lambda x, s, z, b: ((x.max() / s).round() - (x.min() / s).round() + 1) / 2**b,
+        "clip the codes",
+    ),
+    ("02.range_utilisation", lambda x, s, z, b: codes(x, s, z, b), "one number, the share"),
+    ("02.range_utilisation", lambda x, s, z, b: 0.5, "allowed difference"),
+]
+
+
+@pytest.mark.parametrize("name, answer", RIGHT)
+def test_right_answers_pass(name, answer):
+    assert check(name, answer).verdict is Verdict.RIGHT, check(name, answer)
+
+
+@pytest.mark.parametrize("name, answer, message", WRONG)
+def test_wrong_answers_get_the_message_for_their_mistake(name, answer, message):
+    outcome = check(name, answer)
+    assert outcome.verdict is Verdict.WRONG and message in outcome.message, outcome
+
+
+def test_used_share_of_a_known_grid():
+    x = torch.tensor([-9.0, 0.0, 1.0])  # codes 0, 4, 6 on a grid of steps 0.5
+    assert used_share(x, torch.tensor(0.5), torch.tensor(4.0), bits=3) == 7 / 8
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """A tiny untrained pipeline."""
+    return ddim()
+
+
+class TestWatching:
+    def test_hooks_see_every_pass_and_leave_nothing(self, pipe):
+        seen = []
+        inputs = random_inputs(pipe.unet, 3)
+        with watching.hooked(
+            pipe.unet, ["conv_in", "conv_out"], lambda layer, x: seen.append((layer, len(x)))
+        ):
+            pipe.unet(**inputs.rows(slice(0, 2)))
+            pipe.unet(**inputs.rows(slice(2, 3)))
+        assert seen == [("conv_in", 2), ("conv_out", 2), ("conv_in", 1), ("conv_out", 1)]
+        assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+    def test_hooks_go_when_the_block_fails(self, pipe):
+        with pytest.raises(RuntimeError, match="stop"):
+            with watching.hooked(pipe.unet, ["conv_in"], print, outputs=True):
+                raise RuntimeError("stop")
+        assert not pipe.unet.conv_in._forward_hooks
+
+    def test_outputs_are_those_of_one_pass(self, pipe):
+        inputs = random_inputs(pipe.unet, watching.BATCH + 3)
+        found = watching.layer_outputs(pipe.unet, ["conv_out"], inputs)
+        with torch.no_grad():
+            expected = pipe.unet(**inputs.rows(slice(None))).sample
+        torch.testing.assert_close(found["conv_out"], expected.flatten())
+
+    def test_sampled_inputs_keep_the_extremes_of_each_step(self, pipe):
+        values, runs = watching.sampled_inputs(pipe, ["conv_in"], n=16, steps=3, kept=10)
+        assert values["conv_in"].shape[0] == 3 and len(runs.trajectory) == 3
+        before = runs.trajectory[:-1].flatten(1)  # what the second and the third step read
+        assert torch.equal(values["conv_in"][1:].amin(1), before.amin(1))
+        assert torch.equal(values["conv_in"][1:].amax(1), before.amax(1))
+
+    def test_sampled_inputs_refuse_half_a_batch(self, pipe):
+        with pytest.raises(ValueError, match="n=12"):
+            watching.sampled_inputs(pipe, ["conv_in"], n=12, steps=2)
+
+    def test_range_table_and_histograms(self):
+        values = {"conv_in": torch.tensor([[0.0, 1.0, 1.0, 3.0], [-1.0, 0.0, 0.0, 0.0]])}
+        table = watching.range_table(values, n=8)
+        assert (table["steps"], table["n"], table["layers"]) == (2, 8, ["conv_in"])
+        assert (table["min"], table["max"]) == ([[0.0, -1.0]], [[3.0, 0.0]])
+        counts = watching.histograms(values, bins=4)["conv_in"]  # bins from -1 to 3
+        assert counts.tolist() == [[0, 1, 2, 1], [1, 3, 0, 0]]
+
+    def test_chosen_inputs_fit_and_are_enough(self, pipe):
+        inputs = random_inputs(pipe.unet, 10)
+        few = watching.chosen(inputs, inputs.step == inputs.step[0], 1)
+        assert len(few) == 1 and few.step.tolist() == [inputs.step[0]]
+        assert torch.equal(few.inputs["sample"], inputs.inputs["sample"][:1])
+        with pytest.raises(ValueError, match="count=11"):
+            watching.chosen(inputs, inputs.step >= 0, 11)
+
+
+def table(layers: int, steps: int = 4) -> dict:
+    """Ranges that shrink from [-8, 8] to [-1, 1] along the run, alike in all layers."""
+    high = [[8.0 * 8 ** (-t / (steps - 1)) for t in range(steps)]] * layers
+    low = [[-value for value in row] for row in high]
+    names = ["time_emb_proj", *(f"down_blocks.{i}.conv" for i in range(layers - 1))]
+    return {"steps": steps, "n": 5, "layers": names, "min": low, "max": high, "low": low, "high": high}
+
+
+def test_shares_are_of_the_range_that_serves_all_steps():
+    one_sided = {"min": [[2.0, 1.0]], "max": [[4.0, 3.0]]}  # both contain 0 once widened
+    assert figures.shares(one_sided).tolist() == [[1.0, 0.75]]
+
+
+@pytest.mark.parametrize("layers", [3, 12])
+def test_heat_map_names_the_layer_that_drifts_most(layers):
+    ranges = table(layers)
+    ranges["min"] = [row if i == 1 else [row[0]] * 4 for i, row in enumerate(ranges["min"])]
+    ranges["max"] = [row if i == 1 else [row[0]] * 4 for i, row in enumerate(ranges["max"])]
+    figure = figures.heat_map(ranges)
+    assert isinstance(figure, Figure)
+    assert f"{layers} layers over 4 steps, 5 runs" in figure.get_label()
+    assert "the median layer covers 100%" in figure.get_label()
+    assert "down_blocks.0.conv 12%" in figure.get_label()
+
+
+@pytest.mark.parametrize("densities", [False, True])
+def test_ridges_give_the_narrowest_and_the_widest_step(densities):
+    ranges = table(2)
+    counts = {name: torch.ones(4, 6) for name in ranges["layers"]} if densities else None
+    label = figures.ridges(ranges, ranges["layers"], counts).get_label()
+    assert "Ranges at 4 of 4 steps, n = 5" in label
+    assert label.count("2.0 wide at step 4, 16.0 at step 1") == 2
+
+
+def test_utilisation_gives_shares_and_the_worst_ratio():
+    used, lost = {"conv_in": torch.tensor([1.0, 0.25])}, {"conv_in": torch.tensor([1.0, 15.5])}
+    label = figures.utilisation(used, lost, 8).get_label()
+    assert "One 8-bit range" in label
+    assert "conv_in uses 25% to 100% of the codes, worst error ratio 15.5" in label
+
+
+@pytest.mark.parametrize("clipped, cause", [(6.0, "clipping"), (1.0, "coarse steps")])
+def test_fixed_range_names_the_cause(clipped, cause):
+    rounding, clipping = torch.tensor([1.0, 2.0]), torch.tensor([0.0, clipped])
+    label = figures.fixed_range(rounding, clipping, torch.tensor([1.0, 0.5]), "conv_in", "step 1").get_label()
+    assert label == f"worst at step 2: {2 * (2 + clipped):.1f} times the floor, from {cause}"
+
+
+def test_divergences_give_the_mean_of_each_set():
+    found = {"all": {"a": 0.01, "b": 0.03}, "few": {"a": 0.2, "b": 0.4}}
+    label = figures.divergences(found, 40).get_label()
+    assert label == "Mean KL divergence over 2 layers, 40 held-out inputs: all 0.0200; few 0.3000 nats."
