@@ -31,7 +31,7 @@ class Settings:
     drift_batch: int = 50
     seam_inputs: int = 256
     sampling_budget: dict = field(
-        default_factory=lambda: dict(samples=256, iterations=60, step_iterations=10)
+        default_factory=lambda: dict(samples=256, iterations=40, step_iterations=10)
     )
     shares: tuple[float, ...] = (0.2, 0.1, 0.5)
 

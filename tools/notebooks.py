@@ -35,6 +35,7 @@ from .expansion import (
     expand,
     for_students,
     lesson_names,
+    navigation,
     read_address,
     read_source,
     solution_lines,
@@ -85,14 +86,14 @@ class Cost:
         )
 
 
-def inputs(name: str, root: Path = ROOT) -> dict[str, str]:
+def inputs(name: str, sources: Path = SOURCES) -> dict[str, str]:
     """SHA-256 of each file that the outputs depend on: source, modules, weights, recorded results."""
-    source = root / "notebooks" / "src" / f"{name}.py"
-    modules = [root / f"qdiff_lib/course/{kind}/lesson_{name[:2]}.py" for kind in ("exercises", "figures")]
-    recorded = re.findall(r"recorded\(\"([\w/-]+)\"\)", source.read_text(encoding="utf-8"))
-    files = [source, *modules, *(root / f"data/recorded/{result}.json" for result in recorded)]
-    hashes = {path.relative_to(root).as_posix(): text_sha256(path) for path in files if path.is_file()}
-    listed = json.loads((root / "data/MANIFEST.json").read_text(encoding="utf-8"))["files"]
+    source = (sources / f"{name}.py").read_text(encoding="utf-8")
+    modules = [f"qdiff_lib/course/{kind}/lesson_{name[:2]}.py" for kind in ("exercises", "figures")]
+    recorded = [f"data/recorded/{result}.json" for result in re.findall(r"recorded\(\"([\w/-]+)\"\)", source)]
+    hashes = {f"notebooks/src/{name}.py": text_sha256(sources / f"{name}.py")}
+    hashes |= {file: text_sha256(ROOT / file) for file in [*modules, *recorded] if (ROOT / file).is_file()}
+    listed = json.loads((ROOT / "data/MANIFEST.json").read_text(encoding="utf-8"))["files"]
     models = [file for file in listed if file.startswith("models/") and file.endswith(".safetensors")]
     return hashes | {f"data/{file}": listed[file]["sha256"] for file in models}
 
@@ -165,11 +166,12 @@ def settled_text(text: str) -> str:
     return "\n".join(re.sub(r"(\d+%\|.*\|[^\[]*) \[.*\]$", r"\1", line) for line in lines)
 
 
-def build(name: str, address: Address, out: Path) -> Cost:
+def build(name: str, address: Address, out: Path, sources: Path = SOURCES) -> Cost:
     """Write ``out/NAME.ipynb``. Raises BuildError or SourceError, and then leaves the file as it was."""
-    cells = expand(SOURCES / f"{name}.py", lesson_names(), address)
-    notebook = make_notebook(cells, builder=BUILDER, inputs=inputs(name))
-    cost = run(notebook, ROOT / "notebooks")
+    cells = expand(sources / f"{name}.py", lesson_names(sources), address)
+    notebook = make_notebook(cells, builder=BUILDER, inputs=inputs(name, sources))
+    out.mkdir(parents=True, exist_ok=True)
+    cost = run(notebook, out)
     settle(notebook)
     if cost.memory > rules.MEMORY:
         raise BuildError(f"not written: its kernel took {cost.memory:.0f} MB, more than {rules.MEMORY}")
@@ -195,7 +197,7 @@ def save(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def staleness(path: Path, address: Address) -> list[str]:
+def staleness(path: Path, address: Address, sources: Path = SOURCES) -> list[str]:
     """Why a built notebook is not what its source gives today; empty where it is."""
     name = path.stem
     notebook = nbformat.read(path, as_version=4)
@@ -203,11 +205,11 @@ def staleness(path: Path, address: Address) -> list[str]:
     problems = []
     if course.get("builder") != BUILDER:
         problems.append("another builder made it")
-    before, now = course.get("inputs", {}), inputs(name)
+    before, now = course.get("inputs", {}), inputs(name, sources)
     problems.extend(
         f"{file} has changed" for file in sorted(before.keys() | now) if before.get(file) != now.get(file)
     )
-    cells = expand(SOURCES / f"{name}.py", lesson_names(), address)
+    cells = expand(sources / f"{name}.py", lesson_names(sources), address)
     if [core(cell) for cell in notebook.cells] != [core(cell) for cell in cells]:
         problems.append("its cells are not those of its source")
     return [f"{name}: {problem}: run make notebooks" for problem in problems]
@@ -218,26 +220,26 @@ def core(cell: NotebookNode) -> tuple:
     return cell.id, cell.cell_type, cell.source, dict(cell.metadata)
 
 
-def student_notebook(name: str) -> NotebookNode:
+def student_notebook(name: str, address: Address, sources: Path = SOURCES) -> NotebookNode:
     """A lesson without solutions, outputs and badges (which would open the full version)."""
-    cells = expand(SOURCES / f"{name}.py", lesson_names(), read_address())
-    unpublished = expand(SOURCES / f"{name}.py", lesson_names(), Address("", "none"))
-    return make_notebook(for_students([unpublished[0], *cells[1:]], name))
+    path, names = sources / f"{name}.py", lesson_names(sources)
+    without_badges = navigation(name, names, Address("", address.tag))
+    return make_notebook(for_students([without_badges, *expand(path, names, address)[1:]], name))
 
 
-def leaks(text: str) -> list[str]:
+def leaks(text: str, sources: Path = SOURCES) -> list[str]:
     """The solution lines of any lesson that occur in a student notebook's text."""
     secrets = set()
-    for name in lesson_names():
-        secrets |= solution_lines(read_source(SOURCES / f"{name}.py"), name)
+    for name in lesson_names(sources):
+        secrets |= solution_lines(read_source(sources / f"{name}.py"), name)
     return sorted(line for line in secrets if json.dumps(line, ensure_ascii=False)[1:-1] in text)
 
 
-def write_students(out: Path) -> None:
+def write_students(out: Path, sources: Path = SOURCES) -> None:
     """Write all student notebooks and the contents page. Raises BuildError where a solution would leak."""
-    for name in lesson_names():
-        text = to_text(student_notebook(name))
-        if found := leaks(text):
+    for name in lesson_names(sources):
+        text = to_text(student_notebook(name, read_address(), sources))
+        if found := leaks(text, sources):
             raise BuildError(f"{name}: a line of a solution stands elsewhere in the lesson: {found}")
         save(text, out / f"{name}.ipynb")
     shutil.copyfile(ROOT / "notebooks" / "README.md", out / "README.md")

@@ -25,8 +25,6 @@ images, steps = lesson.pick(tiny=(12, 20), laptop=(12, 50), gpu=(12, 100))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
 full = sample(pipe, n=images, steps=steps, record=True, progress=True)
 rows = {32: full.images}
-
-# %%
 for bits in (8, 4, 3):
     recipe = Recipe.linear(weights=bits, activations=32, steps=2, samples=4)  # activations stay as they are
     fewer = quantize(pipe, recipe, progress=False)
@@ -44,30 +42,25 @@ show(figures.same_noise(rows, megabytes))
 # Why do 8 bits change nearly nothing, while 3 bits ruin the pictures? Why does 4 sit at the edge, with some pictures
 # kept and some turned into others? And how can the edge be moved? By the end of this course you can answer all three.
 # This lesson starts with eight numbers.
-
-# %% [markdown]
+#
 # ## Eight numbers on a grid
 #
 # An *integer grid* of $b$ bits has $2^b$ values at equal distances. A number is stored as the *code* of the value
 # next to it: a whole number from $0$ to $2^b - 1$.
-
-# %%
-import torch
-
-weights = torch.tensor([-0.62, -0.36, -0.08, 0.0, 0.11, 0.27, 0.48, 0.88])
-show(figures.number_line(weights, bits=4))
-
-# %% [markdown]
+#
 # The distance of two neighbouring values is the *scale* $s$. The code of the number 0 is the *zero point* $z$. Range
 # finders choose both. `min_max` lets the grid reach from the smallest number to the largest, and then shifts it by a
 # fraction of a step, so that 0 is exactly one of its values.
 
 # %% tags=["nbval-check-output"]
+import torch
 from qdiff_lib.grid import Grid
 from qdiff_lib.ranges import min_max
 
+weights = torch.tensor([-0.62, -0.36, -0.08, 0.0, 0.11, 0.27, 0.48, 0.88])
 s, z = min_max(weights, Grid(bits=4))
 print(f"scale {s.item():.3f}, zero point {z.item():.0f}")
+show(figures.number_line(weights, bits=4))
 
 # %% [markdown]
 # ### The equation, and the lines that implement it
@@ -88,21 +81,16 @@ def to_numbers(q, s, z):
 
 
 # %% tags=["nbval-check-output"]
+from qdiff_lib.grid import fake_quantize
+
 q = to_codes(weights, s, z, b=4)
 restored = to_numbers(q, s, z)
 for row in zip(weights.tolist(), q.int().tolist(), restored.tolist()):
     print("{:6.2f}  code {:2d}  restored {:6.2f}".format(*row))
-
-# %%
-from qdiff_lib.grid import fake_quantize
-
 same = torch.equal(restored, fake_quantize(weights, s, z, bits=4))
-largest = (restored - weights).abs().max().item()
+largest, half = (restored - weights).abs().max().item(), s.item() / 2
 claim(same, "five lines give what the library's fake_quantize gives")
-claim(
-    largest <= s.item() / 2 + 1e-6,
-    f"no number moved by more than half a step: {largest:.3f} <= {s.item() / 2:.3f}",
-)
+claim(largest <= half, f"no number moved by more than half a step: {largest:.3f} <= {half:.3f}")
 claim(restored[3] == 0, "the number 0 came back as 0, without any error")
 
 # %% [markdown]
@@ -118,8 +106,6 @@ step = {b: grids[b].scale.item() for b in widths}
 error = {b: (fake_quantize(weights, *grids[b], b) - weights).abs().max().item() for b in widths}
 for b in widths:
     print(f"{b} bits: {2**b:3d} values, step {step[b]:.4f}")
-
-# %%
 show(figures.error_by_bits(widths, list(error.values()), list(step.values())))
 claim(
     step[3] > 2 * step[4], f"from 4 bits to 3 the step grows {step[3] / step[4]:.2f} times: 15 gaps become 7"
@@ -187,22 +173,17 @@ def file_bytes(count: int, bits: int, channels: int) -> int:
 # %% tags=["nbval-check-output"]
 from fractions import Fraction
 
-from qdiff_lib.grid import quantize as codes_of
-
 inputs = torch.tensor([0.0, 1.3, 0.2, 0.7, 2.1, 0.4, 1.6, 2.5])
 s_x, z_x = min_max(inputs, Grid(bits=8))
-q_w, q_x = (codes_of(weights, s, z, 4).int() - z.int()), (codes_of(inputs, s_x, z_x, 8).int() - z_x.int())
-whole = sum(a * b for a, b in zip(q_w.tolist(), q_x.tolist()))
+w_whole = (q - z).int().tolist()
+x_whole = (to_codes(inputs, s_x, z_x, b=8) - z_x).int().tolist()
+total = sum(a * b for a, b in zip(w_whole, x_whole))
 scale_w, scale_x = Fraction(s.item()), Fraction(s_x.item())
-simulated = sum((scale_w * a) * (scale_x * b) for a, b in zip(q_w.tolist(), q_x.tolist()))
-print(f"the whole number {whole}, times the scales: {float(scale_w * scale_x * whole):.4f}")
-print(f"simulated with the values on the grids: {float(simulated):.4f}")
-
-# %%
-exact = (weights * inputs).sum().item()
-claim(simulated == scale_w * scale_x * whole, "as fractions, the integer sum and the simulation are equal")
-claim(abs(whole) < 8 * 15 * 255 < 2**15, f"the sum {whole} needs 16 bits: 8 products of at most 15 x 255")
-print(f"the sum of the numbers before they were put on grids: {exact:.3f}, now {float(simulated):.3f}")
+simulated = sum((scale_w * a) * (scale_x * b) for a, b in zip(w_whole, x_whole))
+print(f"the whole number {total} times both scales: {float(scale_w * scale_x * total):.4f}")
+print(f"before the grids, the sum was {(weights * inputs).sum().item():.4f}")
+claim(simulated == scale_w * scale_x * total, "as fractions, the integer sum and the simulation are equal")
+claim(8 * 15 * 255 < 2**15, f"8 products of at most 15 x 255 never need more than 16 bits; here {total}")
 
 # %% [markdown]
 # ### Exercise: a dot product in whole numbers
@@ -229,8 +210,6 @@ def integer_dot(q_w: torch.Tensor, z_w: int, q_x: torch.Tensor, z_x: int) -> int
 # %%
 shown = [1, steps // 2, 7 * steps // 10, 17 * steps // 20, steps]
 show(figures.drawing(full.trajectory[:, :3], shown))
-
-# %%
 distance = {b: figures.grey_distance(rows[b], rows[32]) for b in (8, 4, 3)}
 claim(
     distance[8] < 10, f"8 bits move a pixel by {distance[8]:.1f} of 255 grey levels on average: hard to see"
@@ -248,8 +227,6 @@ claim(distance[3] > 1.3 * distance[4], f"3 bits move it by {distance[3]:.0f}: th
 
 # %%
 show(figures.with_and_without(weights, outlier=30.0, bits=4))
-
-# %%
 stretched = torch.cat([weights[:-1], torch.tensor([30.0])])
 s_far, z_far = min_max(stretched, Grid(bits=4))
 left = len(set(to_codes(stretched, s_far, z_far, b=4)[:-1].tolist()))

@@ -40,20 +40,11 @@ from qdiff_lib.metrics import trajectory_mse, trajectory_snr
 exact = runs.pop("full precision").trajectory  # (steps, images, 1, 32, 32): x after each step
 mse = {label: trajectory_mse(exact, run.trajectory) for label, run in runs.items()}
 snr = {label: trajectory_snr(exact, run.trajectory) for label, run in runs.items()}
-first, last = (snr["linear W4A32"][i].item() for i in (0, -1))
-claim(
-    first > 24,
-    f"after one step, 4-bit weights give {first:.0f} dB: x is {10 ** (first / 20):.0f} times its error",
-)
-claim(
-    last < first - 12,
-    f"after {steps} steps, {last:.0f} dB are left: x is {10 ** (last / 20):.1f} times its error",
-)
-claim(
-    mse["Q-Diffusion W4A32"][-1] < mse["linear W4A32"][-1] / 2,
-    f"the same 4 bits, chosen by Q-Diffusion, end with {mse['Q-Diffusion W4A32'][-1]:.3f} "
-    f"instead of {mse['linear W4A32'][-1]:.3f} mean squared error",
-)
+first, last = (10 ** (snr["linear W4A32"][i].item() / 20) for i in (0, -1))
+claim(first > 15, f"after one step with 4-bit weights, x is {first:.0f} times as large as its error")
+claim(last < first / 4, f"after {steps} steps it is only {last:.1f} times as large")
+plain, learned = mse["linear W4A32"][-1], mse["Q-Diffusion W4A32"][-1]
+claim(learned < plain / 2, f"4 bits by Q-Diffusion end with an error of {learned:.3f} instead of {plain:.3f}")
 
 # %% [markdown]
 # So one step is fine and the picture is not. What happens on the way?
@@ -90,16 +81,14 @@ claim(
 )
 
 # %% [markdown]
-# ## How an error travels
+# ### Exercise: the propagation factor
 #
-# Suppose that $x_t$ is off by $d_t$, and that this step's noise prediction is off by $n_t$, because the network is
+# **How does an error travel?** Suppose that $x_t$ is off by $d_t$, and that this step's noise prediction is off by $n_t$, because the network is
 # quantized. Both enter the step, which is a straight line, so that
 #
 # $$d_{t-1} = F\,d_t + B\,n_t,\qquad F = A + B\,\frac{de}{dx}.$$
 #
 # **$F$ is the propagation factor**: what one step does to the error that it is given. $B\,n_t$ is new.
-#
-# ### Exercise: the propagation factor
 #
 # Difficulty 2 of 5, importance 4 of 5, 8 minutes. You have $A$, $B$ and $e(x)$ above. What is $F$ for the toy?
 
@@ -121,13 +110,11 @@ def propagation_factor(alpha_bar: Tensor, alpha_bar_prev: Tensor, sigma: float) 
 
 
 # %% [markdown]
-# ## How errors add up
+# ### Exercise: the recursion
 #
-# If the errors $n_t$ are independent, with variance $q^2$, then variances add, and the variance $v$ of $d$ follows
+# **How do errors add up?** If the errors $n_t$ are independent, with variance $q^2$, then variances add, and the variance $v$ of $d$ follows
 #
 # $$v \leftarrow F^2\,v + B^2 q^2,\qquad\text{starting from } v = 0.$$
-#
-# ### Exercise: the recursion
 #
 # Difficulty 2 of 5, importance 5 of 5, 8 minutes. Return $v$ after each step.
 
@@ -168,8 +155,8 @@ spread = (2 / (SEEDS * PIXELS)) ** 0.5  # relative standard deviation of a varia
 off = (measured.mean(0) / predicted - 1).abs().max().item()
 claim(off < 5 * spread, f"at every step the mean of the seeds is within {5 * spread:.0%} of the recursion")
 grown = (predicted[-1] / predicted[0]).sqrt().item()
-claim(grown > 3, f"the error at the end is {grown:.1f} times that of one step")
-print(f"all F together multiply the first step's error by {factors[1:].prod():.2f}")
+claim(grown > 3, f"the error at the end is {grown:.1f} times that of the first step")
+print(f"all later F together multiply the first step's error by {factors[1:].prod():.2f}")
 
 # %% [markdown]
 # ## Predict
@@ -189,14 +176,12 @@ single = torch.stack([gain.abs().mean() * Q for _, gain in numbers])
 show(figures.more_steps(counts, single, fresh, persistent))
 
 # %% tags=["nbval-check-output"]
-independent, alike = fresh[0] / fresh[-1], persistent[0] / persistent[-1]
-claim(
-    independent > 5,
-    f"{counts[-1] // counts[0]} times as many steps: independent errors end {independent:.1f} times smaller",
+more, shrinks, stays = counts[-1] // counts[0], fresh[0] / fresh[-1], persistent[0] / persistent[-1]
+claim(shrinks > 5, f"with {more} times as many steps, independent errors end {shrinks:.1f} times smaller")
+claim(0.7 < stays < 1.1, f"errors that are all alike do not get smaller: the ratio is {stays:.2f}")
+print(
+    f"with {counts[4]} steps, alike errors end {persistent[4] / fresh[4]:.1f} times as large as independent ones"
 )
-claim(0.7 < alike < 1.1, f"errors that are all alike do not get smaller: the ratio is {alike:.2f}")
-ratio = persistent[4] / fresh[4]
-print(f"with {counts[4]} steps, alike errors end {ratio:.1f} times as large as independent ones")
 
 # %% [markdown]
 # Observe: what decides is not only how large the error of a step is, but **how alike the errors of neighbouring steps
@@ -247,29 +232,39 @@ show(figures.anatomy(*sizes, alike, "linear W4A32"))
 
 # %%
 size, kept, added = sizes
-factor = kept[1:] / size[:-1]
-print(f"measured propagation factors: {factor.min():.2f} to {factor.max():.2f}")
-claim(kept[-2] > 5 * added[-2], f"late in the run, {kept[-2] / size[-2]:.0%} of the error is inherited")
-claim(alike.mean() > 0.7, f"neighbouring steps err alike: mean correlation {alike.mean():.2f}")
-factor = torch.cat([factor.new_ones(1), factor])
-unrelated, lined_up = (accumulate(factor, added, 1.0, r)[-1].sqrt() for r in (0, 1))
+factor = torch.cat([torch.ones(1).double(), kept[1:] / size[:-1]])  # the first step inherits nothing
+print(f"measured propagation factors: {factor[1:].min():.2f} to {factor[1:].max():.2f}")
 claim(
-    unrelated < size[-1] < lined_up * 1.05,
-    f"the error at the end is {size[-1]:.2f}, between {unrelated:.2f} for "
-    f"independent and {lined_up:.2f} for always equal errors",
+    kept[-2] > 5 * added[-2], f"late in the run, {kept[-2] / size[-2]:.0%} of the error's size is inherited"
 )
-claim(size[-1] > 1.5 * unrelated, f"independent errors would explain {unrelated / size[-1]:.0%} of it")
+claim(alike.mean() > 0.7, f"neighbouring steps err alike: their mean correlation is {alike.mean():.2f}")
+one, all_alike = (accumulate(factor, added, 1.0, r)[-1].sqrt() for r in (0, 1))
+print(f"the recursion's final error: {one:.2f} if independent, {all_alike:.2f} if always the same")
+claim(one * 1.5 < size[-1] < all_alike * 1.05, f"the real one is {size[-1]:.2f}, between the two")
 
 # %% [markdown]
 # That is the answer to the title. A rounded weight errs in the same direction at every step, so its errors line up
 # instead of cancelling, and they are handed on. Where the measured $F$ is above 1, the network makes them larger, too:
 # two runs that have come apart a little are on their way to different pictures.
 #
+# ## All methods, step by step
+#
+# The mean squared error (MSE) of each run against the full-precision run from the same noise, and the same as a
+# signal-to-noise ratio (SNR). The dashed line is the MSE between two images that have nothing to do with each other.
+
+# %%
+unrelated = (exact[-1] - exact[-1].roll(1, dims=0)).double().square().mean().item()
+show(figures.error_curves(mse, snr, n, unrelated))
+w8, w5, w4 = (mse[f"linear W{bits}A32"][-1].item() for bits in (8, 5, 4))
+claim(w8 < w5 < w4, f"fewer bits, more error: {w8:.4f} with 8, {w5:.3f} with 5, {w4:.3f} with 4 bits")
+claim(w4 < unrelated, f"the error of 4 bits is {w4 / unrelated:.0%} of that between unrelated images")
+
+# %% [markdown]
 # ### Exercise: signal to noise
 #
-# Difficulty 1 of 5, importance 4 of 5, 5 minutes. The size of $x_t$ changes along the run, so its error is easier to
-# judge as a ratio: the signal-to-noise ratio (SNR) in decibels (dB), $10 \log_{10}$ of the mean square of the
-# full-precision $x_t$ over the mean squared error. Means are over all images and pixels of a step.
+# Difficulty 1 of 5, importance 4 of 5, 5 minutes. The size of $x_t$ changes along the run, so an error is easier to
+# judge as a ratio: in decibels (dB), $10 \log_{10}$ of the mean square of the full-precision $x_t$ over the mean squared
+# error. The means are over all images and pixels of a step.
 
 
 # %% tags=["exercise"] exercise="01.snr_per_step"
@@ -286,22 +281,6 @@ def snr_per_step(reference: Tensor, other: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# ## All methods, step by step
-#
-# The mean squared error (MSE) and the SNR of each run, against the full-precision run from the same noise. The dashed
-# line is the MSE between two images that have nothing to do with each other.
-
-# %%
-unrelated = (exact[-1] - exact[-1].roll(1, dims=0)).double().square().mean().item()
-show(figures.error_curves(mse, snr, n, unrelated))
-final = {label: error[-1].item() for label, error in mse.items()}
-claim(
-    final["linear W8A32"] < final["linear W5A32"] < final["linear W4A32"] < unrelated,
-    f"fewer bits, more error: {final['linear W8A32']:.4f}, {final['linear W5A32']:.3f}, {final['linear W4A32']:.3f}; "
-    f"unrelated images have {unrelated:.2f}",
-)
-
-# %% [markdown]
 # ## A hundred steps
 #
 # The paper's Figure 3 follows 100 steps. This takes minutes on a CPU, so here it is as a recorded result, over more
@@ -310,23 +289,18 @@ claim(
 
 # %%
 fig3 = recorded("error_per_step")
-curves = {row["label"]: torch.tensor(row["mse"]) for row in fig3.data["rows"]}
-ratios = {row["label"]: torch.tensor(row["snr_db"]) for row in fig3.data["rows"]}
-show(figures.error_curves(curves, ratios, fig3.data["n"], unrelated))
+rows = {row["label"]: row for row in fig3.data["rows"]}
+errors, ratios = ({label: torch.tensor(row[key]) for label, row in rows.items()} for key in ("mse", "snr_db"))
+show(figures.error_curves(errors, ratios, fig3.data["n"], unrelated))
 print(fig3.source())
-
-# %%
-ends = {row["method"] + str(row["weights"]): row["mse"][-1] for row in fig3.data["rows"]}
-starts = {row["method"] + str(row["weights"]): row["mse"][0] for row in fig3.data["rows"]}
-w4, q4, w8 = ends["linear4"], ends["qdiffusion4"], ends["linear8"]
+start, (w4, w5, w8) = errors["linear W4A32"][0], (errors[f"linear W{bits}A32"][-1] for bits in (4, 5, 8))
+learned = errors["Q-Diffusion W4A32"][-1]
 claim(
-    w4 > 50 * starts["linear4"],
-    f"4 bits, linear: the last step's MSE is {w4 / starts['linear4']:.0f} times the first's",
+    w4 > 50 * start, f"4 bits, linear: the MSE of the last step is {w4 / start:.0f} times that of the first"
 )
-claim(q4 < w4 / 3, f"Q-Diffusion with 4 bits ends {w4 / q4:.1f} times lower than linear with 4 bits")
-print(
-    f"and {q4 / w8:.1f} times as high as linear with 8 bits; linear with 5 bits: {ends['linear5'] / w8:.0f} times"
-)
+claim(learned < w4 / 3, f"4 bits, Q-Diffusion: it ends {w4 / learned:.1f} times lower than linear")
+print(f"against 8 bits, linear: Q-Diffusion's 4 bits have {learned / w8:.1f} times its error,", end=" ")
+print(f"5 linear bits {w5 / w8:.0f} times, 4 linear bits {w4 / w8:.0f} times")
 
 # %% [markdown]
 # ## Stress: 4 bits for half of the run
@@ -345,13 +319,9 @@ def finish(unet, x):
 
 
 middle, unet4 = steps // 2 - 1, models["linear W4A32"].unet
-images = {
-    "first half": finish(pipe.unet, four[middle]),
-    "second half": finish(unet4, exact[middle]),
-    "all": four[-1],
-}
-half = {f"4 bits in {name} steps": (x - exact[-1]).square().mean().item() for name, x in images.items()}
-show(figures.halves(half))
+ends = {"first half": finish(pipe.unet, four[middle]), "second half": finish(unet4, exact[middle])}
+ends = {f"4 bits in the {name}": x for name, x in ends.items()} | {"4 bits in all steps": four[-1]}
+show(figures.halves({name: (x - exact[-1]).square().mean().item() for name, x in ends.items()}))
 
 # %% [markdown]
 # ## Recap

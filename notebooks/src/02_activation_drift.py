@@ -28,23 +28,20 @@ print(fig5.source())
 
 # %%
 share = figures.shares(fig5.data)  # (layers, steps)
-least = share.amin(1)
-moving = [fig5.data["layers"][i] for i in least.argsort()[:3]]
+least, half = share.amin(1), share.shape[1] // 2
+moving = [fig5.data["layers"][i] for i in least.argsort() if "time_emb" not in fig5.data["layers"][i]][:3]
 claim(
-    least.median() < 0.85,
-    f"the median layer covers {least.median():.0%} of its all-steps range at its narrowest step",
+    least.median() < 0.85, f"at its narrowest step the median layer covers {least.median():.0%} of its range"
 )
-claim(least.min() < 0.6, f"the layer that drifts most, {moving[0]}, covers {least.min():.0%}")
-near = (share[:, 1:] - share[:, :-1]).abs().mean()
-far = (share[:, share.shape[1] // 2 :] - share[:, : -(share.shape[1] // 2)]).abs().mean()
-claim(
-    near < far,
-    f"from one step to the next a share changes by {near:.1%} on average, over half of the run by {far:.1%}",
-)
+claim(least.min() < 0.6, f"the layer that drifts most covers {least.min():.0%}")
+near, far = (share[:, k:] - share[:, :-k] for k in (1, half))
+near, far = near.abs().mean(), far.abs().mean()
+claim(near < far, f"a share changes by {near:.1%} from step to step, by {far:.1%} over half of the run")
 
 # %% [markdown]
 # Neighbouring steps are alike, far ones differ: this is the paper's observation. Below is the same as a ridge plot, for
-# the three layers that drift most: thin bars from the smallest to the largest value, thick ones for the middle 98 %.
+# the three layers that drift most, without those that read the time step alone: thin bars from the smallest to the
+# largest value, thick ones for the middle 98 %.
 
 # %%
 show(figures.ridges(fig5.data, moving))
@@ -54,13 +51,13 @@ show(figures.ridges(fig5.data, moving))
 #
 # Let an activation be spread evenly over $[-c_t, c_t]$, where $c_t$ shrinks from 8 to 1 along the run. A grid of $b$
 # bits over a range of width $w$ has the step size $s = w / (2^b - 1)$. A value inside the range is off by at most
-# $s/2$, evenly spread, so the mean squared error is
+# $s/2$, evenly spread. So its mean squared error $E$ is, and for one range of width $W$ for all steps it becomes,
 #
-# $$E = \frac{s^2}{12},\qquad\text{and for one range of width } W:\qquad \frac{E_\text{one}}{E_\text{own}}
+# $$E = \frac{s^2}{12},\qquad \frac{E_\text{one}}{E_\text{own}}
 # = \Bigl(\frac{W}{w_t}\Bigr)^2 = \frac{1}{u_t^2},\qquad u_t = \frac{w_t}{W}.$$
 #
-# **$u_t$ is the utilisation**: the share of the grid that step $t$ can use. It costs $\log_2 (1/u_t)$ bits, because one
-# bit less doubles the step size.
+# **$u_t$ is the utilisation**: the share of the grid that step $t$ can use. This costs $\log_2 (1/u_t)$ bits, because
+# one bit less doubles the step size.
 #
 # **Predict**: how many of 8 bits are left at the last step of the toy, where $c_t = 1$?
 
@@ -71,16 +68,16 @@ from qdiff_lib.ranges import min_max
 
 
 def grid_error(x, found, bits):
-    """Mean squared error of x on the grid (scale, zero_point)."""
+    """Mean squared error of x on the grid ``found``, a pair (scale, zero_point)."""
     return (fake_quantize(x, *found, bits) - x).square().mean()
 
 
-generator = torch.Generator().manual_seed(0)
-toy = [c * (2 * torch.rand(200_000, generator=generator) - 1) for c in (8, 4, 2, 1)]
+sizes, generator = (8, 4, 2, 1), torch.Generator().manual_seed(0)
+toy = [c * (2 * torch.rand(200_000, generator=generator) - 1) for c in sizes]
 one = min_max(torch.cat(toy), Grid(8))
-for c, x in zip((8, 4, 2, 1), toy, strict=True):
+for c, x in zip(sizes, toy, strict=True):
     ratio = grid_error(x, one, 8) / grid_error(x, min_max(x, Grid(8)), 8)
-    print(f"c = {c}: error of one range / own range {ratio:.0f}, bits lost {0.5 * ratio.log2():.1f}")
+    print(f"c = {c}: error ratio {ratio:.0f}, bits lost {0.5 * ratio.log2():.1f}")
 claim(abs(ratio / 64 - 1) < 0.1, "at u = 1/8 the error is 64 times as large: 3 of 8 bits are lost")
 
 # %% [markdown]
@@ -105,14 +102,12 @@ def range_utilisation(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -
 
 
 # %% [markdown]
-# ## Observers: who chooses the range
+# ### Exercise: a min-max observer
 #
 # An *observer* looks at an activation while calibration batches pass by, and chooses scale and zero point in the end.
 # The simplest keeps the extremes: with $l = \min(0, \min x)$ and $h = \max(0, \max x)$ over **all** batches,
 #
 # $$s = \frac{h - l}{2^b - 1},\qquad z = \mathrm{round}(-l / s).$$
-#
-# ### Exercise: a min-max observer
 #
 # Difficulty 2 of 5, importance 5 of 5, 7 minutes.
 
@@ -131,10 +126,10 @@ def min_max_observer(batches: list[Tensor], bits: int) -> tuple[float, float]:
 
 
 # %% [markdown]
+# ### Exercise: a percentile observer
+#
 # Min-max never clips, so one outlier decides the step size for everybody. A percentile observer leaves out a share of
 # the values at each end. They are clipped, and all others get a finer grid.
-#
-# ### Exercise: a percentile observer
 #
 # Difficulty 3 of 5, importance 4 of 5, 8 minutes. The percentile is that of all batches together.
 
@@ -156,14 +151,34 @@ def percentile_observer(batches: list[Tensor], bits: int, percent: float) -> tup
 
 
 # %% [markdown]
+# **Which one is better?** That depends on the tail. Evenly spread values have none; those of a Laplace distribution, which
+# is like many activations, have a long one.
+
+# %% tags=["nbval-check-output"]
+from qdiff_lib.ranges import percentile
+
+even = 2 * torch.rand(100_000, generator=generator) - 1
+signs = torch.where(torch.rand(100_000, generator=generator) < 0.5, -1.0, 1.0)
+heavy = -signs * torch.rand(100_000, generator=generator).clamp(min=1e-6).log()  # Laplace
+gain = {}
+for name, x in (("even", even), ("heavy-tailed", heavy)):
+    for bits in (4, 8):
+        clipped = grid_error(x, percentile(x, Grid(bits), 99.5), bits)
+        gain[name, bits] = grid_error(x, min_max(x, Grid(bits)), bits) / clipped
+        print(f"{name}, {bits} bits: clipping makes the error", "less" if gain[name, bits] > 1 else "more")
+claim(gain["heavy-tailed", 4] > 1.5, "4 bits and a long tail: a clipped range is better")
+claim(gain["heavy-tailed", 8] < 1, "8 bits can afford the whole range, and lose by clipping")
+
+# %% [markdown]
 # ## The real model, live
 #
-# A smaller run with hooks on four layers: a *forward pre-hook* is a function that PyTorch calls with a layer's input. At
-# each step we keep a random sample of it, and its extremes.
+# A smaller run, with a *forward pre-hook* on each of four layers: a function that PyTorch calls with the layer's input.
+# It is registered with `module.register_forward_pre_hook(hook)`; `sampled_inputs` does this, and keeps at each step a
+# random sample of the input and its extremes. The hills are histograms.
 
 # %%
 from qdiff_lib import load, sample, with_sampler
-from qdiff_lib.ranges import Reservoir
+from qdiff_lib.course.watching import histograms, range_table, sampled_inputs
 
 LAYERS = [
     "conv_in",
@@ -173,35 +188,10 @@ LAYERS = [
 ]
 steps, n = 20, lesson.pick(tiny=32, laptop=64, gpu=64)
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
-seen = {layer: Reservoir(1024, torch.Generator().manual_seed(0)) for layer in LAYERS}
-hooks = [
-    pipe.unet.get_submodule(layer).register_forward_pre_hook(
-        lambda module, inputs, layer=layer: seen[layer].add(inputs[0])
-    )
-    for layer in LAYERS
-]
-full = sample(pipe, n, steps, batch_size=8, record=True, progress=True)
-for hook in hooks:
-    hook.remove()
-values = {
-    layer: torch.stack(seen[layer].kept).cpu().view(n // 8, steps, -1).transpose(0, 1).flatten(1)
-    for layer in LAYERS
-}  # (steps, values)
-
-# %%
-found = {"steps": steps, "n": n, "layers": LAYERS}
-found["min"], found["max"] = (
-    [f(v, dim=1).tolist() for v in values.values()] for f in (torch.amin, torch.amax)
-)
-found["low"], found["high"] = ([v.quantile(q, dim=1).tolist() for v in values.values()] for q in (0.01, 0.99))
-hills = {
-    layer: torch.stack([torch.histc(row, 60, v.min().item(), v.max().item()) for row in v])
-    for layer, v in values.items()
-}
-show(figures.ridges(found, LAYERS, hills))
-
-# %%
-show(figures.heat_map(found))
+values, full = sampled_inputs(pipe, LAYERS, n, steps, progress=True)  # for each layer (steps, values)
+table = range_table(values, n)
+show(figures.ridges(table, LAYERS, histograms(values)))
+show(figures.heat_map(table))
 
 # %% [markdown]
 # ## What one range costs
@@ -224,18 +214,13 @@ show(figures.utilisation(used, lost, BITS))
 
 # %%
 worst = max(lost, key=lambda layer: lost[layer].max())
-bits_lost = {layer: 0.5 * ratio.max().log2().item() for layer, ratio in lost.items()}
-claim(
-    used[worst].min() < 0.6,
-    f"{worst} uses only {used[worst].min():.0%} of the {2**BITS} codes at its narrowest step",
-)
-claim(lost[worst].max() > 2, f"there its error is {lost[worst].max():.1f} times that of its own range")
-rule = torch.cat([lost[layer] * used[layer] ** 2 for layer in LAYERS])
-claim(
-    0.7 < rule.median() < 1.4,
-    f"the rule 1 / u^2 is right to within {(rule.median() - 1).abs():.0%} in the median",
-)
-print("bits lost at the worst step:", ", ".join(f"{layer} {lost:.1f}" for layer, lost in bits_lost.items()))
+least, ratio = used[worst].min(), lost[worst].max()
+claim(least < 0.6, f"{worst} uses only {least:.0%} of the {2**BITS} codes at its narrowest step")
+claim(ratio > 2, f"there its error is {ratio:.1f} times that of its own range")
+rule = torch.cat([lost[layer] * used[layer] ** 2 for layer in LAYERS]).median()
+claim(0.7 < rule < 1.4, f"in the median the error ratio is {rule:.2f} times what 1 / u^2 says")
+for layer in LAYERS:
+    print(f"{layer:<30} bits lost at its worst step: {0.5 * lost[layer].max().log2():.1f}")
 
 # %% [markdown]
 # Observe: 8 bits can afford what is lost here; 4 bits cannot. And this is the *best* fixed range, which has seen all
@@ -243,8 +228,11 @@ print("bits lost at the worst step:", ", ".join(f"{layer} {lost:.1f}" for layer,
 
 
 # %%
+layer = "up_blocks.2.resnets.0.conv2"
+
+
 def range_from(where):
-    v = values[worst]
+    v = values[layer]
     x = v.flatten() if where == "all" else v[where - 1]
     found = min_max(x, Grid(BITS))
     low, high = (code - found.zero_point for code in (0, 2**BITS - 1))
@@ -252,10 +240,10 @@ def range_from(where):
     error = (fake_quantize(v, *found, BITS) - v).square()
     own = torch.stack([grid_error(row, min_max(row, Grid(BITS)), BITS) for row in v])
     words = "all steps" if where == "all" else f"step {where}"
-    return figures.fixed_range((error * ~outside).mean(1), (error * outside).mean(1), own, worst, words)
+    return figures.fixed_range((error * ~outside).mean(1), (error * outside).mean(1), own, layer, words)
 
 
-explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1, 10, 20, "all"))
+explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1, 5, 15, "all"))
 
 # %% [markdown]
 # Two ways to fail: a range that is too wide has coarse steps, a range that is too narrow clips. Clipping is the worse
@@ -287,65 +275,37 @@ claim(abs(estimate - exact) < 0.05 * exact, "the estimator is within 5 % of the 
 
 # %%
 from qdiff_lib import Recipe, quantize, record
-from qdiff_lib.calibration import CalibrationSet, Uniform
+from qdiff_lib.calibration import Uniform
+from qdiff_lib.course.watching import chosen
 
 pool = record(pipe, Uniform(), samples=160, steps=steps, batch_size=8)
 held_out = record(pipe, Uniform(), samples=40, steps=steps, seed=1, batch_size=8)
-
-
-def subset(rows):
-    """16 inputs of the pool."""
-    rows = rows.nonzero().flatten()[:16]
-    return CalibrationSet(pool.rows(rows), pool.step[rows], pool.made_by)
-
-
-sets = {
-    "all steps": subset(pool.step >= 0),
-    "first two steps": subset(pool.step < 2),
-    "last two steps": subset(pool.step >= steps - 2),
+rows = {
+    "all steps": pool.step >= 0,
+    "first two steps": pool.step < 2,
+    "last two steps": pool.step >= steps - 2,
 }
-quantized = {label: quantize(pipe, Recipe.linear(32, 8), chosen) for label, chosen in sets.items()}
+eight_bits = Recipe.linear(32, 8)
+quantized = {label: quantize(pipe, eight_bits, chosen(pool, which, 16)) for label, which in rows.items()}
 
 # %%
+from qdiff_lib.course.watching import layer_outputs
+
 CHECKED = [
     "conv_in",
     "down_blocks.2.resnets.0.conv2",
     "mid_block.resnets.0.conv1",
     "up_blocks.0.resnets.0.conv1",
-    "up_blocks.2.resnets.0.conv2",
-    "conv_out",
 ]
-
-
-def outputs(unet):
-    """Outputs of the checked layers over the held-out inputs, by layer."""
-    kept = {layer: [] for layer in CHECKED}
-    hooks = [
-        unet.get_submodule(layer).register_forward_hook(
-            lambda module, inputs, out, layer=layer: kept[layer].append(out.flatten().cpu())
-        )
-        for layer in CHECKED
-    ]
-    with torch.no_grad():
-        for i in range(0, len(held_out), 8):
-            unet(**held_out.rows(slice(i, i + 8), lesson.device))
-    for hook in hooks:
-        hook.remove()
-    return {layer: torch.cat(parts) for layer, parts in kept.items()}
-
-
-# %%
-reference = outputs(pipe.unet)
-kl = {}
+CHECKED += ["up_blocks.2.resnets.0.conv2", "conv_out"]
+reference, kl = layer_outputs(pipe.unet, CHECKED, held_out), {}
 for label, model in quantized.items():
-    kl[label] = {layer: kl_divergence(reference[layer], out) for layer, out in outputs(model.unet).items()}
+    found = layer_outputs(model.unet, CHECKED, held_out).items()
+    kl[label] = {layer: kl_divergence(reference[layer], out) for layer, out in found}
 show(figures.divergences(kl, len(held_out)))
-mean = {label: sum(each.values()) / len(each) for label, each in kl.items()}
-claim(
-    mean["all steps"] < 0.8 * min(mean["first two steps"], mean["last two steps"]),
-    f"mean KL divergence: {mean['all steps']:.4f} calibrated on all steps, {mean['first two steps']:.4f} on the first "
-    f"two, {mean['last two steps']:.4f} on the last two",
-)
+every, early, late = (sum(each.values()) / len(each) for each in kl.values())
+claim(every < 0.8 * min(early, late), f"mean KL divergence: {every:.4f} nats if calibrated on all steps")
+print(f"on the first two steps: {early:.4f} nats, on the last two: {late:.4f}")
 
 # %% [markdown]
 # ## Stress: does the check see what the pictures see?
@@ -356,21 +316,14 @@ claim(
 # %%
 from qdiff_lib.metrics import trajectory_mse
 
-eight = full.trajectory[:, :8]
-final = {
-    label: trajectory_mse(eight, sample(model, 8, steps, record=True).trajectory)[-1].item()
-    for label, model in quantized.items()
-}
-for label, error in final.items():
-    print(f"calibrated on {label:<16} mean KL {mean[label]:.4f}   MSE of the images {error:.4f}")
-claim(
-    final["last two steps"] > 3 * final["all steps"],
-    "the worst calibration by KL gives the worst images: its range "
-    f"clips the noise that the run starts from, and the error is {final['last two steps'] / final['all steps']:.0f} times as large",
-)
-print(
-    f"the first two steps: {final['first two steps'] / final['all steps']:.1f} times the error of all steps"
-)
+eight, error = full.trajectory[:, :8], {}
+for label, model in quantized.items():
+    run = sample(model, 8, steps, record=True)
+    error[label] = trajectory_mse(eight, run.trajectory)[-1].item()
+    print(f"calibrated on the {label:<16} MSE of the images {error[label]:.4f}")
+worse, early = (error[f"{which} two steps"] / error["all steps"] for which in ("last", "first"))
+claim(worse > 3, f"the worst set by KL divergence gives {worse:.0f} times the error of the best")
+print(f"the first two steps: {early:.1f} times")
 
 # %% [markdown]
 # ## Recap

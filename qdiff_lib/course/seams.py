@@ -19,7 +19,7 @@ from ..recipes import Recipe
 from ..sampling import with_components
 from ..tracing import Trace
 
-WATCHED_ROWS = 32  # inputs of one pass
+WATCHED_ROWS = 8  # inputs of one pass: memory
 Range = tuple[float, float]
 
 

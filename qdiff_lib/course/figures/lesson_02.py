@@ -8,7 +8,7 @@ from torch import Tensor
 from .style import styled
 
 STEP_LABEL = "denoising step (noisy to clean)"
-BLOCKS = ("time_embedding", "conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out")
+TIME = "time step"
 MARKS = ("o", "s", "^", "D", "v", "P")
 RIDGES = 10  # steps shown in a ridge plot
 
@@ -27,32 +27,45 @@ def shares(ranges: dict) -> Tensor:
 def heat_map(ranges: dict) -> tuple[Figure, str]:
     """Share of the all-steps range that each layer's input covers at each step.
 
-    ranges: a recorded result "activation_ranges", or a live one of the same form.
+    ranges: a recorded result "activation_ranges", or a live one of the same form. Layers are in execution
+    order, but for those that read the time step alone, which come first.
     """
-    covered, names, steps = shares(ranges), ranges["layers"], ranges["steps"]
+    names, steps = ranges["layers"], ranges["steps"]
+    order = sorted(range(len(names)), key=lambda i: group(names[i]) != TIME)
+    covered = shares(ranges)[order]
     few = len(names) <= 8
     figure = Figure(figsize=(7.2, 2.4 if few else 4.8))
     axis = figure.subplots()
-    image = axis.imshow(
-        100 * covered, aspect="auto", vmin=0, vmax=100, extent=(0.5, steps + 0.5, len(names), 0)
-    )
+    shown = 100 * covered
+    image = axis.imshow(shown, aspect="auto", vmin=0, vmax=100, extent=(0.5, steps + 0.5, len(names), 0))
     axis.grid(False)
     if few:
-        axis.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=8)
+        axis.set_yticks([i + 0.5 for i in range(len(names))], [names[i] for i in order], fontsize=8)
     else:
-        blocks = [name.split(".")[0] for name in names]
-        starts = {block: blocks.index(block) for block in BLOCKS if blocks.count(block) > 1}
-        axis.set_yticks(list(starts.values()), list(starts), fontsize=8)
-        axis.set_ylabel("layers in execution order")
-    axis.set(xlabel=STEP_LABEL, title=f"Range of each layer's input at each step, n = {ranges['n']}")
+        groups = [group(names[i]) for i in order]
+        middles = {name: groups.index(name) + groups.count(name) / 2 for name in groups}
+        axis.set_yticks(list(middles.values()), list(middles), fontsize=8)
+        axis.tick_params(axis="y", length=0)
+        for name in list(middles)[1:]:
+            axis.axhline(groups.index(name), color="white", lw=1)
+        axis.set_ylabel(f"{len(names)} layers")
+    axis.set(xlabel=STEP_LABEL, title=f"Range of each layer's input at each step, {ranges['n']} runs")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axis, label="% of the all-steps range")
     least = covered.amin(1)
+    widest, narrowest = (names[order[int(i)]] for i in (least.argmax(), least.argmin()))
     return figure, (
-        f"{len(names)} layers over {steps} steps, n = {ranges['n']}. At its narrowest step the median covers "
-        f"{least.median():.0%} of its all-steps range, {names[int(least.argmin())]} {least.min():.0%}, and "
-        f"{names[int(least.argmax())]} {least.max():.0%}."
+        f"{len(names)} layers over {steps} steps, {ranges['n']} runs. At its narrowest step the median layer "
+        f"covers {least.median():.0%} of its all-steps range, {narrowest} {least.min():.0%}, and {widest} "
+        f"{least.max():.0%}."
     )
+
+
+def group(layer: str) -> str:
+    """Where a layer belongs in the heat map."""
+    if "time_emb" in layer:
+        return TIME
+    return {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}.get(layer.split(".")[0], "")
 
 
 @styled
@@ -101,9 +114,8 @@ def draw_ridge(axis, counts: Tensor, low: Tensor, high: Tensor, row: int) -> Non
 
 def short(layer: str) -> str:
     """A layer's name on two lines."""
-    head, _, tail = layer.rpartition(".")
-    middle = head.rfind(".", 0, 20)
-    return layer if len(layer) < 16 else f"{head[:middle]}\n{head[middle + 1 :]}.{tail}"
+    first, second = layer.split(".")[:2], layer.split(".")[2:]
+    return "\n".join(".".join(part) for part in (first, second) if part)
 
 
 @styled
@@ -137,14 +149,18 @@ def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> 
 def fixed_range(
     rounding: Tensor, clipping: Tensor, own: Tensor, layer: str, where: str
 ) -> tuple[Figure, str]:
-    """Error of a range from other steps, (T,) each: of values inside of it, outside of it, and the floor."""
+    """Error of a range from other steps, (T,) each: of values inside of it, outside of it, and the floor.
+
+    The limits of the axis depend on the floor alone: figures of one layer can be compared.
+    """
     figure = Figure(figsize=(5.2, 3.4))
     axis = figure.subplots()
     at = range(1, len(own) + 1)
     axis.plot(at, rounding + clipping, "o-", ms=4, color="C0", label=f"range from {where}")
     axis.plot(at, clipping.clamp(min=1e-12), "^--", ms=3, color="C4", label="of it, clipped values")
     axis.plot(at, own, ":", color="C6", label="floor: the step's own range")
-    axis.set(xlabel=STEP_LABEL, ylabel="mean squared error", yscale="log", ylim=(own.min() / 3, None))
+    axis.set(xlabel=STEP_LABEL, ylabel="mean squared error", yscale="log")
+    axis.set_ylim(own.min() / 3, 3000 * own.max())
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title(f"{layer}\nrange from {where}", fontsize=9)
     axis.legend(fontsize=8)
@@ -166,6 +182,6 @@ def divergences(found: dict[str, dict[str, float]], n: int) -> tuple[Figure, str
     axis.tick_params(axis="y", labelsize=8)
     axis.set(xlabel="KL divergence in nats (smaller is better)", xscale="log")
     axis.set_title(f"Layer outputs, full precision against quantized, {n} held-out inputs")
-    axis.legend(fontsize=8, title="calibrated on")
+    figure.legend(loc="outside lower center", ncols=len(found), fontsize=8, title="calibrated on")
     means = "; ".join(f"{label} {sum(v.values()) / len(v):.4f}" for label, v in found.items())
     return figure, f"Mean KL divergence over {len(layers)} layers, {n} held-out inputs: {means} nats."
