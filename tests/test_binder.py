@@ -1,11 +1,13 @@
 """What Binder installs: CPU builds of the tested versions, and all that the lessons import."""
 
 import ast
+import functools
 import importlib.metadata
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,10 @@ def pins(path: Path) -> dict[str, Requirement]:
 BINDER_PINS = pins(BINDER / "requirements.txt")
 
 
-def closure(names) -> set[str]:
-    """The distributions of these names, with all that they require here."""
-    found, wanted = set(), list(names)
+@functools.cache
+def provided() -> set[str]:
+    """The distributions that Binder's requirements name, with all that those require."""
+    found, wanted = set(), list(BINDER_PINS)
     while wanted:
         name = canonical(wanted.pop())
         if name not in found:
@@ -37,6 +40,9 @@ def closure(names) -> set[str]:
             lines = map(Requirement, importlib.metadata.requires(name) or [])
             wanted += [r.name for r in lines if not r.marker or r.marker.evaluate({"extra": ""})]
     return found
+
+
+homes = functools.cache(importlib.metadata.packages_distributions)
 
 
 def canonical(name: str) -> str:
@@ -61,10 +67,8 @@ def lesson_code(name: str) -> str:
 
 def missing(modules: set[str]) -> set[str]:
     """The modules that neither Python, nor the project, nor Binder's requirements provide."""
-    homes = importlib.metadata.packages_distributions()
-    provided = closure(BINDER_PINS)
     others = modules - sys.stdlib_module_names - {"qdiff_lib"}
-    return {name for name in others if not provided & set(map(canonical, homes.get(name, [])))}
+    return {name for name in others if not provided() & set(map(canonical, homes().get(name, [])))}
 
 
 @pytest.mark.parametrize("name", lesson_names())
@@ -98,13 +102,10 @@ def test_both_cpu_builds_come_from_pytorchs_index():
 
 
 def test_nothing_that_no_lesson_needs():
-    """Each requirement is one of the package's own, or what shows widgets."""
-    needed = {
-        canonical(requirement.name)
-        for requirement in map(Requirement, importlib.metadata.requires("qdiff_lib"))
-        if not requirement.marker
-    }
-    assert {canonical(name) for name in BINDER_PINS} <= needed | {"ipywidgets"}
+    """Each requirement is one of the package's own, or shows widgets, or silences diffusers."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {Requirement(line).name for line in project["dependencies"]}
+    assert BINDER_PINS.keys() <= needed | {"ipywidgets", "accelerate"}
 
 
 def test_the_python_is_one_that_the_package_accepts():
@@ -123,7 +124,7 @@ def test_scripts_are_executable_stop_at_errors_and_parse(path):
 
 
 def run_post_build(folder: Path, broken: str = "") -> tuple[int, list[str]]:
-    """Run postBuild with a stand-in for python that records its arguments, and fails at those with ``broken``."""
+    """Run postBuild with a python that only records its arguments, and fails at those with ``broken``."""
     calls = folder / "calls"
     python = folder / "python"
     python.write_text(
