@@ -34,6 +34,7 @@ bench: $(STAMP)
 	$(RUN) benchmarks/run.py
 
 notebooks: $(STAMP)
+	$(RUN) -m tools.contents
 	$(RUN) -m tools.notebooks $(if $(ONLY),--only $(ONLY))
 
 student: $(STAMP)

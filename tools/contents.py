@@ -1,0 +1,75 @@
+"""The tables of lessons in README.md and notebooks/README.md, made from the lessons' sources.
+
+python -m tools.contents
+"""
+
+import re
+from pathlib import Path
+
+from .expansion import (
+    ROOT,
+    SOURCES,
+    Address,
+    SourceError,
+    badges,
+    is_exercise,
+    lesson_names,
+    read_address,
+    read_source,
+)
+
+BEGIN, END = "<!-- lessons -->", "<!-- end of lessons -->"
+MINUTES = re.compile(r"\b(\d+) (?:minutes )?to work through")
+
+
+def minutes(card: str, name: str) -> int:
+    """The minutes to work through a lesson, as its card says. Raises SourceError where it does not."""
+    if not (found := MINUTES.search(card)):
+        raise SourceError(f"{name}.py: the first cell must say 'NN minutes to work through'")
+    return int(found[1])
+
+
+def row(name: str, folder: str, sources: Path) -> list[str]:
+    """A lesson's number, question, minutes, and the functions that learners write."""
+    cells = read_source(sources / f"{name}.py")
+    question = cells[0].source.partition("\n")[0].removeprefix("# ")
+    functions = [cell.metadata["exercise"].partition(".")[2] for cell in cells if is_exercise(cell)]
+    return [
+        str(int(name[:2])),
+        f"[{question}]({folder}{name}.ipynb)",
+        str(minutes(cells[0].source, name)),
+        ", ".join(f"`{function}`" for function in functions),
+    ]
+
+
+def table(folder: str, address: Address, sources: Path = SOURCES) -> str:
+    """A row for each lesson. folder: of the notebooks, from the page. Badges need an address."""
+    rows = [["", "question", "minutes", "you implement"], ["---"] * 4]
+    rows += [row(name, folder, sources) for name in lesson_names(sources)]
+    if address.repository:
+        found = [badges(f"notebooks/{name}.ipynb", address) for name in lesson_names(sources)]
+        rows = [cells + [last] for cells, last in zip(rows, ["open", "---", *found], strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def renewed(page: str, lessons: str) -> str:
+    """The page with ``lessons`` between its two marks. Raises ValueError where they are missing."""
+    before, begin, rest = page.partition(f"{BEGIN}\n")
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page needs the lines {BEGIN!r} and {END!r}")
+    return f"{before}{begin}{lessons}\n{end}{after}"
+
+
+def pages(address: Address) -> dict[Path, str]:
+    """Both pages as they should be. Learners get the second with their versions, so it has no badges."""
+    tables = {
+        ROOT / "README.md": table("notebooks/", address),
+        ROOT / "notebooks" / "README.md": table("", Address("", address.tag)),
+    }
+    return {path: renewed(path.read_text(encoding="utf-8"), lessons) for path, lessons in tables.items()}
+
+
+if __name__ == "__main__":
+    for path, page in pages(read_address()).items():
+        path.write_text(page, encoding="utf-8", newline="\n")
