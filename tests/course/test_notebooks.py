@@ -1,0 +1,187 @@
+"""The built notebooks: fresh, run from top to bottom, checked, described, and without leaks.
+
+Missing notebooks fail here; `make notebooks` builds them.
+"""
+
+import ast
+import base64
+import io
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_output
+from PIL import Image
+
+from tools import rules
+from tools.expansion import ROOT, SOURCES, lesson_names, read_address, read_source
+from tools.notebooks import leaks, make_notebook, staleness, student_notebook, to_text
+
+NOTEBOOKS = ROOT / "notebooks"
+each_lesson = pytest.mark.parametrize("name", lesson_names())
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Where pyproject.toml says that the course is published, whatever the environment says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COURSE_REPOSITORY", raising=False)
+        return read_address()
+
+
+def read(name: str):
+    path = NOTEBOOKS / f"{name}.ipynb"
+    assert path.is_file(), f"{path.name} is missing: run make notebooks"
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def calls(code: str, *names: str) -> int:
+    """How often some code calls these functions outside of the functions that it defines."""
+    found, waiting = 0, list(ast.parse(code).body)
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            found += isinstance(node, ast.Call) and getattr(node.func, "id", "") in names
+            waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def pictures(cell) -> list[tuple[str, str]]:
+    """Base64 and alt text of each PNG of a cell."""
+    found = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    return [(out.data["image/png"], out.metadata.get("image/png", {}).get("alt", "")) for out in found]
+
+
+def printed(cell) -> str:
+    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+
+
+def test_every_source_has_its_notebook_and_the_reverse():
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == lesson_names()
+
+
+@each_lesson
+def test_fresh(name, address):
+    read(name)
+    assert staleness(NOTEBOOKS / f"{name}.ipynb", address) == []
+
+
+@each_lesson
+def test_rules_of_notebooks(name):
+    """Run from top to bottom, at most 400 kB, no widgets, no errors or warnings, no paths of a machine."""
+    notebook = read(name)
+    assert rules.notebook_problems(notebook, (NOTEBOOKS / f"{name}.ipynb").stat().st_size) == []
+    assert rules.SIZE <= 400_000
+
+
+@each_lesson
+def test_rules_of_sources(name):
+    """At least five claims and three checked cells; short cells, headings in order."""
+    assert rules.source_problems(read_source(SOURCES / f"{name}.py")) == []
+    assert rules.CLAIMS >= 5 and rules.CHECKED >= 3
+
+
+@each_lesson
+def test_ids_are_the_lesson_and_the_cells_number(name):
+    cells = read(name).cells
+    assert [cell.id for cell in cells] == [f"{name}-{i:02d}" for i in range(len(cells))]
+
+
+@each_lesson
+def test_every_claim_was_printed(name):
+    for cell in code_cells(read(name)):
+        assert printed(cell).count("✓ ") >= calls(cell.source, "claim"), cell.source
+
+
+@each_lesson
+def test_checked_cells_have_something_to_compare(name):
+    checked = [cell for cell in code_cells(read(name)) if rules.has_tag(cell, "nbval-check-output")]
+    assert len(checked) >= 3 and all(printed(cell).strip() for cell in checked)
+
+
+@each_lesson
+def test_figures_exist_with_their_words(name):
+    shown = 0
+    for cell in code_cells(read(name)):
+        found = pictures(cell)
+        shown += len(found)
+        assert len(found) >= calls(cell.source, "show", "explore"), f"no picture of:\n{cell.source}"
+        for data, alt in found:
+            picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("L")
+            low, high = picture.getextrema()
+            assert min(picture.size) >= 100 and high - low > 50, "an empty picture"
+            assert len(alt) > 30 and "".join(alt.split()) in "".join(printed(cell).split()), alt
+    assert shown >= 3
+
+
+@each_lesson
+def test_solved_exercises_were_found_right(name):
+    solved = [cell for cell in code_cells(read(name)) if rules.has_tag(cell, "solution")]
+    assert len(solved) >= 2
+    for cell in solved:
+        assert (
+            cell.metadata["jupyter"]["source_hidden"] and cell.outputs[-1].data["text/plain"][:7] == "✓ right"
+        )
+
+
+@each_lesson
+def test_solutions_stand_in_their_own_cells_only(name):
+    notebook = read(name)
+    notebook.cells = [cell for cell in notebook.cells if not rules.has_tag(cell, "solution")]
+    assert leaks(to_text(notebook)) == []
+
+
+@each_lesson
+def test_student_version_has_the_stubs_and_no_solution(name, address):
+    notebook = student_notebook(name, address)
+    text = to_text(notebook)
+    assert leaks(text) == [] and "SOLUTION" not in text and "badge" not in notebook.cells[0].source
+    code, full = code_cells(notebook), code_cells(read(name))
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    solutions = [cell for cell in full if rules.has_tag(cell, "solution")]
+    stubs = [cell for cell in code if rules.has_tag(cell, "exercise")]
+    assert len(stubs) == len(solutions) and len(code) == len(full) - len(solutions)
+    assert all("raise NotImplementedError" in cell.source for cell in stubs)
+
+
+@pytest.mark.last
+@each_lesson
+def test_every_cell_ran_and_passed(name, notebook_cells):
+    assert notebook_cells[name] == ["passed"] * len(code_cells(read(name)))
+
+
+def cell(code: str, output: str, *tags: str):
+    """A code cell that has printed ``output``."""
+    outputs = [new_output("stream", name="stdout", text=output)] if output else []
+    return new_code_cell(code, outputs=outputs, execution_count=1, metadata={"tags": list(tags)})
+
+
+@pytest.mark.slow
+def test_nbval_finds_false_claims_and_altered_outputs(tmp_path):
+    """What the tests of the notebooks rest on, under the same options as theirs."""
+    checked = "nbval-check-output"
+    expected = [
+        (cell("from qdiff_lib.course import claim", ""), True),
+        (cell('claim(1 + 1 == 2, "two")', "✓ two\n", checked), True),
+        (cell('claim(1 + 1 == 3, "three")', "✓ three\n"), False),
+        (cell('claim(1 + 1 == 2, "two")', "✓ too\n", checked), False),
+        (cell("print(0.25)", "0.26\n", checked), False),
+        (cell("print(0.25)", "0.26\n"), True),  # not tagged: not compared
+        (cell("print('-0.00')", "0.00\n", checked), True),  # sanitized
+        (cell("raise ValueError('broken')", ""), False),
+    ]
+    path = tmp_path / "mutated.ipynb"
+    notebook = make_notebook([each for each, _ in expected])
+    nbformat.write(notebook, path)
+    command = ["-m", "pytest", "-q", "-c", "pyproject.toml", "--rootdir=.", "-p", "no:cacheprovider"]
+    report = tmp_path / "report.xml"
+    command += [f"--junitxml={report}", path]
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    cases = ElementTree.parse(report).iter("testcase")
+    assert [not len(case) for case in cases] == [holds for _, holds in expected], run.stdout
