@@ -4,41 +4,53 @@ from lab import Lab
 from settings import Settings
 
 from qdiff_lib import Recipe
+from qdiff_lib.recipes import EXTRAS
 
-PAPER = dict(rounding_start="fraction", learn_affine=False)
-"""Switches off what is not in the paper."""
+PAPER = {name: getattr(Recipe(), name) for name in EXTRAS}
+"""Switches off what is not in the paper: the paper's values of these fields."""
 
 
 def rungs(make: Settings) -> dict[str, Recipe | None]:
     """The recipes by label; each rung keeps what the ones before it added. None: full precision.
 
-    The last rung but one is the paper's method, at the profile's iterations; the last adds what the profile
-    has beyond it (see ``Recipe.rounding_start`` and ``Recipe.learn_affine``).
+    "+ learned step sizes" is the paper's method, at the profile's iterations; the next two add ``EXTRAS``.
     """
     nearest = dict(method="linear", rounding="nearest", split=False)
+    compensated = {**PAPER, **{name: EXTRAS[name] for name in ("rounding_start", "learn_affine")}}
     return {
         "linear": make.linear(4, 8),
-        "+ calibrated ranges": make.qdiffusion(4, 8, **nearest),
+        "+ calibrated ranges": make.qdiffusion(4, 8, **PAPER, **nearest),
         "+ AdaRound": make.qdiffusion(4, 8, **PAPER, split=False, step_iterations=0),
         "+ split": make.qdiffusion(4, 8, **PAPER, step_iterations=0),
         "+ learned step sizes": make.qdiffusion(4, 8, **PAPER),
-        "+ GPTQ start, learned scales": make.qdiffusion(4, 8),
+        "+ GPTQ start, learned scales": make.qdiffusion(4, 8, **compensated),
+        "+ 16-bit first and last layer": make.qdiffusion(4, 8),
         "full precision": None,
     }
 
 
+def besides(make: Settings) -> dict[str, Recipe]:
+    """Recipes that stand beside the ladder: what more bits in the first and last layer do on their own."""
+    return {
+        "linear, 8-bit first and last layer": make.linear(4, 8, edge_bits=8),
+        "linear, 16-bit first and last layer": make.linear(4, 8, edge_bits=16),
+        "Q-Diffusion, 8-bit first and last layer": make.qdiffusion(4, 8, edge_bits=8),
+    }
+
+
 def run(lab: Lab) -> dict:
-    """A row for each rung."""
+    """``rows``: one for each rung. ``besides``: rows of the same form."""
+    settings = lab.settings
+    rows, others = (judged(lab, recipes(settings)) for recipes in (rungs, besides))
+    floor = [row.pop("floor") for row in (*rows, *others)][0]
+    sizes = {"weights": 4, "activations": 8, "steps": settings.steps, "n": settings.images}
+    return {**sizes, "rows": rows, "besides": others, "floor": floor}
+
+
+def judged(lab: Lab, recipes: dict[str, Recipe | None]) -> list[dict]:
+    """A row for each recipe."""
     rows = []
-    for name, recipe in rungs(lab.settings).items():
+    for name, recipe in recipes.items():
         print(f"  {name}", flush=True)
         rows.append({"label": name, **lab.judged(recipe)})
-    floor = [row.pop("floor") for row in rows][0]
-    return {
-        "weights": 4,
-        "activations": 8,
-        "steps": lab.settings.steps,
-        "n": lab.settings.images,
-        "rows": rows,
-        "floor": floor,
-    }
+    return rows

@@ -1,8 +1,8 @@
 """Recipes: everything that decides how a model is quantized, as one frozen value.
 
 ``Recipe.linear(weights=4, activations=8)`` is the paper's baseline, ``Recipe.qdiffusion(...)`` the paper's
-method. A profile sets numbers (steps, samples, iterations); the short ones also switch on what is not in the
-paper but makes the most of few iterations.
+method. A profile sets numbers (steps, samples, iterations); all but "paper" also add ``EXTRAS``, which are
+not in the paper.
 """
 
 from dataclasses import dataclass, fields
@@ -11,8 +11,7 @@ from .calibration import Rule, Uniform, rule_from_dict, rule_to_dict
 from .grid import ALLOWED_BITS, FLOAT_BITS
 from .ranges import RANGES
 
-SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0), rounding_start="gptq", learn_affine=True)
-# SHORT decides every rounding in a few hundred iterations
+SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
 PROFILES = {
     "tiny": dict(steps=20, samples=512, iterations=180, step_iterations=40, lr=3e-2, lr_steps=1e-3, **SHORT),
     "laptop": dict(steps=50, samples=1024, iterations=1200, step_iterations=200, lr=1e-2, **SHORT),
@@ -20,6 +19,9 @@ PROFILES = {
     "paper": dict(),
 }
 """The numbers of each profile: seconds to minutes on a CPU, up to the paper's own on a GPU."""
+
+EXTRAS = dict(rounding_start="gptq", learn_affine=True, edge_bits=16)
+"""What Q-Diffusion gets beyond the paper, in every profile but "paper"; the fields say what they do."""
 
 METHODS = ("linear", "qdiffusion")
 
@@ -41,7 +43,8 @@ class Recipe:
     softmax_bits: int = 8
     """Bits of the attention's softmax (the paper uses 16 for Stable Diffusion)."""
     edge_bits: int | None = None
-    """Least bits of the first and last convolution, weights and activations; None: like all other layers."""
+    """Least bits of the first and last convolution, weights and activations; None: like all other layers, as
+    in the paper. The first reads the noisy image itself: its rounding error is noise to the network."""
     symmetric_activations: bool = False
     """Fix the zero point of activations to the middle code."""
     quantize_attention: bool = True
@@ -123,8 +126,12 @@ class Recipe:
 
     @classmethod
     def qdiffusion(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
-        """The paper's method: block reconstruction with AdaRound, shortcut split, learned step sizes."""
-        return cls(**{**profile_numbers(profile), "weights": weights, "activations": activations, **changes})
+        """The paper's method: block reconstruction with AdaRound, shortcut split, learned step sizes.
+
+        All profiles but "paper" add ``EXTRAS``.
+        """
+        numbers = profile_numbers(profile) | ({} if profile == "paper" else EXTRAS)
+        return cls(**{**numbers, "weights": weights, "activations": activations, **changes})
 
     @classmethod
     def named(cls, method: str, **options) -> "Recipe":

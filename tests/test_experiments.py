@@ -51,17 +51,18 @@ def test_the_ladder_adds_one_part_at_a_time(module):
     changed = [{k for k in a if a[k] != b[k]} for a, b in zip(recipes, recipes[1:], strict=False)]
     assert changed == [
         {"symmetric_activations", "weight_range"},
-        {"method", "rounding", "step_iterations", "rounding_start", "learn_affine"},  # the last: switched off
+        {"method", "rounding", "step_iterations"},  # the last: switched off
         {"split"},
         {"step_iterations"},
         {"rounding_start", "learn_affine"},
+        {"edge_bits"},
     ]
 
 
-def test_the_shipped_model_is_the_last_rung(module):
+def test_the_shipped_model_is_a_rung(module):
     settings = module("settings").PROFILES["laptop"]
     shipped = [settings.qdiffusion(*bits) for bits in module("ship_quantized").BITS]
-    assert module("ladder").rungs(settings)["+ GPTQ start, learned scales"] == shipped[0]
+    assert module("ladder").rungs(settings)["+ 16-bit first and last layer"] == shipped[0]
 
 
 def test_rules_of_the_calibration_table(module):
@@ -105,7 +106,8 @@ class TestTables:
 
     def test_ladder(self, written):
         data = written[1]["ladder"]["data"]
-        assert [list(row) for row in data["rows"]] == [["label", *SCORES]] * 7
+        assert [list(row) for row in data["rows"]] == [["label", *SCORES]] * 8
+        assert [list(row) for row in data["besides"]] == [["label", *SCORES]] * 3
         assert data["rows"][-1]["trajectory_mse"] == 0 and data["rows"][-1]["snr_db"] is None
         assert min(row["trajectory_mse"] for row in data["rows"][:-1]) > 0
         assert max(row["bytes"] for row in data["rows"][:-1]) < data["rows"][-1]["bytes"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qdiff_lib.calibration import RULES, First, Last, Middle, Normal, Single, Uniform
 from qdiff_lib.grid import ALLOWED_BITS, FLOAT_BITS
 from qdiff_lib.ranges import RANGES
-from qdiff_lib.recipes import METHODS, PROFILES, Recipe, profile_numbers
+from qdiff_lib.recipes import EXTRAS, METHODS, PROFILES, Recipe, profile_numbers
 
 bits = st.sampled_from([*ALLOWED_BITS, FLOAT_BITS])
 counts = st.integers(1, 10**6)
@@ -66,20 +66,24 @@ def test_dictionary_has_every_field():
 
 
 LINEAR = dict(method="linear", rounding="nearest", split=False, weight_range="min_max")
-CHANGED = {"linear": {**LINEAR, "symmetric_activations": True}, "qdiffusion": {}}  # from Recipe's defaults
+CHANGED = {
+    "linear": {**LINEAR, "symmetric_activations": True},
+    "qdiffusion": EXTRAS,
+}  # from Recipe's defaults
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profile_sets_its_numbers_and_nothing_else(method, profile):
     recipe = Recipe.named(method, weights=3, activations=6, profile=profile)
-    assert recipe == Recipe(**{**PROFILES[profile], **CHANGED[method], "weights": 3, "activations": 6})
+    changed = {} if (method, profile) == ("qdiffusion", "paper") else CHANGED[method]
+    assert recipe == Recipe(**{**PROFILES[profile], **changed, "weights": 3, "activations": 6})
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-def test_profiles_change_numbers_and_the_helps_of_short_runs_only():
+def test_profiles_change_numbers_only():
     numbers = {"steps", "samples", "iterations", "step_iterations", "batch_size", "lr", "lr_steps"}
-    numbers |= {"regularization", "beta", "rounding_start", "learn_affine"}
+    numbers |= {"regularization", "beta"}
     for profile, values in PROFILES.items():
         assert profile_numbers(profile) == values
         assert set(values) <= numbers
