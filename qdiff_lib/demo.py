@@ -156,4 +156,6 @@ def table(runs: list[Run], report: dict) -> str:
         f"* of the shipped Fashion-MNIST classifier's features, n = {SCORED}; not FID. "
         f"Real against real images: {report['floor']:.1f}"
     )
+    edges = runs[-1].pipe.unet.quantization.recipe.edge_bits
+    note += f"\nQ-Diffusion here has its first and last layer at {edges} bits: size and BOPs count them so."
     return "\n".join(["", *lines, note, ""])

@@ -13,7 +13,7 @@ from .ranges import RANGES
 
 SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
 PROFILES = {
-    "tiny": dict(steps=20, samples=512, iterations=180, step_iterations=40, lr=3e-2, lr_steps=1e-3, **SHORT),
+    "tiny": dict(steps=20, samples=512, iterations=260, step_iterations=40, lr=3e-2, lr_steps=1e-3, **SHORT),
     "laptop": dict(steps=50, samples=1024, iterations=1200, step_iterations=200, lr=1e-2, **SHORT),
     "gpu": dict(steps=100, samples=2560, iterations=5_000, step_iterations=1_000, lr=3e-3),
     "paper": dict(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from qdiff_lib.demo import demo
 from qdiff_lib.files import write_json
 from qdiff_lib.provenance import provenance
+from qdiff_lib.recipes import EXTRAS
 from qdiff_lib.zoo import data_folder
 
 LABELS = {"fp": "full precision", "linear": "linear", "qdiffusion": "Q-Diffusion"}
@@ -32,7 +33,8 @@ def markdown(report: dict) -> str:
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(
         f"\nFrechet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
-        f"{report['floor']:.1f}. Recorded on {made['date']} on {made['machine']}."
+        f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EXTRAS['edge_bits']} bits: file and "
+        f"BOPs count them so. Recorded on {made['date']} on {made['machine']}."
     )
     return "\n".join(lines) + "\n"
 
