@@ -33,8 +33,8 @@ def markdown(report: dict) -> str:
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(
         f"\nFrechet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
-        f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EXTRAS['edge_bits']} bits: file and "
-        f"BOPs count them so. Recorded on {made['date']} on {made['machine']}."
+        f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EXTRAS['edge_bits']} bits: "
+        f"file and BOPs count them so. Recorded on {made['date']} on {made['machine']}."
     )
     return "\n".join(lines) + "\n"
 
