@@ -1,0 +1,186 @@
+"""Figures of lesson 03: the rules that choose calibration steps, and what each of them costs."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from .style import styled
+
+STEP_LABEL = "denoising step (noisy to clean)"
+LOOKS = {  # colour and mark of a rule, by the first word of its label
+    "uniform": ("C6", "o"),
+    "normal": ("C5", "s"),
+    "first": ("C1", "<"),
+    "middle": ("C3", "D"),
+    "last": ("C4", ">"),
+    "step": ("C2", "P"),
+}
+
+
+def look(label: str) -> dict[str, str]:
+    """Colour and mark of the rule that ``label`` starts with: the same in all figures."""
+    colour, marker = LOOKS[label.split()[0]]
+    return {"color": colour, "marker": marker}
+
+
+@styled
+def strip_chart(counts: dict[str, Tensor]) -> tuple[Figure, str]:
+    """How many inputs each rule takes at each step, (T,) whole numbers: a row of discs for each rule."""
+    figure = Figure(figsize=(7.2, 0.45 * len(counts) + 1.0))
+    axis = figure.subplots()
+    steps = len(next(iter(counts.values())))
+    for row, (label, taken) in enumerate(counts.items()):
+        axis.hlines(row, 1, steps, color="0.85", lw=1, zorder=0)
+        at = taken.nonzero().flatten()
+        area = 600 * taken[at] / taken.sum()
+        axis.scatter(at + 1, [row] * len(at), s=area.tolist(), color=look(label)["color"])
+    axis.set_yticks(range(len(counts)), list(counts))
+    axis.set_ylim(len(counts) - 0.4, -0.6)
+    axis.set_xlim(0, steps + 1)
+    axis.grid(False)
+    axis.set(xlabel=STEP_LABEL)
+    axis.set_title("Where the calibration inputs come from (area: share of the set)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    listed = "; ".join(
+        f"{label} {int(taken.sum())} inputs at {int((taken > 0).sum())} steps, of {spans(taken)}"
+        for label, taken in counts.items()
+    )
+    return figure, f"Of {steps} steps the rules take: {listed}."
+
+
+def spans(taken: Tensor) -> str:
+    """The first and the last step that is used, counted from 1."""
+    used = (taken > 0).nonzero().flatten() + 1
+    return f"{int(used[0])} to {int(used[-1])}"
+
+
+@styled
+def by_step(errors: dict[str, Tensor], nearest: Tensor, title: str) -> tuple[Figure, str]:
+    """Error of a rounding chosen for each rule's steps, over that of rounding to nearest, (T,) each."""
+    figure = Figure(figsize=(7.2, 3.6))
+    axis = figure.subplots()
+    at = range(1, len(nearest) + 1)
+    axis.axhline(1, color="0.5", lw=1.5, ls="--", label="round to nearest")
+    means = {}
+    for label, error in errors.items():
+        axis.plot(at, error / nearest, ms=4, label=label, **look(label))
+        means[label] = (error.sum() / nearest.sum()).item()
+    axis.set(xlabel=STEP_LABEL, ylabel="error / error of nearest", yscale="log")
+    axis.set_title(title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    listed = "; ".join(f"{label} {mean:.3f}" for label, mean in means.items())
+    return (
+        figure,
+        f"{title}: mean error over all {len(nearest)} steps, rounding to nearest being 1: {listed}.",
+    )
+
+
+@styled
+def coverage(counts: Tensor, covered: dict[str, Tensor], label: str) -> tuple[Figure, str]:
+    """Above: inputs taken at each step, (T,). Below: for each layer the share of each step's range that the
+    rule's range contains, (T,), from 0 to 1."""
+    figure = Figure(figsize=(5.2, 4.2))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+    at = range(1, len(counts) + 1)
+    above.bar(at, counts, color=look(label)["color"])
+    above.set(ylabel="inputs")
+    above.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+    above.set_title(f"Calibrated with: {label}")
+    for i, (layer, share) in enumerate(covered.items()):
+        below.plot(at, 100 * share, "o^sDvP"[i], ls="-", ms=3, color=f"C{i + 1}", label=layer)
+    below.set(xlabel=STEP_LABEL, ylabel="range covered (%)", ylim=(0, 105))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.legend(fontsize=7, loc="lower center")
+    worst = min(covered, key=lambda layer: covered[layer].min())
+    step = int(covered[worst].argmin()) + 1
+    return figure, f"least at step {step}, {worst}: {covered[worst].min():.0%} of the range is covered"
+
+
+@styled
+def own_and_true(
+    counts: list[int], own: list[float], true: list[float], best: float, white: float
+) -> tuple[Figure, str]:
+    """Error on the inputs that a rounding was chosen by, and its true error, against how many inputs.
+
+    best: true error of the best rounding. white: that of rounding to nearest.
+    """
+    figure = Figure(figsize=(6.4, 3.4))
+    axis = figure.subplots()
+    axis.plot(counts, true, "o-", color="C4", label="true error (any new input)")
+    axis.plot(counts, own, "s-", color="C6", label="error on its own calibration inputs")
+    axis.axhline(white, color="0.5", ls="--", lw=1.5, label="round to nearest, true error")
+    axis.axhline(best, color="C3", ls=":", lw=1.5, label="floor: the best rounding there is")
+    axis.set(xlabel="calibration inputs", ylabel="mean squared error (step of the grid = 1)")
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.minorticks_off()
+    axis.legend(fontsize=8)
+    axis.set_title("Judged by inputs that it has seen, a rounding looks too good")
+    return figure, (
+        f"With {counts[0]} inputs the error looks like {own[0]:.3g} and is {true[0]:.3g}; with {counts[-1]} "
+        f"it looks like {own[-1]:.3g} and is {true[-1]:.3g}. The best possible is {best:.3g}, "
+        f"nearest has {white:.3g}."
+    )
+
+
+@styled
+def one_step(ratios: dict[str, Tensor]) -> tuple[Figure, str]:
+    """Mean error over the run if calibrated at step k alone, over that of the uniform rule, (T,) each."""
+    figure = Figure(figsize=(7.2, 3.2))
+    axis = figure.subplots()
+    steps = len(next(iter(ratios.values())))
+    axis.axhline(1, color="0.5", lw=1.5, ls="--", label="uniform rule")
+    for i, (label, ratio) in enumerate(ratios.items()):
+        axis.plot(range(1, steps + 1), ratio, "osD"[i], ls="-", ms=4, color=f"C{i + 1}", label=label)
+    axis.set(
+        xlabel="the one calibration step (noisy to clean)", ylabel="error / error of uniform", yscale="log"
+    )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_title("Calibrated at one step, judged at all")
+    axis.legend(fontsize=8)
+    listed = "; ".join(
+        f"{label} {ratio.min():.2f} at step {int(ratio.argmin()) + 1}, up to {ratio.max():.2f} at step "
+        f"{int(ratio.argmax()) + 1}"
+        for label, ratio in ratios.items()
+    )
+    return figure, f"Error when calibrated at one step, over that of the uniform rule: {listed}."
+
+
+@styled
+def recorded_rules(data: dict) -> tuple[Figure, str]:
+    """The recorded result "calibration_sampling": final error and Frechet distance of each rule."""
+    figure = Figure(figsize=(7.6, 3.8))
+    left, right = figure.subplots(1, 2)
+    draw_scores(left, data["rows"], "trajectory_mse")
+    draw_scores(right, data["rows"], "frechet")
+    right.axhline(data["floor"], color="0.5", lw=1, ls=":", label="floor: real images")
+    left.set(ylabel="mean squared error of the images", yscale="log")
+    right.set(ylabel="Fréchet distance (fashion classifier)", yscale="log")
+    handles = right.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(f"W{data['weights']}A{data['activations']}, n = {data['n']} images, smaller is better")
+    listed = "; ".join(
+        f"{row['label']} {row['trajectory_mse']:.4g} and {row['frechet']:.3g}" for row in data["rows"]
+    )
+    return figure, (
+        f"W{data['weights']}A{data['activations']}, {data['samples']} calibration inputs, "
+        f"{data['n']} images. Mean squared error and Fréchet distance: {listed}. "
+        f"Floor of the distance: {data['floor']:.3g}."
+    )
+
+
+def draw_scores(axis: Axes, rows: list[dict], score: str) -> None:
+    """One score against the share of the steps; rules without a share are horizontal lines."""
+    shared: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["share"] is None:
+            axis.axhline(row[score], color=look(row["label"])["color"], lw=2, ls="--", label=row["label"])
+        else:
+            shared.setdefault(row["rule"], []).append((100 * row["share"], row[score]))
+    for rule, points in shared.items():
+        axis.plot(*zip(*sorted(points), strict=True), label=f"{rule} steps", **look(rule))
+    ticks = sorted({share for points in shared.values() for share, _ in points})
+    axis.set_xticks(ticks, [f"{share:.0f}" for share in ticks])
+    axis.set(xlabel="steps that the set comes from (%)")
