@@ -308,10 +308,11 @@ explore(coverage_of, "rule", values=list(rules), twin=("uniform", "first 2", "mi
 # %% [markdown]
 # ## All rules, the whole network
 #
-# Now the whole method at W4A8: learned roundings, learned step sizes, every layer. A calibration for each rule takes
-# an hour on a CPU, so this is a recorded result, like the paper's Figure 4 (4-bit weights): sets from the first, the
-# middle and the last $n$ steps. The paper's findings there: (1) uniform beats them all; (2) the ends are bad, the middle is least bad;
-# (3) a larger $n$ helps. The cell below counts how far each of them holds here. Each row is one calibration, so
+# Now the whole method at W4A8, with learned roundings and learned step sizes (lesson 05). A calibration for each
+# rule takes too long for a lesson, so this is a recorded result. Its model is the paper's Figure 4 (4-bit weights): sets
+# from the first, the middle and the last $n$ steps. The paper's findings there: (1) uniform beats them all; (2) the ends
+# are bad, the middle is least bad; (3) a larger $n$ helps. The cell counts how far each holds here. A row is one
+# calibration with one seed, so that
 # a small difference may be chance.
 
 # %%

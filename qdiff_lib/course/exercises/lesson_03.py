@@ -134,7 +134,7 @@ def draws(answer: object, counts: list[int], trajectories: int) -> list[list[int
     return found
 
 
-def judge_chances(answer: Callable, steps: int = 400, count: int = 10, trajectories: int = 40) -> None:
+def judge_chances(answer: Callable, steps: int = 1600, count: int = 10, trajectories: int = 40) -> None:
     """Raise Wrong unless every trajectory is drawn about equally often: within 6 standard deviations."""
     counts = [count] * steps
     rows = draws(answer(torch.tensor(counts), trajectories, made(1)), counts, trajectories)

@@ -84,7 +84,7 @@ def coverage(counts: Tensor, covered: dict[str, Tensor], label: str) -> tuple[Fi
     figure = Figure(figsize=(5.2, 4.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     at = range(1, len(counts) + 1)
-    above.bar(at, counts, color=look(label)["color"])
+    above.bar(at, counts.tolist(), color=look(label)["color"])
     above.set(ylabel="inputs")
     above.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
     above.set_title(f"Calibrated with: {label}")
