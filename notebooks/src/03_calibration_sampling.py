@@ -15,7 +15,7 @@
 # %% [markdown]
 # ## The picture first
 #
-# Four sets of 16 inputs each, recorded from the same runs: from all 20 steps, from the first two, the middle two and
+# Four sets of 20 inputs each, recorded from the same runs: from all 20 steps, from the first two, the middle two and
 # the last two. Each set chooses the range of every activation. 8-bit activations, floating-point weights (W32A8),
 # and nothing else differs.
 
@@ -28,7 +28,7 @@ from qdiff_lib.course.figures.lesson_01 import same_seeds
 
 STEPS, n = 20, lesson.pick(tiny=8, laptop=32, gpu=64)
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
-pool = record(pipe, Uniform(), samples=8 * STEPS, steps=STEPS, batch_size=8)
+pool = record(pipe, Uniform(), samples=10 * STEPS, steps=STEPS, batch_size=8)
 held_out = record(pipe, Uniform(), samples=4 * STEPS, steps=STEPS, seed=1, batch_size=8)
 rules = {"uniform": Uniform(), "normal": Normal(), "first 2": First(2), "middle 2": Middle(2)}
 rules |= {"last 2": Last(2), f"step {STEPS // 2 + 1} alone": Single(STEPS // 2)}
@@ -46,7 +46,7 @@ draw = dict(n=n, steps=STEPS, batch_size=8, record=True)
 runs = {"full precision": sample(pipe, **draw)}
 for label in ("uniform", "first 2", "middle 2", "last 2"):
     runs[label] = sample(
-        quantize(pipe, Recipe.linear(32, 8), drawn(rules[label], 16), progress=False), **draw
+        quantize(pipe, Recipe.linear(32, 8), drawn(rules[label], 20), progress=False), **draw
     )
 show(same_seeds({label: run.images for label, run in runs.items()}))
 
@@ -308,8 +308,9 @@ explore(coverage_of, "rule", values=list(rules), twin=("uniform", "first 2", "mi
 # %% [markdown]
 # ## All rules, the whole network
 #
-# Now the whole method at W4A8, with learned roundings and learned step sizes (lesson 05). A calibration for each
-# rule takes too long for a lesson, so this is a recorded result. Its model is the paper's Figure 4 (4-bit weights): sets
+# Now the whole method at W4A8, with learned roundings and learned step sizes (lesson 05), the first and the last layer
+# at 16 bits. A calibration for each
+# rule takes too long for a lesson, so this is a recorded result. It follows the paper's Figure 4 (4-bit weights): sets
 # from the first, the middle and the last $n$ steps. The paper's findings there: (1) uniform beats them all; (2) the ends
 # are bad, the middle is least bad; (3) a larger $n$ helps. The cell counts how far each holds here. A row is one
 # calibration with one seed, so that
