@@ -366,7 +366,7 @@ claim(len(noise) == len(both), f"the streams of 64 images in two roles: {len(noi
 wrapped, small = (torch.randn(8, generator=torch.Generator().manual_seed(k)) for k in (2**32 + 5, 5))
 claim(torch.equal(wrapped, small), "torch: the seeds 2^32 + 5 and 5 give the same noise")
 counts, best, white = (4, 8, 16, 64, 256, 1024), E.mean(0).amin(-1).mean(), plain_toy.mean() / NEURONS
-own, true = zip(*[own_and_true(d, C, m, 20, generator) for m in counts])  # of the toy's neurons
+own, true = zip(*[own_and_true(d, C, m, 10, generator) for m in counts])  # of the toy's neurons
 show(figures.own_and_true(counts, own, true, best.item(), white.item()))
 ratio = [new / old for old, new in zip(own, true)]
 claim(min(true) >= best, "no set finds a rounding that is truly better than the best")
