@@ -4,7 +4,7 @@ A checkpoint is a diffusers folder whose ``unet`` holds ``quantized.safetensors`
 
     <layer>.weight          uint8, packed codes of the layer's weight
     weight_scale            float32, all layers' scales in execution order, (C_out, parts) each, flattened
-    weight_zero_point       uint8 (int32 above 8 bits), likewise
+    weight_zero_point       uint8 (uint16 where a layer has more bits), likewise
     activation_scale        float32, one for each activation quantizer, in module order
     activation_zero_point   like weight_zero_point
     everything else         parameters that stay in floating point, such as biases and norms, by name
@@ -127,8 +127,8 @@ def packed_state(unet: nn.Module) -> dict[str, Tensor]:
 
 
 def smallest_integers(values: Tensor) -> Tensor:
-    """Whole numbers as uint8 where they fit, else int32."""
-    return values.to(torch.uint8 if values.max() <= 255 else torch.int32)
+    """Codes, whole numbers of at most 16 bits, as uint8 where they fit, else uint16."""
+    return values.to(torch.uint8 if values.max() <= 255 else torch.uint16)
 
 
 def weight_codes(layer: QuantLayer) -> Tensor:
