@@ -10,7 +10,7 @@ BITS = 4, 8
 def cases(steps: int, shares: tuple[float, ...]) -> list[tuple[str, float | None, str, Rule]]:
     """(rule, share, label, the rule itself) of each row; share: of the steps, where the rule has one."""
     found: list = [("uniform", None, "uniform", Uniform()), ("normal", None, "normal", Normal())]
-    found.append(("single", None, f"step {steps // 2} alone", Single(steps // 2)))
+    found.append(("single", None, f"step {steps // 2 + 1} alone", Single(steps // 2)))
     for share in shares:
         n = round(share * steps)
         for rule in (First, Middle, Last):
