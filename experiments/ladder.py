@@ -6,24 +6,23 @@ from settings import Settings
 from qdiff_lib import Recipe
 from qdiff_lib.recipes import EXTRAS
 
-PAPER = {name: getattr(Recipe(), name) for name in EXTRAS}
+PAPER = {name: getattr(Recipe(), name) for name in (*EXTRAS, "edge_bits")}
 """Switches off what is not in the paper: the paper's values of these fields."""
 
 
 def rungs(make: Settings) -> dict[str, Recipe | None]:
     """The recipes by label; each rung keeps what the ones before it added. None: full precision.
 
-    "+ learned step sizes" is the paper's method, at the profile's iterations; the next two add ``EXTRAS``.
+    "+ learned step sizes" is the paper's method, at the profile's iterations.
     """
     nearest = dict(method="linear", rounding="nearest", split=False)
-    compensated = {**PAPER, **{name: EXTRAS[name] for name in ("rounding_start", "learn_affine")}}
     return {
         "linear": make.linear(4, 8),
         "+ calibrated ranges": make.qdiffusion(4, 8, **PAPER, **nearest),
         "+ AdaRound": make.qdiffusion(4, 8, **PAPER, split=False, step_iterations=0),
         "+ split": make.qdiffusion(4, 8, **PAPER, step_iterations=0),
         "+ learned step sizes": make.qdiffusion(4, 8, **PAPER),
-        "+ GPTQ start, learned scales": make.qdiffusion(4, 8, **compensated),
+        "+ GPTQ start, learned scales": make.qdiffusion(4, 8, edge_bits=PAPER["edge_bits"]),
         "+ 16-bit first and last layer": make.qdiffusion(4, 8),
         "full precision": None,
     }

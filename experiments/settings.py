@@ -7,6 +7,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from qdiff_lib import Recipe, load
+from qdiff_lib.demo import EDGE_BITS
 
 MODEL = "ddpm-fashion"
 
@@ -40,8 +41,9 @@ class Settings:
         return Recipe.linear(weights, activations, "tiny", **{**self.recipe, **changes})
 
     def qdiffusion(self, weights: int, activations: int, **changes) -> Recipe:
-        """The method's recipe at this size of work."""
-        return Recipe.qdiffusion(weights, activations, "tiny", **{**self.recipe, **changes})
+        """The method's recipe at this size of work, with the first and last layer as in the demonstration."""
+        changes = {"edge_bits": EDGE_BITS, **self.recipe, **changes}
+        return Recipe.qdiffusion(weights, activations, "tiny", **changes)
 
 
 def random_pipeline() -> DDPMPipeline:

@@ -120,6 +120,7 @@ def quantize_options(add: Parser) -> None:
       four bits the method decides: linear rounds every weight to the nearest value, qdiffusion learns from
       inputs of all time steps which way to round, and gives the halves of a concatenation their own ranges.
       32 leaves weights or activations in floating point, which tells apart what either of them costs.
+      --edge-bits 16 spares the first and last layer, which matter most and are a small part of most models.
 
     The output folder holds the packed integers, report.json (the error of each layer), and work/, from which
     --resume goes on after an interruption."""
@@ -127,6 +128,8 @@ def quantize_options(add: Parser) -> None:
     add.add_argument("--method", choices=METHODS, default="qdiffusion", help="default: qdiffusion")
     add.add_argument("--weights", type=bits, default=4, metavar="BITS", help="2-8, 16 or 32; default: 4")
     add.add_argument("--activations", type=bits, default=8, metavar="BITS", help="2-8, 16 or 32; default: 8")
+    edges = "least bits of the first and last layer, such as 16; default: like all others"
+    add.add_argument("--edge-bits", type=bits, metavar="BITS", help=edges)
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
     profiles = (
         "how much work: tiny (default) for a first look, laptop, gpu, or paper for the paper's own numbers"

@@ -23,7 +23,7 @@ def run_quantize(args: argparse.Namespace) -> int:
     from .recipes import Recipe
     from .zoo import load
 
-    bits = dict(weights=args.weights, activations=args.activations)
+    bits = dict(weights=args.weights, activations=args.activations, edge_bits=args.edge_bits)
     recipe = Recipe.named(args.method, **bits, profile=args.profile, seed=args.seed)
     options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb)
     quantized = quantize(load(args.model, device), recipe, **options)

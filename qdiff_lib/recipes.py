@@ -20,7 +20,7 @@ PROFILES = {
 }
 """The numbers of each profile: seconds to minutes on a CPU, up to the paper's own on a GPU."""
 
-EXTRAS = dict(rounding_start="gptq", learn_affine=True, edge_bits=16)
+EXTRAS = dict(rounding_start="gptq", learn_affine=True)
 """What Q-Diffusion gets beyond the paper, in every profile but "paper"; the fields say what they do."""
 
 METHODS = ("linear", "qdiffusion")

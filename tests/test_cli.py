@@ -48,6 +48,7 @@ def set_command(monkeypatch, name, raised):
         ([*QUANTIZE, "--weights", "1"], "'1'", "2 to 8, 16, or 32"),
         ([*QUANTIZE, "--weights", "-4"], "'-4'", "2 to 8, 16, or 32"),
         ([*QUANTIZE, "--activations", "8.0"], "'8.0'", "2 to 8, 16, or 32"),
+        ([*QUANTIZE, "--edge-bits", "12"], "'12'", "2 to 8, 16, or 32"),
         ([*QUANTIZE, "--activations", "eight"], "'eight'", "2 to 8, 16, or 32"),
         ([*QUANTIZE, "--method", "magic"], "'magic'", "'linear', 'qdiffusion'"),
         ([*QUANTIZE, "--profile", "huge"], "'huge'", "'tiny', 'laptop', 'gpu', 'paper'"),

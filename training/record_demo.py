@@ -9,10 +9,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from qdiff_lib.demo import demo
+from qdiff_lib.demo import EDGE_BITS, demo
 from qdiff_lib.files import write_json
 from qdiff_lib.provenance import provenance
-from qdiff_lib.recipes import EXTRAS
 from qdiff_lib.zoo import data_folder
 
 LABELS = {"fp": "full precision", "linear": "linear", "qdiffusion": "Q-Diffusion"}
@@ -33,7 +32,7 @@ def markdown(report: dict) -> str:
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(
         f"\nFrechet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
-        f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EXTRAS['edge_bits']} bits: "
+        f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EDGE_BITS} bits: "
         f"file and BOPs count them so. Recorded on {made['date']} on {made['machine']}."
     )
     return "\n".join(lines) + "\n"
