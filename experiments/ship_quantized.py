@@ -7,10 +7,12 @@ from lab import Lab, Quantized
 from settings import MODEL
 
 from qdiff_lib import save_quantized
+from qdiff_lib.checkpoint import weight_layers
 from qdiff_lib.grid import FLOAT_BITS
 from qdiff_lib.provenance import provenance
 from qdiff_lib.recipes import Recipe
 from qdiff_lib.sampling import with_components
+from qdiff_lib.surgery import EDGES
 
 BITS = ((4, 8), (4, 32))
 CARD = """---
@@ -23,7 +25,8 @@ pipeline_tag: unconditional-image-generation
 
 The shipped `{base}` quantized by Q-Diffusion to {weights}-bit weights, with {activations}:
 block reconstruction with learned rounding and the shortcut split, on {samples} calibration inputs from
-{steps} DDIM steps, {iterations} iterations a unit (the profile `tiny`).
+{steps} DDIM steps, {iterations} iterations a unit (the profile `tiny`). The first and the last layer,
+{edge_share:.2%} of the weights, have {edge_bits} bits.
 
 | | |
 |---|---|
@@ -58,6 +61,12 @@ def run(lab: Lab, models: Path, command: str) -> None:
         (folder / "README.md").write_text(card(name, recipe, quantized, command), encoding="utf-8")
 
 
+def edge_share(quantized: Quantized) -> float:
+    """The share of the quantized weights that the first and last layer have."""
+    counts = {name: layer.layer.weight.numel() for name, layer in weight_layers(quantized.pipe.unet)}
+    return sum(counts[name] for name in EDGES) / sum(counts.values())
+
+
 def card(name: str, recipe: Recipe, quantized: Quantized, command: str) -> str:
     """The model's card: what it is, how it was made, how to use it."""
     floating = "activations in floating point"
@@ -65,6 +74,8 @@ def card(name: str, recipe: Recipe, quantized: Quantized, command: str) -> str:
     return CARD.format(
         name=name,
         base=MODEL,
+        edge_share=edge_share(quantized),
+        edge_bits=recipe.edge_bits,
         weights=recipe.weights,
         activations=floating if recipe.activations == FLOAT_BITS else f"{recipe.activations}-bit activations",
         samples=recipe.samples,

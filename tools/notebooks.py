@@ -9,7 +9,6 @@ source breaks a rule of ``rules.py`` is written, and the command ends with 1.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from qdiff_lib.files import atomic_path
 
 from . import rules
+from .dependencies import inputs
 from .expansion import (
     ROOT,
     SOURCES,
@@ -84,23 +84,6 @@ class Cost:
             f"{self.seconds:.0f} s ({self.cpu:.0f} s of CPU), peak memory {self.memory:.0f} MB "
             f"({self.resident:.0f} MB with the files of libraries)"
         )
-
-
-def inputs(name: str, sources: Path = SOURCES) -> dict[str, str]:
-    """SHA-256 of each file that the outputs depend on: source, modules, weights, recorded results."""
-    source = (sources / f"{name}.py").read_text(encoding="utf-8")
-    modules = [f"qdiff_lib/course/{kind}/lesson_{name[:2]}.py" for kind in ("exercises", "figures")]
-    recorded = [f"data/recorded/{result}.json" for result in re.findall(r"recorded\(\"([\w/-]+)\"\)", source)]
-    hashes = {f"notebooks/src/{name}.py": text_sha256(sources / f"{name}.py")}
-    hashes |= {file: text_sha256(ROOT / file) for file in [*modules, *recorded] if (ROOT / file).is_file()}
-    listed = json.loads((ROOT / "data/MANIFEST.json").read_text(encoding="utf-8"))["files"]
-    models = [file for file in listed if file.startswith("models/") and file.endswith(".safetensors")]
-    return hashes | {f"data/{file}": listed[file]["sha256"] for file in models}
-
-
-def text_sha256(path: Path) -> str:
-    """The same on systems that end lines differently."""
-    return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 def make_notebook(cells: list[NotebookNode], **course) -> NotebookNode:
@@ -227,19 +210,23 @@ def student_notebook(name: str, address: Address, sources: Path = SOURCES) -> No
     return make_notebook(for_students([without_badges, *expand(path, names, address)[1:]], name))
 
 
-def leaks(text: str, sources: Path = SOURCES) -> list[str]:
-    """The solution lines of any lesson that occur in a student notebook's text."""
-    secrets = set()
-    for name in lesson_names(sources):
-        secrets |= solution_lines(read_source(sources / f"{name}.py"), name)
+def all_solution_lines(sources: Path = SOURCES) -> set[str]:
+    """The telling lines of the solutions of all lessons."""
+    lessons = lesson_names(sources)
+    return set().union(*(solution_lines(read_source(sources / f"{name}.py"), name) for name in lessons))
+
+
+def leaks(text: str, secrets: set[str]) -> list[str]:
+    """The solution lines that occur in a student notebook's text."""
     return sorted(line for line in secrets if json.dumps(line, ensure_ascii=False)[1:-1] in text)
 
 
 def write_students(out: Path, sources: Path = SOURCES) -> None:
     """Write all student notebooks and the contents page. Raises BuildError where a solution would leak."""
+    secrets = all_solution_lines(sources)
     for name in lesson_names(sources):
         text = to_text(student_notebook(name, read_address(), sources))
-        if found := leaks(text, sources):
+        if found := leaks(text, secrets):
             raise BuildError(f"{name}: a line of a solution stands elsewhere in the lesson: {found}")
         save(text, out / f"{name}.ipynb")
     shutil.copyfile(ROOT / "notebooks" / "README.md", out / "README.md")

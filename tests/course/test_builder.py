@@ -23,6 +23,7 @@ from tools.expansion import (
 )
 from tools.notebooks import (
     BuildError,
+    all_solution_lines,
     build,
     inputs,
     leaks,
@@ -336,13 +337,40 @@ class TestStaleness:
             "00_first: another builder made it: run make notebooks"
         ]
 
-    @pytest.mark.parametrize("kind", ["exercises", "figures"])
-    def test_the_outputs_depend_on_checks_and_figures(self, built, sources, kind):
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "exercises/lesson_00.py",
+            "figures/lesson_00.py",
+            "text.py",
+            "figures/style.py",
+            "figures/course.mplstyle",
+        ],
+    )
+    def test_the_outputs_depend_on_checks_figures_and_the_bootstrap(self, built, sources, module):
         notebook = nbformat.read(built, as_version=4)
-        file = f"qdiff_lib/course/{kind}/lesson_00.py"
+        file = f"qdiff_lib/course/{module}"
         notebook.metadata.course.inputs[file] = "0" * 64
         nbformat.write(notebook, built)
         assert staleness(built, NOWHERE, sources()) == [f"00_first: {file} has changed: run make notebooks"]
+
+    @pytest.mark.parametrize(
+        "line, modules",
+        [
+            ("from qdiff_lib.course.gaussian import alpha_bars as bars", ["gaussian"]),
+            ("from qdiff_lib.course import seams", ["seams"]),
+            ("import qdiff_lib.course.watching", ["watching"]),
+            ("def late():\n    from qdiff_lib.course.figures import lesson_01", ["figures/lesson_01"]),
+            ("from qdiff_lib.course.exercises.lesson_01 import QUIZ", ["exercises/lesson_01", "gaussian"]),
+            ("from qdiff_lib import load, sample", []),
+        ],
+        ids=str,
+    )
+    def test_inputs_hold_the_imported_modules_and_what_they_import(self, sources, line, modules):
+        before = inputs("00_first", sources()).keys()
+        after = inputs("00_first", sources('print("seen")', line)).keys()
+        new = {f"qdiff_lib/course/{module}.py" for module in modules}
+        assert new <= after - before and (new or after == before)
 
     def test_inputs_hold_weights_and_recorded_results(self, sources):
         found = inputs("00_first", sources('print("seen")', 'recorded("demo/report")'))
@@ -358,7 +386,7 @@ class TestStudents:
             "exercise", "check", "hints", "markdown",
         ]  # fmt: skip
         assert "badge" not in to_text(notebook) and "github.com/owner/name@v1" in notebook.cells[2].source
-        assert leaks(to_text(notebook), sources()) == []
+        assert leaks(to_text(notebook), all_solution_lines(sources())) == []
 
     def test_outputs_do_not_travel(self):
         solved = new_code_cell("x", outputs=[picture()], execution_count=3)
@@ -389,7 +417,8 @@ class TestStudents:
     def test_quotes_and_backslashes_do_not_hide_a_leak(self, sources):
         folder = sources("return codes_in_bytes + 8 * channels", 'return "a\\\\b" + "é" * channels')
         secret = 'return "a\\\\b" + "é" * channels'
-        assert leaks(to_text(make_notebook([new_markdown_cell(f"so: {secret}")])), folder) == [secret]
+        text = to_text(make_notebook([new_markdown_cell(f"so: {secret}")]))
+        assert leaks(text, all_solution_lines(folder)) == [secret]
 
     def test_the_folder_has_lessons_and_contents(self, sources, tmp_path):
         write_students(tmp_path / "out", sources())

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tools import rules
 from tools.expansion import ROOT, SOURCES, lesson_names, read_address, read_source
-from tools.notebooks import leaks, make_notebook, staleness, student_notebook, to_text
+from tools.notebooks import all_solution_lines, leaks, make_notebook, staleness, student_notebook, to_text
 
 NOTEBOOKS = ROOT / "notebooks"
 each_lesson = pytest.mark.parametrize("name", lesson_names())
@@ -29,6 +29,11 @@ def address():
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COURSE_REPOSITORY", raising=False)
         return read_address()
+
+
+@pytest.fixture(scope="module")
+def secrets():
+    return all_solution_lines()
 
 
 def read(name: str):
@@ -131,17 +136,17 @@ def test_solved_exercises_were_found_right(name):
 
 
 @each_lesson
-def test_solutions_stand_in_their_own_cells_only(name):
+def test_solutions_stand_in_their_own_cells_only(name, secrets):
     notebook = read(name)
     notebook.cells = [cell for cell in notebook.cells if not rules.has_tag(cell, "solution")]
-    assert leaks(to_text(notebook)) == []
+    assert leaks(to_text(notebook), secrets) == []
 
 
 @each_lesson
-def test_student_version_has_the_stubs_and_no_solution(name, address):
+def test_student_version_has_the_stubs_and_no_solution(name, address, secrets):
     notebook = student_notebook(name, address)
     text = to_text(notebook)
-    assert leaks(text) == [] and "SOLUTION" not in text and "badge" not in notebook.cells[0].source
+    assert leaks(text, secrets) == [] and "SOLUTION" not in text and "badge" not in notebook.cells[0].source
     code, full = code_cells(notebook), code_cells(read(name))
     assert not any(cell.outputs or cell.execution_count for cell in code)
     solutions = [cell for cell in full if rules.has_tag(cell, "solution")]
