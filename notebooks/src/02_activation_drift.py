@@ -291,13 +291,7 @@ quantized = {label: quantize(pipe, eight_bits, chosen(pool, which, 16)) for labe
 # %%
 from qdiff_lib.course.watching import layer_outputs
 
-CHECKED = [
-    "conv_in",
-    "down_blocks.2.resnets.0.conv2",
-    "mid_block.resnets.0.conv1",
-    "up_blocks.0.resnets.0.conv1",
-]
-CHECKED += ["up_blocks.2.resnets.0.conv2", "conv_out"]
+CHECKED = [*LAYERS[:2], "mid_block.resnets.0.conv1", "up_blocks.0.resnets.0.conv1", LAYERS[2], "conv_out"]
 reference, kl = layer_outputs(pipe.unet, CHECKED, held_out), {}
 for label, model in quantized.items():
     found = layer_outputs(model.unet, CHECKED, held_out).items()
