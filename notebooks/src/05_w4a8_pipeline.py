@@ -43,7 +43,7 @@ show(figures.pictures({label: found.images for label, found in drawn.items()}))
 truth, rough, fine = (found.trajectory for found in drawn.values())
 error_rough, error_fine = (trajectory_mse(truth, x)[-1].item() for x in (rough, fine))
 claim(
-    error_rough > 1.7 * error_fine,
+    error_rough > 5 * error_fine,
     f"after {steps} steps the error of linear rounding is {error_rough:.4f}, that of Q-Diffusion {error_fine:.4f}: "
     f"{error_rough / error_fine:.1f} times less (n = {images} images)",
 )
@@ -296,16 +296,21 @@ print(figures.ladder_table(rows))
 print(ladder.source())
 gain, price = first["trajectory_mse"] / best["trajectory_mse"], best["seconds"] / first["seconds"]
 claim(
-    gain > 2, f"from the first rung to the last the error falls {gain:.1f} times, in a file of the same kind"
+    gain > 10, f"from the first rung to the last the error falls {gain:.0f} times, in a file of the same kind"
 )
-claim(price > 3, f"the price is {price:.0f} times as long a calibration, once: {best['seconds']:.0f} s")
+claim(price > 5, f"the price is {price:.0f} times as long a calibration, once: {best['seconds']:.0f} s")
 beside = {row["label"]: row["trajectory_mse"] for row in ladder.data["besides"]}
 alone = beside["linear, 16-bit first and last layer"]
-claim(alone > 2 * best["trajectory_mse"], f"linear with the same 16-bit layers still has {alone:.4f}")
+claim(alone > 10 * best["trajectory_mse"], f"linear with 16-bit first and last layers still has {alone:.4f}")
+up = [row["label"] for row, less in zip(rows[1:-1], rows) if row["trajectory_mse"] > less["trajectory_mse"]]
+print("rungs that made it worse:", ", ".join(up))
 
 # %% [markdown]
-# The halves of this small model's shortcuts differ little (lesson 4), so the split cannot buy much here; in the paper's
-# networks they are up to 200 times apart.
+# AdaRound takes away most. The order of the rungs matters, and not each of them helps on this model. Ranges that are best
+# for the weights by themselves, without learned rounding, need not be best for the pictures. And the halves of this small
+# model's shortcuts differ little (lesson 4), so the split cannot buy much here; in the paper's networks they are up to
+# 200 times apart. Such small differences are also a matter of luck: of 128 images, one that turns into another garment
+# moves the mean.
 #
 # ## The same call at the paper's scale
 #
