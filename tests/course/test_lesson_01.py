@@ -9,6 +9,8 @@ from qdiff_lib.course import gaussian
 from qdiff_lib.course.checks import Verdict, check
 from qdiff_lib.course.figures import lesson_01 as figures
 
+quiet = pytest.mark.filterwarnings("error")  # a tensor that matplotlib cannot take as it is only warns
+
 
 def gain(a, a_prev):
     return (1 - a_prev) ** 0.5 - (a_prev / a) ** 0.5 * (1 - a) ** 0.5
@@ -174,6 +176,7 @@ class TestToy:
         assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+@quiet
 def test_same_seeds_gives_the_error_of_each_row():
     rows = {label: torch.full((4, 1, 8, 8), grey, dtype=torch.uint8) for label, grey in (("a", 0), ("b", 51))}
     figure = figures.same_seeds(rows, columns=2)
@@ -182,6 +185,7 @@ def test_same_seeds_gives_the_error_of_each_row():
     assert "against a, over 4 images with pixels from -1 to 1: b 0.1600." in figure.get_label()  # (2 / 5)^2
 
 
+@quiet
 def test_growth_compares_measured_with_predicted():
     measured = torch.tensor([[1.0, 3.0], [3.0, 13.0]])
     label = figures.growth(
@@ -190,6 +194,7 @@ def test_growth_compares_measured_with_predicted():
     assert "2 seeds: after 2 steps it is 4 times" in label and "at most 20.0% off" in label
 
 
+@quiet
 def test_more_steps_gives_three_factors():
     label = figures.more_steps(
         [5, 50], torch.tensor([10.0, 1.0]), torch.tensor([6.0, 2.0]), torch.tensor([4.0, 4.0])
@@ -198,6 +203,7 @@ def test_more_steps_gives_three_factors():
     assert "by 3.0 where every step errs anew, and by 1.00 where" in label
 
 
+@quiet
 def test_anatomy_gives_shares_of_the_last_step_but_one():
     total, inherited, fresh = torch.tensor([[1, 2, 4], [0, 1.5, 4], [1, 0.5, 1]])
     label = figures.anatomy(total, inherited, fresh, torch.tensor([0.4, 0.6]), "linear W4A32").get_label()
@@ -205,6 +211,7 @@ def test_anatomy_gives_shares_of_the_last_step_but_one():
     assert "mean correlation of 0.50" in label and label.startswith("linear W4A32")
 
 
+@quiet
 @pytest.mark.parametrize("unrelated", [None, 0.5])
 def test_error_curves_list_both_ends(unrelated):
     mse, ratio = {"linear": torch.tensor([0.01, 0.25])}, {"linear": torch.tensor([30.0, 6.0])}
@@ -214,6 +221,7 @@ def test_error_curves_list_both_ends(unrelated):
     assert ("two unrelated images" in words) is (unrelated is not None)
 
 
+@quiet
 def test_halves_list_each_way():
     label = figures.halves({"first": 0.1, "second": 0.025}).get_label()
     assert label == "Mean squared error of the final images. first: 0.100; second: 0.025."

@@ -12,6 +12,8 @@ from qdiff_lib.course.figures import lesson_02 as figures
 from qdiff_lib.grid import Grid
 from qdiff_lib.ranges import min_max
 
+quiet = pytest.mark.filterwarnings("error")  # a tensor that matplotlib cannot take as it is only warns
+
 
 def grid_of(low, high, bits, gaps=None):
     """Scale and zero point of a range, as a learner writes them."""
@@ -263,6 +265,7 @@ def test_shares_are_of_the_range_that_serves_all_steps():
     assert figures.shares(one_sided).tolist() == [[1.0, 0.75]]
 
 
+@quiet
 @pytest.mark.parametrize("layers", [3, 12])
 def test_heat_map_names_the_layer_that_drifts_most(layers):
     ranges = table(layers)
@@ -275,6 +278,7 @@ def test_heat_map_names_the_layer_that_drifts_most(layers):
     assert "down_blocks.0.conv 12%" in figure.get_label()
 
 
+@quiet
 @pytest.mark.parametrize("densities", [False, True])
 def test_ridges_give_the_narrowest_and_the_widest_step(densities):
     ranges = table(2)
@@ -284,6 +288,7 @@ def test_ridges_give_the_narrowest_and_the_widest_step(densities):
     assert label.count("2.0 wide at step 4, 16.0 at step 1") == 2
 
 
+@quiet
 def test_utilisation_gives_shares_and_the_worst_ratio():
     used, lost = {"conv_in": torch.tensor([1.0, 0.25])}, {"conv_in": torch.tensor([1.0, 15.5])}
     label = figures.utilisation(used, lost, 8).get_label()
@@ -291,6 +296,7 @@ def test_utilisation_gives_shares_and_the_worst_ratio():
     assert "conv_in uses 25% to 100% of the codes, worst error ratio 15.5" in label
 
 
+@quiet
 @pytest.mark.parametrize("clipped, cause", [(6.0, "clipping"), (1.0, "coarse steps")])
 def test_fixed_range_names_the_cause(clipped, cause):
     rounding, clipping = torch.tensor([1.0, 2.0]), torch.tensor([0.0, clipped])
@@ -298,6 +304,7 @@ def test_fixed_range_names_the_cause(clipped, cause):
     assert label == f"worst at step 2: {2 * (2 + clipped):.1f} times the floor, from {cause}"
 
 
+@quiet
 def test_divergences_give_the_mean_of_each_set():
     found = {"all": {"a": 0.01, "b": 0.03}, "few": {"a": 0.2, "b": 0.4}}
     label = figures.divergences(found, 40).get_label()

@@ -48,16 +48,20 @@ def growth(errors: Tensor, predicted: Tensor, persistent: Tensor | None = None) 
     figure = Figure()
     axis = figure.subplots()
     axis.fill_between(
-        at, errors.amin(0), errors.amax(0), alpha=0.35, color="C2", label=f"measured, {seeds} seeds: range"
+        at,
+        errors.amin(0).numpy(),
+        errors.amax(0).numpy(),
+        alpha=0.35,
+        color="C2",
+        label=f"measured, {seeds} seeds: range",
     )
     axis.plot(at, errors.mean(0), color="C6", label="measured: mean of the seeds")
     axis.plot(at, predicted, "--", color="C0", label="recursion")
     if persistent is not None:
         axis.plot(at, persistent, ":", color="C4", label="recursion, the same error at every step")
-    axis.axhline(errors[:, 0].mean(), color="0.6", lw=1, label="after one step")
-    axis.set(
-        xlabel=STEP_LABEL, ylabel="variance of the error of x", yscale="log", ylim=(errors.min() / 2, None)
-    )
+    axis.axhline(errors[:, 0].mean().item(), color="0.6", lw=1, label="after one step")
+    lowest = errors.min().item() / 2
+    axis.set(xlabel=STEP_LABEL, ylabel="variance of the error of x", yscale="log", ylim=(lowest, None))
     axis.set_title(f"One error per step, {steps} steps")
     axis.legend(fontsize=8)
     worst = (errors.mean(0) / predicted - 1).abs().max()

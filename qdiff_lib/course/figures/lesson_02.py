@@ -36,7 +36,7 @@ def heat_map(ranges: dict) -> tuple[Figure, str]:
     few = len(names) <= 8
     figure = Figure(figsize=(7.2, 2.4 if few else 4.8))
     axis = figure.subplots()
-    shown = 100 * covered
+    shown = (100 * covered).numpy()
     image = axis.imshow(shown, aspect="auto", vmin=0, vmax=100, extent=(0.5, steps + 0.5, len(names), 0))
     axis.grid(False)
     if few:
@@ -83,7 +83,8 @@ def ridges(ranges: dict, layers: list[str], densities: dict[str, Tensor] | None 
     for axis, layer in zip(axes, layers, strict=True):
         i = ranges["layers"].index(layer)
         low, p1, p99, high = (
-            torch.as_tensor(ranges[key][i], dtype=torch.float64) for key in ("min", "low", "high", "max")
+            torch.as_tensor(ranges[key][i], dtype=torch.float64).numpy()
+            for key in ("min", "low", "high", "max")
         )
         for row, t in enumerate(shown):
             axis.hlines(row, low[t], high[t], color="C6", lw=1)
@@ -105,11 +106,11 @@ def ridges(ranges: dict, layers: list[str], densities: dict[str, Tensor] | None 
     return figure, f"Ranges at {len(shown)} of {steps} steps, n = {ranges['n']}. {'; '.join(words)}."
 
 
-def draw_ridge(axis, counts: Tensor, low: Tensor, high: Tensor, row: int) -> None:
+def draw_ridge(axis, counts: Tensor, low: float, high: float, row: int) -> None:
     """One histogram as a hill that stands on ``row``; the axis is upside down: hills grow downwards."""
     centres = torch.linspace(float(low), float(high), 2 * len(counts) + 1)[1::2]
     hill = row - 0.9 * counts / counts.max()
-    axis.fill_between(centres, hill, row, color="C2", alpha=0.6, lw=0)
+    axis.fill_between(centres.numpy(), hill.numpy(), row, color="C2", alpha=0.6, lw=0)
 
 
 def short(layer: str) -> str:
@@ -160,7 +161,7 @@ def fixed_range(
     axis.plot(at, clipping.clamp(min=1e-12), "^--", ms=3, color="C4", label="of it, clipped values")
     axis.plot(at, own, ":", color="C6", label="floor: the step's own range")
     axis.set(xlabel=STEP_LABEL, ylabel="mean squared error", yscale="log")
-    axis.set_ylim(own.min() / 3, 3000 * own.max())
+    axis.set_ylim(own.min().item() / 3, 3000 * own.max().item())
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title(f"{layer}\nrange from {where}", fontsize=9)
     axis.legend(fontsize=8)
