@@ -16,7 +16,8 @@
 #
 # This course ships a small diffusion model that draws clothes. To *quantize* it means to store its numbers in fewer
 # bits. Below, the same network draws with its weights at 32 bits, as it was trained, and rounded to 8, 4 and 3 bits.
-# Every column starts from the same noise, so without the rounding all rows would be equal.
+# Every column starts from the same noise, and the sampler, DDIM, adds none on its way: without the rounding all rows
+# would be equal.
 
 # %%
 from qdiff_lib import Recipe, load, quantize, sample, with_sampler
@@ -252,7 +253,7 @@ for finding in check_environment():
 #
 # 1. A grid of $b$ bits has $2^b$ values; scale and zero point say where they lie.
 # 2. Inside the grid no number moves by more than half a step, and 0 does not move at all.
-# 3. Each bit less doubles the step, and saves the same number of bytes every time.
+# 3. Each bit less about doubles the step, and saves the same number of bytes every time.
 # 4. Sums of products on grids are whole numbers times two scales, exactly.
 # 5. One large number stretches the grid for all that share it.
 #

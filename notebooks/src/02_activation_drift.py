@@ -51,13 +51,14 @@ show(figures.ridges(fig5.data, moving))
 #
 # Let an activation be spread evenly over $[-c_t, c_t]$, where $c_t$ shrinks from 8 to 1 along the run. A grid of $b$
 # bits over a range of width $w$ has the step size $s = w / (2^b - 1)$. A value inside the range is off by at most
-# $s/2$, evenly spread. So its mean squared error $E$ is, and for one range of width $W$ for all steps it becomes,
+# $s/2$, evenly spread: that gives its mean squared error $E$. A step's own range has the width $w_t = 2c_t$. One range for
+# all steps has the width $W$ of the widest, and makes the error larger:
 #
 # $$E = \frac{s^2}{12},\qquad \frac{E_\text{one}}{E_\text{own}}
 # = \Bigl(\frac{W}{w_t}\Bigr)^2 = \frac{1}{u_t^2},\qquad u_t = \frac{w_t}{W}.$$
 #
 # **$u_t$ is the utilisation**: the share of the grid that step $t$ can use. This costs $\log_2 (1/u_t)$ bits, because
-# one bit less doubles the step size.
+# one bit less about doubles the step size.
 #
 # **Predict**: how many of 8 bits are left at the last step of the toy, where $c_t = 1$?
 
@@ -83,7 +84,7 @@ claim(abs(ratio / 64 - 1) < 0.1, "at u = 1/8 the error is 64 times as large: 3 o
 # %% [markdown]
 # ### Exercise: utilisation
 #
-# Difficulty 1 of 5, importance 3 of 5, 5 minutes. On a real grid $u$ is counted in codes: those from the lowest to the
+# *Difficulty 1 of 5, importance 3 of 5, 5 minutes.* On a real grid $u$ is counted in codes: those from the lowest to the
 # highest that the tensor uses, as a share of all $2^b$.
 
 # %% tags=["exercise"] exercise="02.range_utilisation"
@@ -109,7 +110,7 @@ def range_utilisation(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -
 #
 # $$s = \frac{h - l}{2^b - 1},\qquad z = \mathrm{round}(-l / s).$$
 #
-# Difficulty 2 of 5, importance 5 of 5, 7 minutes.
+# *Difficulty 2 of 5, importance 5 of 5, 7 minutes.*
 
 
 # %% tags=["exercise"] exercise="02.min_max_observer"
@@ -131,7 +132,7 @@ def min_max_observer(batches: list[Tensor], bits: int) -> tuple[float, float]:
 # Min-max never clips, so one outlier decides the step size for everybody. A percentile observer leaves out a share of
 # the values at each end. They are clipped, and all others get a finer grid.
 #
-# Difficulty 3 of 5, importance 4 of 5, 8 minutes. The percentile is that of all batches together.
+# *Difficulty 3 of 5, importance 4 of 5, 8 minutes.* The percentile is that of all batches together.
 
 
 # %% tags=["exercise"] exercise="02.percentile_observer"
@@ -256,8 +257,9 @@ explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1
 #
 # $$\mathrm{KL}(P\,\|\,Q) = \sum_i p_i \log \frac{p_i}{q_i}.$$
 #
-# It is 0 when both are equal. **Smaller is better.** The estimate is made from histograms: here 256 equal bins over the
-# joint range, half a count added to each bin, so that an empty bin costs something finite.
+# It is 0 when both are equal. **Smaller is better.** With the natural logarithm its unit is the *nat*. The
+# estimate is made from histograms: here 256 equal bins over the joint range, half a count added to each bin, so
+# that an empty bin costs something finite.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.metrics import kl_divergence
@@ -316,7 +318,7 @@ for label, model in quantized.items():
     error[label] = trajectory_mse(eight, run.trajectory)[-1].item()
     print(f"calibrated on the {label:<16} MSE of the images {error[label]:.4f}")
 worse, early = (error[f"{which} two steps"] / error["all steps"] for which in ("last", "first"))
-claim(worse > 3, f"the worst set by KL divergence gives {worse:.0f} times the error of the best")
+claim(worse > 3, f"the last two steps give {worse:.0f} times the error of all steps")
 print(f"the first two steps: {early:.1f} times")
 
 # %% [markdown]

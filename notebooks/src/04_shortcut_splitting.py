@@ -26,6 +26,9 @@
 # %% [markdown]
 # ## The picture first
 #
+# A U-shaped network makes its picture small, then large again. On the way up a layer may read two things side by side:
+# channels from below (*deep*) and channels from the way down, of the same size (*skip*). Where they meet is a *seam*.
+#
 # Below, one network draws the same noise five times. In the second row it has been *stretched*: the skip
 # branches arrive larger, and the weights that read them are smaller by the same factor. That is the same
 # function. Then ten small layers, 1x1 convolutions at the seams, are quantized, and nothing else.
@@ -48,6 +51,7 @@ seams = found.seams  # layer: (deep channels, skip channels)
 # %%
 widths = {seam: [high - low for low, high in ranges[seam]] for seam in seams}
 whole = [seam for seam in seams if not groups_straddle(pipe.unet, seam, seams[seam])]
+# the factor makes each skip half 50 times as wide as its deep half
 stretched = stretch_skips(pipe, seams, {s: 50 * widths[s][0] / widths[s][1] for s in whole})
 poor = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=False)
 good = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=True)
@@ -57,7 +61,10 @@ models = {"original": pipe, "stretched": stretched, "W8A8, one grid": half, "W4A
 images = {name: sample(m, n=8, steps=20).images for name, m in (models | {"W4A8, two grids": good}).items()}
 show(figures.image_rows(images, steps=20))
 error = [(x / 255 - images["original"] / 255).square().mean().item() for x in images.values()]
-claim(error[1] < 1e-4, f"stretching {len(whole)} of {len(seams)} seams leaves the pictures as they were")
+claim(
+    error[1] < 1e-4,
+    f"stretching {len(whole)} of {len(seams)} seams moves pixels by less than 1 % (root mean square)",
+)
 claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid, {error[4]:.4f} with two")
 
 # %% [markdown]
@@ -88,7 +95,7 @@ for bits in (4, 8):
 # %% [markdown]
 # **Run.** The left panel measures this. The right panel asks the layer: 64 + 64 channels, 4-bit weights, 8-bit
 # inputs. There it matters how much each half *contributes*. In the paper's models activations **and** weights
-# are bimodal. If the half with the small inputs has the large weights, both halves count alike.
+# have two humps, one for each half. If the half with the small inputs has the large weights, both halves count alike.
 
 # %%
 ratios, generator = (1, 1.7, 3, 5, 8, 12, 15, 25, 50, 100, 200), torch.Generator().manual_seed(0)
@@ -144,7 +151,7 @@ print(f"added before scaling, which is wrong: {(s_x * s_w)[0] * integers.sum():.
 # %% [markdown]
 # ### Exercise: split and quantize
 #
-# Difficulty 2 of 3, importance 3 of 3, 10 minutes. Equation 6 for an image: `x` is (N, C, H, W), and `sizes` says how many
+# *Difficulty 3 of 5, importance 5 of 5, 10 minutes.* Equation 6 for an image: `x` is (N, C, H, W), and `sizes` says how many
 # channels each part has. Every part gets a min-max grid of its own: `min_max(part, Grid(bits))`
 # gives its scale and zero point, `fake_quantize(part, scale, zero_point, bits)` its values.
 
@@ -169,9 +176,9 @@ def split_quantize(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
 # %% [markdown]
 # ### Exercise: equation 8 in integers
 #
-# Difficulty 3, importance 3, 15 minutes. A chip multiplies integers. You get both halves as codes and return the
+# *Difficulty 4 of 5, importance 5 of 5, 15 minutes.* A chip multiplies integers. You get both halves as codes and return the
 # output of the layer. A `Half` has `x_codes` (N, C) and `w_codes` (O, C), both uint8, `x_scale` and `x_zero`
-# (numbers), `w_scale` and `w_zero` (O,): one for each output channel.
+# (0-dimensional), `w_scale` and `w_zero` (O,): one for each output channel. All of them are tensors.
 
 # %% tags=["exercise"] exercise="04.shortcut_output"
 from qdiff_lib.course.exercises.lesson_04 import Half
@@ -239,7 +246,7 @@ explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7,
 # %% [markdown]
 # ## What does the split change in this model?
 #
-# First the theory. The error of an input passes through its weights, so the output's noise power is
+# First the theory. The error of an input passes through its weights, so the output's noise power is proportional to
 # $s_1^2 \lVert W_1 \rVert^2 + s_2^2 \lVert W_2 \rVert^2$, each step with its own half. With one grid both steps
 # are the larger one. For equal weights and a ratio $r$ the noise power shrinks by $2 r^2 / (r^2 + 1)$:
 
@@ -267,6 +274,7 @@ for weights, activations in ((4, 8), (8, 4)):
     )
     linear[weights] = seam_errors(pipe, two)
     gains[f"W{weights}A{activations}"] = seam_errors(pipe, one) / linear[weights]
+# the linear recipe's input grids are symmetric: the end that is farther from 0 sets the step
 steps = torch.tensor([[max(-low, high) for low, high in ranges[seam]] for seam in seams])
 power = torch.tensor([[part.square().sum().item() for part in pair] for pair in parts])
 noise = (steps.amax(1, keepdim=True) ** 2 * power).sum(1) / (steps**2 * power).sum(1)
@@ -335,7 +343,6 @@ claim(off[1] < 1e-4, "and the simulated layer agrees with both to single precisi
 #
 # **Not shown.** Models of the paper's size, where the ratios are large without our help. Seams that a group of the
 # norm straddles, which cannot be stretched this way. The time that two products take instead of one on a chip.
-
 #
 # ## Quiz
 

@@ -317,11 +317,12 @@ print("rungs that made it worse:", ", ".join(up))
 # Nothing in the library knows a model by name: units and shortcuts are found by running the network once. So the call
 # below is the same for a network of the paper, or of your own. It needs the weights and a GPU for hours, and is defined
 # here, not called. A text-to-image model is calibrated on prompts: `prompted` runs the pipeline on yours and keeps what
-# the network gets, the rows with and without text alike. Numbers that nobody recorded with this library yet say so.
+# the network gets, the rows with and without text alike. FID is the Fréchet Inception distance of drawn from real
+# pictures: smaller is better. Numbers that nobody recorded with this library yet say so.
 #
 # Sizes and bit operations need no weights: the networks are built without memory (on the *meta device*) and counted. A
 # *bit operation* (BOP) counts $2 \times$ multiplications $\times$ weight bits $\times$ activation bits; a 32-bit float
-# counts as 23.
+# counts as 23, the bits of its mantissa.
 
 # %%
 from qdiff_lib.course.paper_scale import prompted, table
@@ -376,7 +377,7 @@ claim(broken > 3 * error_fine, f"the error is {broken:.3f}, {broken / error_fine
 
 # %% [markdown]
 # Weights are fixed, so calibration can make up for their rounding. Activations are new for every input, and 16 values for
-# a range that must hold the outliers are too few. Others found the same at the paper's scale.
+# a range that must hold the outliers are too few.
 #
 # ## Recap
 #
