@@ -20,6 +20,7 @@ from qdiff_lib import Recipe, load_quantized, quantize, record, sample, save_qua
 from qdiff_lib.calibration import CalibrationSet
 from qdiff_lib.files import atomic_path
 from qdiff_lib.metrics import trajectory_mse, trajectory_snr
+from qdiff_lib.recipes import METHOD_NAMES
 
 SEED = 0  # of the noise that all models start from; recipes have a seed of their own
 
@@ -153,8 +154,7 @@ def weights_hash(pipe: DiffusionPipeline) -> str:
 
 def label(recipe: Recipe) -> str:
     """For figures and tables: "linear W4A8"."""
-    name = {"linear": "linear", "qdiffusion": "Q-Diffusion"}[recipe.method]
-    return f"{name} W{recipe.weights}A{recipe.activations}"
+    return f"{METHOD_NAMES[recipe.method]} W{recipe.weights}A{recipe.activations}"
 
 
 def about(recipe: Recipe) -> dict:

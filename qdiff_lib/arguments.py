@@ -7,7 +7,7 @@ from pathlib import Path
 
 PROGRAM = "python -m qdiff_lib"
 BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
-METHODS = ("linear", "qdiffusion")
+METHODS = ("linear", "squant", "ptq4dm", "qdiffusion")
 PROFILES = ("tiny", "laptop", "gpu", "paper")
 REFERENCES = ("fashion-mnist",)
 EXTRACTORS = ("fashion-classifier", "inception")
@@ -117,8 +117,10 @@ def quantize_options(add: Parser) -> None:
     what the numbers mean:
       --weights 4 --activations 8 is "W4A8": each weight is one of 2^4 = 16 values and takes an eighth of the
       memory of a 32-bit float; each activation is one of 2^8 = 256. At W8A8 most samples look unchanged. At
-      four bits the method decides: linear rounds every weight to the nearest value, qdiffusion learns from
-      inputs of all time steps which way to round, and gives the halves of a concatenation their own ranges.
+      four bits the method decides: linear rounds every weight to the nearest value, squant flips some
+      roundings so that their errors cancel in sums, ptq4dm searches good ranges for each layer on its own,
+      qdiffusion learns from inputs of all time steps which way to round, and gives the halves of a
+      concatenation their own ranges.
       32 leaves weights or activations in floating point, which tells apart what either of them costs.
       --edge-bits 16 spares the first and last layer, which matter most and are a small part of most models.
 

@@ -16,7 +16,7 @@ from .figures import samples_figure, trajectory_figure
 from .files import atomic_path, write_json
 from .metrics import score, trajectory_mse
 from .pipeline import layer_bits_of, quantize
-from .recipes import Recipe
+from .recipes import METHOD_NAMES, Recipe
 from .sampling import Samples, sample, with_sampler
 from .zoo import load, verified
 
@@ -42,8 +42,9 @@ class Run:
     @property
     def label(self) -> str:
         """For figures and the table."""
-        name = {"fp": "full precision", "linear": "linear", "qdiffusion": "Q-Diffusion"}[self.method]
-        return name if self.method == "fp" else f"{name} W{self.weights}A{self.activations}"
+        if self.method == "fp":
+            return "full precision"
+        return f"{METHOD_NAMES[self.method]} W{self.weights}A{self.activations}"
 
 
 def demo(out: Path, profile: str = "tiny") -> dict:

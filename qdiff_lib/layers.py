@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from .grid import FLOAT_BITS, Grid, PerAxis, ScaleZero, fake_quantize
 from .ranges import RANGES, Reservoir, find_activation_range
-from .rounding import AdaRound, round_nearest
+from .rounding import ROUNDINGS, AdaRound
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -105,10 +105,10 @@ class QuantLayer(nn.Module):
         self.weight_scale = torch.cat([f.scale.flatten(1) for f in found], dim=1)
         self.weight_zero_point = torch.cat([f.zero_point.flatten(1) for f in found], dim=1)
 
-    def round_weight(self) -> None:
-        """Round to nearest."""
-        parts = enumerate(self.weight_parts())
-        self.set_weight([round_nearest(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts])
+    def round_weight(self, rounding: str = "nearest") -> None:
+        """Round without data; ``rounding`` is a key of ``rounding.ROUNDINGS``."""
+        parts, rounded = enumerate(self.weight_parts()), ROUNDINGS[rounding]
+        self.set_weight([rounded(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts])
 
     def start_rounding(self, codes: Tensor | None = None) -> nn.ModuleList:
         """Replace the weight by soft ones whose rounding can be learned: one AdaRound for each part.

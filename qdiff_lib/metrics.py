@@ -22,10 +22,12 @@ __all__ = [
     "Scores",
     "features",
     "frechet_distance",
+    "histogram",
     "inception_extractor",
     "inception_score",
     "kernel_distance",
     "kl_divergence",
+    "kl_of_counts",
     "score",
     "trajectory_mse",
     "trajectory_snr",
@@ -36,6 +38,8 @@ REFERENCE_IMAGES = 5_000  # real images that every set is compared with; the oth
 FLOOR_GROUPS = 5  # one group of real images alone can be 40 % off
 KID_SUBSET_SIZE = 256  # of a score: KID's mean does not depend on it, its time grows with the square
 SPLIT_SEED = 2023
+BINS, PSEUDOCOUNT = 256, 0.5  # of the KL divergence
+COUNTED = 2**23  # values of one histogram: its float32 counts are exact up to 2^24
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
@@ -179,7 +183,9 @@ def trajectory_snr(reference: Tensor, other: Tensor) -> Tensor:
     return 10 * (reference.double().square().flatten(1).mean(dim=1) / error).log10()
 
 
-def kl_divergence(reference: Tensor, other: Tensor, bins: int = 256, pseudocount: float = 0.5) -> float:
+def kl_divergence(
+    reference: Tensor, other: Tensor, bins: int = BINS, pseudocount: float = PSEUDOCOUNT
+) -> float:
     """KL(P || Q) in nats between the values of ``reference`` (P) and ``other`` (Q), from histograms.
 
     Both have ``bins`` equal bins over their joint range. Each bin's count grows by ``pseudocount`` before the
@@ -196,6 +202,16 @@ def kl_divergence(reference: Tensor, other: Tensor, bins: int = 256, pseudocount
         raise ValueError("reference and other must hold values, all finite: look for nan, inf or no elements")
     low = min(v.min().item() for v in values)
     high = max(v.max().item() for v in values)
-    p, q = (torch.histc(v, bins, low, high).double() + pseudocount for v in values)
-    p, q = p / p.sum(), q / q.sum()
+    return kl_of_counts(*(histogram(v, bins, low, high) for v in values), pseudocount)
+
+
+def histogram(values: Tensor, bins: int, low: float, high: float) -> Tensor:
+    """How many values lie in each of ``bins`` equal bins from low to high, float64 (bins,) on the CPU."""
+    parts = values.detach().float().flatten().split(COUNTED)
+    return sum(torch.histc(part, bins, low, high).double().cpu() for part in parts)
+
+
+def kl_of_counts(p: Tensor, q: Tensor, pseudocount: float = PSEUDOCOUNT) -> float:
+    """KL(P || Q) in nats of two histograms (bins,), after ``pseudocount`` is added to each count."""
+    p, q = ((counts + pseudocount) / (counts + pseudocount).sum() for counts in (p, q))
     return (p * (p / q).log()).sum().item()

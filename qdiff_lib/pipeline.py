@@ -18,6 +18,7 @@ from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
 from .resume import UnitReport
+from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
 from .surgery import example_inputs, insert_quantizers
 from .tracing import Trace, trace
@@ -78,7 +79,7 @@ def quantize(
         found = trace(full, example_inputs(full, device=full.device))
         unet = insert_quantizers(full, recipe, found)
         unet.quantization = Quantization(recipe, found)
-        if recipe.rounding == "nearest":
+        if recipe.rounding in ROUNDINGS:
             round_all(unet, recipe, calibration)
         else:
             options = (work, resume, memory_gb, progress, callback)
@@ -105,7 +106,7 @@ def recorded_set(pipe: DiffusionPipeline, recipe: Recipe, progress: bool) -> Cal
 
 @torch.no_grad()
 def round_all(unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> None:
-    """Without reconstruction: weights to nearest, activation ranges from full-precision inputs."""
+    """Without reconstruction: weights one by one, activation ranges from full-precision inputs."""
     generator = torch.Generator().manual_seed(recipe.seed)
     quantizers = activation_quantizers(unet)
     for quantizer in quantizers:
@@ -119,7 +120,7 @@ def round_all(unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> N
     for layer in quant_layers(unet):
         if layer.weight_grid:
             layer.find_weight_range(recipe.weight_range)
-            layer.round_weight()
+            layer.round_weight(recipe.rounding)
 
 
 def layer_bits_of(unet: nn.Module, costs: list[LayerCost]) -> tuple[dict[str, int], dict[str, int]]:

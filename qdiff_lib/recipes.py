@@ -7,9 +7,10 @@ not in the paper.
 
 from dataclasses import dataclass, fields
 
-from .calibration import Rule, Uniform, rule_from_dict, rule_to_dict
+from .calibration import Normal, Rule, Uniform, rule_from_dict, rule_to_dict
 from .grid import ALLOWED_BITS, FLOAT_BITS
 from .ranges import RANGES
+from .rounding import ROUNDINGS
 
 SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
 PROFILES = {
@@ -23,7 +24,10 @@ PROFILES = {
 EXTRAS = dict(rounding_start="gptq", learn_affine=True)
 """What Q-Diffusion gets beyond the paper, in every profile but "paper"; the fields say what they do."""
 
-METHODS = ("linear", "qdiffusion")
+METHOD_NAMES = {"linear": "linear", "squant": "SQuant", "ptq4dm": "PTQ4DM", "qdiffusion": "Q-Diffusion"}
+"""What figures and tables call each method that has a recipe."""
+
+METHODS = tuple(METHOD_NAMES)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Recipe:
     activation_range: str = "min_max"
     """Range finder of the activations."""
     rounding: str = "adaround"
-    """"nearest", or "adaround": block reconstruction with learned rounding."""
+    """"nearest"; "squant": flipped where that makes errors cancel (see ``squant``); or "adaround": block
+    reconstruction with learned rounding."""
     rounding_start: str = "fraction"
     """Where AdaRound starts: "fraction", at the full-precision weight, as in the paper; or "gptq", near the
     codes of GPTQ (see ``gptq``), which a few hundred iterations do not find on their own."""
@@ -106,8 +111,8 @@ class Recipe:
         for name in ("weight_range", "activation_range"):
             if getattr(self, name) not in RANGES:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {tuple(RANGES)}")
-        if self.rounding not in ("nearest", "adaround"):
-            raise ValueError(f"rounding={self.rounding!r} is unknown; use 'nearest' or 'adaround'")
+        if self.rounding not in (*ROUNDINGS, "adaround"):
+            raise ValueError(f"rounding={self.rounding!r} is unknown; use {(*ROUNDINGS, 'adaround')}")
         if self.rounding_start not in ("fraction", "gptq"):
             raise ValueError(f"rounding_start={self.rounding_start!r} is unknown; use 'fraction' or 'gptq'")
         least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0, "batch_size": 1}
@@ -122,6 +127,32 @@ class Recipe:
         plain["symmetric_activations"] = True
         return cls(
             **{**profile_numbers(profile), **plain, "weights": weights, "activations": activations, **changes}
+        )
+
+    @classmethod
+    def squant(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
+        """SQuant (Guo et al., ICLR 2022), which rounds weights without data, as a baseline of the paper.
+
+        All but the rounding is that of ``linear``. So activation ranges do come from calibration inputs;
+        SQuant itself takes them from batch normalization layers, which these networks do not have.
+        """
+        data_free = dict(method="squant", rounding="squant")
+        return cls.linear(weights, activations, profile, **{**data_free, **changes})
+
+    @classmethod
+    def ptq4dm(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
+        """PTQ4DM (Shang et al., CVPR 2023), a baseline of the paper.
+
+        As there: the diffusion times of calibration inputs are drawn from a normal distribution whose mean
+        lies below one half (mean and deviation are those of its published command), each layer is calibrated
+        alone, with ranges of least error, and attention products stay in floating point. Not as there: the
+        error is |x - x^|^2.4, as everywhere here, the first and last layer have the bits of all others, and
+        the number of inputs is the profile's. Its option to learn each layer's rounding is left out.
+        """
+        alone = dict(method="ptq4dm", rounding="nearest", split=False, quantize_attention=False)
+        alone |= dict(weight_range="mse_search", activation_range="mse_search", rule=Normal(0.4, 0.4))
+        return cls(
+            **{**profile_numbers(profile), **alone, "weights": weights, "activations": activations, **changes}
         )
 
     @classmethod

@@ -1,9 +1,10 @@
-"""Rounding of weights: to nearest, or learned (AdaRound)."""
+"""Rounding of weights: to nearest, by SQuant (see ``squant``), or learned (AdaRound)."""
 
 import torch
 from torch import Tensor, nn
 
 from .grid import fake_quantize
+from .squant import round_squant
 
 GAMMA, ZETA = -0.1, 1.1  # stretch of the sigmoid, so that h reaches 0 and 1
 NEARNESS = 0.7  # how far towards given codes AdaRound starts
@@ -82,3 +83,7 @@ class AdaRound(nn.Module):
 def round_nearest(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """The weight on its grid, each element rounded to the nearest code."""
     return fake_quantize(weight, scale, zero_point, bits)
+
+
+ROUNDINGS = {"nearest": round_nearest, "squant": round_squant}
+"""Roundings that need no data, each ``(weight, scale, zero_point, bits) -> weight``, by name."""

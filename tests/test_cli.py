@@ -50,7 +50,7 @@ def set_command(monkeypatch, name, raised):
         ([*QUANTIZE, "--activations", "8.0"], "'8.0'", "2 to 8, 16, or 32"),
         ([*QUANTIZE, "--edge-bits", "12"], "'12'", "2 to 8, 16, or 32"),
         ([*QUANTIZE, "--activations", "eight"], "'eight'", "2 to 8, 16, or 32"),
-        ([*QUANTIZE, "--method", "magic"], "'magic'", "'linear', 'qdiffusion'"),
+        ([*QUANTIZE, "--method", "magic"], "'magic'", "'linear', 'squant', 'ptq4dm', 'qdiffusion'"),
         ([*QUANTIZE, "--profile", "huge"], "'huge'", "'tiny', 'laptop', 'gpu', 'paper'"),
         ([*QUANTIZE, "--seed", "-1"], "'-1'", "from 0 to"),
         ([*QUANTIZE, "--seed", "9999999999"], "'9999999999'", "from 0 to"),
@@ -186,7 +186,7 @@ def test_the_choices_are_those_of_the_library():
     from qdiff_lib import grid, recipes
 
     assert arguments.BITS == (*grid.ALLOWED_BITS, grid.FLOAT_BITS)
-    assert set(arguments.METHODS) <= set(recipes.METHODS)
+    assert arguments.METHODS == recipes.METHODS
     assert set(arguments.PROFILES) == set(recipes.PROFILES)
 
 

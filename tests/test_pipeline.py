@@ -20,8 +20,9 @@ from tiny_models import (
 
 from qdiff_lib import Recipe, quantize, sample
 from qdiff_lib.cost import layer_costs
-from qdiff_lib.layers import QuantLayer, activation_quantizers, quant_layers
+from qdiff_lib.layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
 from qdiff_lib.pipeline import layer_bits_of
+from qdiff_lib.recipes import METHODS
 from qdiff_lib.sampling import with_components
 
 BITS = [(8, 32), (4, 32), (8, 8), (4, 8), (6, 6), (32, 8)]
@@ -61,7 +62,7 @@ def check_activations(unet, bits):
 @pytest.mark.parametrize("weights, activations", BITS, ids=BIT_IDS)
 @pytest.mark.parametrize(
     "method",
-    ["linear", pytest.param("qdiffusion", marks=pytest.mark.slow)],
+    ["linear", "squant", "ptq4dm", pytest.param("qdiffusion", marks=pytest.mark.slow)],
 )
 def test_every_width_works(method, weights, activations):
     pipe = ddpm()
@@ -89,7 +90,7 @@ def test_more_bits_are_closer():
     assert errors[-1] < 0.01 * noise.square().mean()
 
 
-@pytest.mark.parametrize("method", ["linear", "qdiffusion"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_original_is_untouched(method):
     pipe = ddpm()
     before, types = snapshot(pipe.unet), [type(m) for m in pipe.unet.modules()]
@@ -192,7 +193,7 @@ def test_the_callback_gets_every_unit_in_order():
     assert seen == quantized.unet.quantization.units
 
 
-@pytest.mark.parametrize("method", ["linear", "qdiffusion"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_recipe_that_fits_nothing_is_refused(method):
     with pytest.raises(ValueError, match="choose no layer"):
         quantize(ddim(), small(method, 4, 8, include=("nothing",)), progress=False)
@@ -206,6 +207,25 @@ def test_nearest_ranges_cover_every_calibration_input():
     unet = quantize(pipe, small("linear", 8, 8), inputs, progress=False).unet
     largest = inputs.inputs["sample"].abs().max().item()
     assert unet.conv_in.inputs[0].scale.item() == pytest.approx(largest / 127.5, rel=0.01)
+
+
+def test_squant_flips_roundings_of_linear_and_nothing_else():
+    pipe = ddpm()
+    inputs = random_inputs(pipe.unet)
+    recipes = [small(method, 4, 8) for method in ("linear", "squant")]
+    linear, squant = (snapshot(quantize(pipe, r, inputs, progress=False).unet) for r in recipes)
+    changed = {name for name in linear if not torch.equal(linear[name], squant[name])}
+    assert changed and all(name.endswith("layer.weight") for name in changed)
+
+
+def test_ptq4dm_leaves_attention_products_in_floating_point():
+    pipe = ddpm()
+    unet = quantize(pipe, small("ptq4dm", 4, 8), progress=False).unet
+    attention = "down_blocks.1.attentions.0"
+    assert not isinstance(unet.get_submodule(attention).processor, QuantAttnProcessor)
+    weights, activations = layer_bits_of(unet, layer_costs(pipe.unet))
+    assert (weights[attention], activations[attention]) == (4, 32)
+    assert activations[f"{attention}.to_q"] == 8
 
 
 def test_layer_bits_of():

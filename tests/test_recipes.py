@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ recipes = st.builds(
     quantize_attention=st.booleans(),
     weight_range=st.sampled_from([*RANGES]),
     activation_range=st.sampled_from([*RANGES]),
-    rounding=st.sampled_from(["nearest", "adaround"]),
+    rounding=st.sampled_from(["nearest", "squant", "adaround"]),
     split=st.booleans(),
     include=names,
     exclude=names,
@@ -68,6 +69,15 @@ def test_dictionary_has_every_field():
 LINEAR = dict(method="linear", rounding="nearest", split=False, weight_range="min_max")
 CHANGED = {
     "linear": {**LINEAR, "symmetric_activations": True},
+    "squant": {**LINEAR, "symmetric_activations": True, "method": "squant", "rounding": "squant"},
+    "ptq4dm": dict(
+        method="ptq4dm",
+        rounding="nearest",
+        split=False,
+        activation_range="mse_search",
+        quantize_attention=False,
+        rule=Normal(0.4, 0.4),
+    ),
     "qdiffusion": EXTRAS,
 }  # from Recipe's defaults
 
@@ -94,13 +104,14 @@ def test_paper_profile_has_the_papers_numbers(method):
     # The column of CIFAR-10: 20 of 100 DDIM steps with 256 inputs each, 20,000 iterations a unit, 5,000 for
     # the step sizes, batches of 32, learning rates 1e-3 and 4e-4, regularizer 0.01, beta 20 to 2 after 20 %.
     recipe = Recipe.named(method, profile="paper")
-    assert (recipe.sampler, recipe.steps, recipe.samples, recipe.rule) == ("ddim", 100, 20 * 256, Uniform())
-    assert len(recipe.rule.chosen(recipe.steps)) == 20
+    assert (recipe.sampler, recipe.steps, recipe.samples) == ("ddim", 100, 20 * 256)
+    if method != "ptq4dm":  # which draws from all steps
+        assert recipe.rule == Uniform() and len(recipe.rule.chosen(recipe.steps)) == 20
     assert (recipe.iterations, recipe.step_iterations, recipe.batch_size) == (20_000, 5_000, 32)
     assert (recipe.lr, recipe.lr_steps, recipe.regularization) == (1e-3, 4e-4, 0.01)
     assert (recipe.beta, recipe.warmup) == ((20, 2), 0.2)
     assert (recipe.weights, recipe.activations, recipe.softmax_bits) == (4, 8, 8)
-    assert recipe.activation_range == "min_max"
+    assert recipe.activation_range == ("mse_search" if method == "ptq4dm" else "min_max")
 
 
 def test_ranges_are_those_of_lsun_for_qdiffusion_and_min_max_for_linear():
@@ -109,10 +120,24 @@ def test_ranges_are_those_of_lsun_for_qdiffusion_and_min_max_for_linear():
     assert (qdiffusion.weight_range, qdiffusion.symmetric_activations) == ("mse_search", False)
 
 
-def test_the_two_methods():
-    linear, qdiffusion = Recipe.linear(), Recipe.qdiffusion()
-    assert (linear.method, linear.rounding, linear.split) == ("linear", "nearest", False)
-    assert (qdiffusion.method, qdiffusion.rounding, qdiffusion.split) == ("qdiffusion", "adaround", True)
+@pytest.mark.parametrize(
+    "method, rounding, split, attention",
+    [
+        ("linear", "nearest", False, True),
+        ("squant", "squant", False, True),
+        ("ptq4dm", "nearest", False, False),
+        ("qdiffusion", "adaround", True, True),
+    ],
+)
+def test_the_methods(method, rounding, split, attention):
+    recipe = Recipe.named(method)
+    assert (recipe.method, recipe.rounding, recipe.split) == (method, rounding, split)
+    assert recipe.quantize_attention == attention
+
+
+def test_ptq4dm_calibrates_more_on_the_clean_half_but_on_every_part():
+    counts = Recipe.ptq4dm().rule.counts(20, 2000, torch.Generator().manual_seed(0))
+    assert counts[10:].sum() > counts[:10].sum() and counts.min() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -139,7 +164,7 @@ def test_recipe_is_frozen():
         ("edge_bits", 9, "None, 2, 3, 4, 5, 6, 7, 8, 16, 32"),
         ("weight_range", "mse", "'min_max', 'mse_search', 'percentile'"),
         ("activation_range", "max", "'min_max', 'mse_search', 'percentile'"),
-        ("rounding", "squant", "'nearest' or 'adaround'"),
+        ("rounding", "up", "'nearest', 'squant', 'adaround'"),
         ("steps", 0, "at least 1"),
         ("samples", -5, "at least 1"),
         ("iterations", 0, "at least 1"),
@@ -163,7 +188,7 @@ def test_patterns_are_a_tuple(field):
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="method='named' is unknown; use one of .'linear', 'qdiffusion'."):
+    with pytest.raises(ValueError, match="method='named' is unknown; use one of .'linear', .*'qdiffusion'."):
         Recipe.named("named")
 
 

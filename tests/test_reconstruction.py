@@ -28,6 +28,7 @@ from qdiff_lib import Recipe, quantize, reconstruction, resume
 from qdiff_lib.grid import dequantize
 from qdiff_lib.grid import quantize as codes_of
 from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.recipes import METHODS
 from qdiff_lib.reconstruction import annealed_beta, feature_axis, reconstruct, reconstruction_loss
 from qdiff_lib.replay import Replay
 from qdiff_lib.rounding import AdaRound
@@ -136,7 +137,7 @@ def test_units_are_fitted_on_what_the_quantized_prefix_gives(monkeypatch):
         assert torch.allclose(rows, full, rtol=1e-4, atol=1e-5) == no_prefix, name
 
 
-@pytest.mark.parametrize("method", ["linear", "qdiffusion"])
+@pytest.mark.parametrize("method", METHODS)
 def test_dropout_never_fires(method, monkeypatch):
     pipe = ddim(unet2d(dropout=0.5).train())
     fired, dropout = [], functional.dropout

@@ -1,35 +1,15 @@
 """Looking into a network while it runs: forward hooks on a few layers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..calibration import CalibrationSet
+from ..hooks import hooked
 from ..ranges import Reservoir
 from ..sampling import Samples, sample
 
 BATCH = 8  # inputs at a time: a lesson has little memory
-
-
-@contextmanager
-def hooked(unet: nn.Module, layers: list[str], look: Callable, outputs: bool = False) -> Iterator[None]:
-    """Within the block, ``look(layer, x)`` sees each input (or output) of the named layers."""
-    handles = []
-    for layer in layers:
-        module = unet.get_submodule(layer)
-        if outputs:
-            hook = module.register_forward_hook(lambda _, args, out, name=layer: look(name, out))
-        else:
-            hook = module.register_forward_pre_hook(lambda _, args, name=layer: look(name, args[0]))
-        handles.append(hook)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def sampled_inputs(
