@@ -80,7 +80,7 @@ claim(late > 0.5, f"the normal rule takes {late:.0%} of its inputs from the seco
 # %% [markdown]
 # ### Exercise: the uniform rule
 #
-# Difficulty 2 of 5, importance 5 of 5, 7 minutes. Take inputs at the steps $0, c, 2c, \dots$ below $T$, the same
+# *Difficulty 2 of 5, importance 5 of 5, 7 minutes.* Take inputs at the steps $0, c, 2c, \dots$ below $T$, the same
 # number at each. Where the numbers do not divide, some steps get one more: the set must have *exactly* its size.
 
 # %% tags=["exercise"] exercise="03.uniform_counts"
@@ -104,7 +104,7 @@ def uniform_counts(steps: int, samples: int, interval: int) -> Tensor:
 # %% [markdown]
 # ### Exercise: which trajectories?
 #
-# Difficulty 2 of 5, importance 4 of 5, 6 minutes. The counts say how many inputs to keep at a step, not from which
+# *Difficulty 2 of 5, importance 4 of 5, 6 minutes.* The counts say how many inputs to keep at a step, not from which
 # of the trajectories that run side by side. Keeping the first ones at every step shows the network a few pictures
 # growing up, and no others. Draw anew at each step, and none twice.
 
@@ -340,7 +340,7 @@ print("the paper's FID on CIFAR-10, W4A8: PTQ4DM 5.14, Q-Diffusion 4.93 (they di
 # stream of its own; its number depends on the role (0: evaluation, 1: calibration), the seed and the image.
 # torch's CPU generator keeps 32 bits of the number that it is seeded with; a larger number falls onto another's stream.
 #
-# Difficulty 2 of 5, importance 4 of 5, 6 minutes. Give every (role, seed, image) another number below $2^{32}$.
+# *Difficulty 2 of 5, importance 4 of 5, 6 minutes.* Give every (role, seed, image) another number below $2^{32}$.
 
 
 # %% tags=["exercise"] exercise="03.stream_number"

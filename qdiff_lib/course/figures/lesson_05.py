@@ -20,9 +20,9 @@ def grey_distance(images: Tensor, reference: Tensor) -> float:
 
 
 @styled
-def pictures(rows: Mapping[str, Tensor], columns: int = 12) -> tuple[Figure, str]:
+def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]:
     """The first images of each model, uint8 (N, C, H, W), a column from one noise; first row: original."""
-    figure = Figure(figsize=(1.6 + 0.62 * columns, 0.66 * len(rows) + 0.45))
+    figure = Figure(figsize=(1.6 + 0.7 * columns, 0.74 * len(rows) + 0.45))
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     first = next(iter(rows.values()))
     for axis, (label, images) in zip(axes, rows.items(), strict=True):
