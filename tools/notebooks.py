@@ -55,9 +55,11 @@ FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, n
 USAGE = """
 import resource, sys
 used = resource.getrusage(resource.RUSAGE_SELF)
-peak = used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
-status = open("/proc/self/status").read().split() if sys.platform == "linux" else ["RssFile:", 0]
-print(used.ru_utime + used.ru_stime, peak, peak - int(status[status.index("RssFile:") + 1]) * 1024 / 1e6)
+peak, files = used.ru_maxrss / 1e6, 0  # macOS counts bytes
+if sys.platform == "linux":  # where ru_maxrss would remember the process that started this one
+    status = open("/proc/self/status").read().split()
+    peak, files = (int(status[status.index(name) + 1]) * 1024 / 1e6 for name in ("VmHWM:", "RssFile:"))
+print(used.ru_utime + used.ru_stime, peak, peak - files)
 """
 
 
