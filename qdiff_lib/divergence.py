@@ -49,9 +49,7 @@ def layer_divergences(
     Raises:
         ValueError: no layer, no inputs, outputs that are not finite, counts that are not positive.
     """
-    names = (
-        [n for n, m in quantized.named_modules() if isinstance(m, QuantLayer)] if layers is None else layers
-    )
+    names = quantized_names(quantized) if layers is None else layers
     if not names or not len(inputs):
         raise ValueError(f"{len(names)} layers and {len(inputs)} inputs: give at least one of both")
     if bins < 1 or pseudocount <= 0 or batch_size < 1:

@@ -312,8 +312,8 @@ explore(coverage_of, "rule", values=list(rules), twin=("uniform", "first 2", "mi
 # at 16 bits. A calibration for each rule takes too long for a lesson, so this is a recorded result. It follows the paper's
 # Figure 4 (4-bit weights): sets from the first, the middle and the last $n$ steps. The paper's findings there: (1) uniform
 # beats them all; (2) the ends are bad, the middle is least bad; (3) a larger $n$ helps. The cell counts how far each holds
-# here; the second does not at small $n$. Early errors grow along the run (lesson 01), and the sets from the first steps
-# avoid just these. A row is one calibration with one seed, so that a small difference may be chance.
+# here; the second does not at small $n$. Why is not shown here. A row is one calibration with one seed, so that a small
+# difference may be chance.
 
 # %%
 fig4 = recorded("calibration_sampling")
