@@ -122,7 +122,7 @@ def quantize_options(add: Parser) -> None:
       qdiffusion learns from inputs of all time steps which way to round, and gives the halves of a
       concatenation their own ranges.
       32 leaves weights or activations in floating point, which tells apart what either of them costs.
-      --edge-bits 16 spares the first and last layer: in ddpm-fashion 0.03 % of the weights, much of the error.
+      --edge-bits 16 spares the first and last layer: in ddpm-fashion 0.03 % of the weights, much error.
 
     The output folder holds the packed integers, report.json (the error of each layer), and work/, from which
     --resume goes on after an interruption."""
