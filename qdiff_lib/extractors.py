@@ -68,6 +68,7 @@ class InceptionScript(FeatureExtractorBase):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (299, 299), align_corners=False)
+        resized = resized.contiguous(memory_format=torch.channels_last)  # a quarter faster on the CPU
         return (self.network((resized - 128) / 128),)
 
 

@@ -8,44 +8,50 @@ judged by the output of the whole unit.
 """
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
+from torch.nn.functional import pad
 
 from .layers import QuantLayer
 
-PATCHES = 2048  # taken at random from each batch
+PATCHES = 16_384  # taken at random from all inputs of a layer: many times K, and a bounded time
 DAMPING = 0.01  # added to the diagonal of H, as a share of its mean: H may be singular
 BLOCK = 64  # columns between two compensations of all later ones
 
 
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """What each output of a convolution or linear layer sees of its input: (n, K), K = weight[0].numel().
+def windows(layer: nn.Module, x: Tensor) -> Tensor:
+    """What each output of a convolution or linear layer sees of its input, as a view that copies nothing.
 
+    (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer: positions first.
     Raises ValueError for grouped convolutions, and for padding that is not a number of zeros.
     """
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1])
     if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise ValueError(f"rounding_start='gptq' does not support {layer}; use rounding_start='fraction'")
-    sizes = [layer.kernel_size, layer.dilation, layer.padding, layer.stride]
-    if isinstance(layer, nn.Conv1d):
-        x, sizes = x.unsqueeze(2), [(one, *size) for one, size in zip((1, 1, 0, 1), sizes, strict=True)]
-    return unfold(x, *sizes).transpose(1, 2).flatten(0, 1)
+    x = pad(x, [size for size in reversed(layer.padding) for _ in range(2)])
+    for axis, (size, gap, stride) in enumerate(
+        zip(layer.kernel_size, layer.dilation, layer.stride, strict=True), 2
+    ):
+        x = x.unfold(axis, gap * (size - 1) + 1, stride)[..., ::gap]
+    return x.movedim(1, len(layer.kernel_size) + 1)
 
 
 class SecondMoment:
     """H = E[x x^T] of a layer's input patches, (K, K) in double precision, summed batch by batch."""
 
-    def __init__(self, layer: nn.Module, generator: torch.Generator):
-        self.layer, self.generator, self.total, self.count = layer, generator, 0.0, 0
+    def __init__(self, layer: nn.Module, generator: torch.Generator, per_batch: int):
+        self.layer, self.generator, self.per_batch = layer, generator, per_batch
+        self.total, self.count = 0.0, 0
 
     def add(self, x: Tensor) -> None:
-        """Add at most ``PATCHES`` patches of one input, drawn at random."""
-        rows = patches(self.layer, x)
-        index = torch.randperm(len(rows), generator=self.generator)[:PATCHES]
-        rows = rows[index.to(rows.device)]
+        """Add at most ``per_batch`` patches of one input, drawn at random."""
+        seen = windows(self.layer, x)
+        positions = seen.shape[: seen.ndim - self.layer.weight.ndim + 1]
+        index = torch.randperm(prod(positions), generator=self.generator)[: self.per_batch]
+        rows = seen[torch.unravel_index(index.to(x.device), positions)].flatten(1)
         self.total = self.total + (rows.T @ rows).double()
         self.count += len(rows)
 
@@ -55,10 +61,11 @@ class SecondMoment:
 
 @torch.no_grad()
 def second_moments(
-    layers: list[QuantLayer], run: Callable[[], None], generator: torch.Generator
+    layers: list[QuantLayer], run: Callable[[], None], batches: int, generator: torch.Generator
 ) -> dict[QuantLayer, Tensor]:
-    """H of each layer over all inputs that ``run()`` sends through it."""
-    moments = {layer: SecondMoment(layer.layer, generator) for layer in layers}
+    """H of each layer over the inputs that ``run()`` sends through it in so many batches."""
+    per_batch = -(-PATCHES // batches)
+    moments = {layer: SecondMoment(layer.layer, generator, per_batch) for layer in layers}
 
     def observe(layer: QuantLayer, args: tuple) -> None:
         moments[layer].add(args[0])

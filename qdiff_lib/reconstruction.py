@@ -108,7 +108,8 @@ class UnitFitter:
 
     def compensated_codes(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
-        moments = second_moments(layers, self.run, self.generator)
+        batches = len(row_batches(self.target.shape[0]))
+        moments = second_moments(layers, self.run, batches, self.generator)
         return {layer: gptq_codes(layer, moment) for layer, moment in moments.items()}
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qdiff_lib.gptq import SecondMoment, gptq_codes, patches, second_moments
+from qdiff_lib.gptq import SecondMoment, gptq_codes, second_moments, windows
 from qdiff_lib.layers import QuantLayer
 from qdiff_lib.rounding import AdaRound
 
@@ -43,10 +43,10 @@ def correlated_inputs(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_patches_times_weight_is_the_layer(name):
+def test_windows_times_weight_are_the_layer(name):
     layer, shape = LAYERS[name]
     x = torch.randn(shape)
-    out = patches(layer, x) @ layer.weight.flatten(1).T + layer.bias
+    out = windows(layer, x).reshape(-1, layer.weight[0].numel()) @ layer.weight.flatten(1).T + layer.bias
     expected = layer(x)
     expected = expected if name == "linear" else expected.movedim(1, -1)
     torch.testing.assert_close(out, expected.reshape(-1, out.shape[1]))
@@ -62,7 +62,7 @@ def test_patches_times_weight_is_the_layer(name):
 )
 def test_unsupported_layers_are_named_with_the_way_out(layer):
     with pytest.raises(ValueError, match="does not support Conv.*rounding_start='fraction'"):
-        patches(layer, torch.zeros(1, layer.in_channels, 8, 8))
+        windows(layer, torch.zeros(1, layer.in_channels, 8, 8))
 
 
 @given(st.integers(0, 1000), st.sampled_from([2, 3, 4, 8]))
@@ -86,7 +86,7 @@ def test_the_output_error_falls_below_that_of_nearest(bits, sizes):
     layer = quant_layer(nn.Conv2d(16, 8, 3, padding=1), bits, sizes)
     weight = layer.layer.weight.clone()
     x = correlated_inputs((8, 16, 8, 8))
-    moments = second_moments([layer], lambda: layer(x), torch.Generator().manual_seed(0))
+    moments = second_moments([layer], lambda: layer(x), 1, torch.Generator().manual_seed(0))
     codes = gptq_codes(layer, moments[layer])
     layer.round_weight()
     nearest = output_error(weight, layer.layer.weight, moments[layer])
@@ -97,7 +97,7 @@ def test_it_is_close_to_the_best_of_all_codes():
     torch.manual_seed(3)
     layer = quant_layer(nn.Linear(5, 1), 2)
     x = correlated_inputs((64, 5))
-    moment = SecondMoment(layer.layer, torch.Generator())
+    moment = SecondMoment(layer.layer, torch.Generator(), per_batch=100)
     moment.add(x)
     moment = moment.mean()
     zero = float(layer.weight_zero_point)
@@ -110,7 +110,7 @@ def test_it_is_close_to_the_best_of_all_codes():
 
 def test_codes_are_whole_and_on_the_grid():
     layer = quant_layer(nn.Conv1d(6, 4, 3), 3, (2, 4))
-    moment = SecondMoment(layer.layer, torch.Generator())
+    moment = SecondMoment(layer.layer, torch.Generator(), per_batch=100)
     moment.add(correlated_inputs((4, 6, 20)))
     codes = gptq_codes(layer, moment.mean())
     unsigned = codes + torch.cat(layer.column_grids().zero_point, dim=1)
@@ -127,9 +127,17 @@ def test_inputs_that_are_all_zero_do_no_harm():
 def test_the_moment_is_that_of_the_patches_and_hooks_are_removed():
     layer = quant_layer(nn.Linear(6, 3))
     x = torch.randn(50, 6)
-    moment = second_moments([layer], lambda: layer(x), torch.Generator())[layer]
+    moment = second_moments([layer], lambda: layer(x), 1, torch.Generator())[layer]
     torch.testing.assert_close(moment.float(), x.T @ x / 50)
     assert not layer._forward_pre_hooks
+
+
+def test_the_patches_of_all_batches_together_are_bounded():
+    layer, batch = nn.Conv2d(2, 3, 3, padding=1), torch.ones(2, 2, 4, 4)
+    moment = SecondMoment(layer, torch.Generator(), per_batch=20)
+    for _ in range(3):
+        moment.add(batch)  # has 32 patches
+    assert moment.count == 60
 
 
 def test_adaround_starts_near_codes_even_beyond_the_two_neighbours():

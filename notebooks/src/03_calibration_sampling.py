@@ -211,14 +211,15 @@ def inputs_of_layers(inputs, most):
 seen, new = inputs_of_layers(pool, 8), inputs_of_layers(held_out, 4)
 
 # %%
-from qdiff_lib.gptq import patches
+from qdiff_lib.gptq import windows
 from qdiff_lib.grid import Grid, PerAxis
 from qdiff_lib.ranges import min_max
 
 
 def moments(layer, steps):
     """C_t of what one output of the layer sees, (T, K, K)."""
-    rows = (patches(pipe.unet.get_submodule(layer), x) for x in steps)
+    seen = (windows(pipe.unet.get_submodule(layer), x) for x in steps)  # (N, H, W, C, 3, 3) each
+    rows = (x.flatten(3).flatten(0, 2) for x in seen)
     return torch.stack([(x.T @ x / len(x)).double() for x in rows])
 
 
