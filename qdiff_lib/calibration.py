@@ -16,9 +16,9 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from .files import atomic_path
+from .progress import progress_bar
 from .sampling import check_counts, run_batch
 
 PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's steps
@@ -212,7 +212,7 @@ def record(
     recorder = _Recorder(pipe.unet, [torch.randperm(pool, generator=generator)[:n] for n in counts])
     handle = pipe.unet.register_forward_pre_hook(recorder, with_kwargs=True)
     try:
-        for start in tqdm(range(0, pool, batch_size), "calibration set", disable=not progress):
+        for start in progress_bar(range(0, pool, batch_size), "calibration set", shown=progress):
             count = min(batch_size, pool - start)
             recorder.begin(start, count)
             with contextlib.suppress(_Enough):

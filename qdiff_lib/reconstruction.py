@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import CalibrationSet
+from .cost import layer_costs
 from .gptq import gptq_codes, second_moments
 from .layers import QuantLayer, activation_quantizers, quant_layers
-from .progress import ProgressBar
+from .progress import UnitsBar
 from .ranges import Reservoir
 from .recipes import Recipe
 from .replay import Replay, UnitInputs, row_batches
@@ -165,7 +166,7 @@ def reconstruct(
     store = RowStore(int(memory_gb * 2**30), work)
     original = Replay(full, trace, inputs, store)
     replaced = Replay(quantized, trace, inputs, store)
-    bar = ProgressBar(trace, full, recipe, progress)
+    bar = UnitsBar(unit_macs(full, trace), recipe.iterations + recipe.step_iterations, progress)
     reports = []
     try:
         for k, unit in enumerate(trace.units):
@@ -192,6 +193,12 @@ def reconstruct(
         bar.close()
         store.close()
     return reports
+
+
+def unit_macs(unet: nn.Module, trace: Trace) -> list[int]:
+    """Multiply-accumulates of each unit for one input, at least 1."""
+    macs = {cost.name: cost.macs for cost in layer_costs(unet)}
+    return [1 + sum(macs.get(name, 0) for name in unit.layers) for unit in trace.units]
 
 
 def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor
-from tqdm import tqdm
+
+from .progress import progress_bar
 
 ROLES = ("evaluation", "calibration")
 LAST_SEED = 2**11 - 1
@@ -110,7 +111,7 @@ def sample(
     check_counts(pipe, n, steps, batch_size)
     images, trajectories = [], []
     starts = range(first, first + n, batch_size)
-    with tqdm(total=steps * len(starts), desc=f"{n} images", unit="step", disable=not progress) as bar:
+    with progress_bar(total=steps * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
         for start in starts:
             kept: list[Tensor] = []
 

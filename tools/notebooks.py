@@ -11,7 +11,6 @@ source breaks a rule of ``rules.py`` is written, and the command ends with 1.
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -127,10 +126,11 @@ def settle(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = merged([out for out in cell.outputs if rules.VIEW not in out.get("data", {})])
-            for output in cell.outputs:
-                if output.output_type == "stream":
+            outputs = merged([out for out in cell.outputs if rules.VIEW not in out.get("data", {})])
+            for output in outputs:
+                if output.get("name") == "stdout":
                     output.text = settled_text(output.text)
+            cell.outputs = [output for output in outputs if output.get("text") != ""]
 
 
 def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -146,9 +146,9 @@ def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def settled_text(text: str) -> str:
-    """What a terminal would show in the end; a progress bar without its times."""
+    """What a terminal would show in the end, without progress bars."""
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    return "\n".join(re.sub(r"(\d+%\|.*\|[^\[]*) \[.*\]$", r"\1", line) for line in lines)
+    return "\n".join(line for line in lines if not rules.BAR.match(line))
 
 
 def build(name: str, address: Address, out: Path, sources: Path = SOURCES) -> Cost:

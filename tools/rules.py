@@ -12,7 +12,7 @@ LINES = 15  # of code in a cell
 CLAIMS, CHECKED = 5, 3
 SIZE = 400_000  # bytes of a notebook that GitHub still renders quickly
 MEMORY = 900  # MB of a kernel: Binder guarantees 1 GB, for the server too
-BAR = re.compile(r"^[^\n]*\d+%\|.*\|.*$")  # of tqdm
+BAR = re.compile(r"^.*\d+%\|.*\|.*$", re.MULTILINE)  # of tqdm
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -115,10 +115,10 @@ def output_problems(cell: NotebookNode) -> list[str]:
     for output in cell.outputs:
         if output.output_type == "error":
             problems.append(f"the error {output.ename}: {output.evalue}")
-        if output.get("name") == "stderr" and any(
-            not BAR.match(line) for line in output.text.split("\n") if line.strip()
-        ):
+        if output.get("name") == "stderr":
             problems.append(f"a warning in its output: {output.text[:300]!r}")
+        if BAR.search(output.get("text", "")):
+            problems.append("a progress bar")
         data = output.get("data", {})
         if VIEW in data:
             problems.append("a widget's view")

@@ -189,26 +189,22 @@ class TestSettle:
     def test_what_differs_from_run_to_run_goes(self):
         stream = [new_output("stream", name="stdout", text=part) for part in ("a", "b\n")]
         view = new_output("display_data", data={rules.VIEW: {}, "text/plain": "HBox()"})
-        warning = new_output(
-            "stream", name="stderr", text="50%|##  | 1/2 [00:01<00:01]\r100%|####| 2/2 [00:02<0]"
-        )
+        bars = ("50%|##  | 1/2 [00:01<00:01]\r", "100%|####| 2/2 [00:02<00:00]\n")
+        progress = [new_output("stream", name="stdout", text=bar) for bar in bars]
         cell = new_code_cell(
-            "x", outputs=[*stream, view, warning], metadata={"execution": {"iopub.status.busy": "now"}}
+            "x", outputs=[*progress, view, *stream], metadata={"execution": {"iopub.status.busy": "now"}}
         )
         notebook = new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
         settle(notebook)
         assert "widgets" not in notebook.metadata and "execution" not in cell.metadata
-        assert [(out.name, out.text) for out in cell.outputs] == [
-            ("stdout", "ab\n"),
-            ("stderr", "100%|####| 2/2"),
-        ]
+        assert [(out.name, out.text) for out in cell.outputs] == [("stdout", "ab\n")]
 
     @pytest.mark.parametrize(
         "text, expected",
         [
             ("first\rsecond\n", "second\n"),
             ("kept\r\n", "kept\n"),
-            ("100%|####| 8/8 [00:02<00:00, 3.1it/s]\ndone [2/2]", "100%|####| 8/8\ndone [2/2]"),
+            ("8 images:  50%|## | 4/8\r8 images: 100%|####| 8/8 [00:02<00:00, 3.1it/s]\ndone\n", "done\n"),
         ],
     )
     def test_text_is_what_a_terminal_shows_in_the_end(self, text, expected):
@@ -230,6 +226,7 @@ BROKEN = {
     "without alt text": notebook_with(picture(alt="")),
     "the error KeyError": notebook_with(new_output("error", ename="KeyError", evalue="'x'", traceback=[])),
     "a warning in its output": notebook_with(new_output(**STDERR, text="UserWarning: slow\n")),
+    "a progress bar": notebook_with(new_output("stream", name="stdout", text="100%|####| 8/8\n")),
     "a widget's view": notebook_with(new_output("display_data", data={rules.VIEW: {}})),
     "an SVG picture": notebook_with(new_output("display_data", data={"image/svg+xml": "<svg/>"})),
     "the path '/home/'": notebook_with(new_output("stream", name="stdout", text="in /home/me")),
@@ -240,8 +237,8 @@ BROKEN = {
 
 class TestRulesOfNotebooks:
     def test_a_good_one_has_no_problem(self):
-        bar = new_output(**STDERR, text="100%|####| 8/8\n")
-        assert rules.notebook_problems(notebook_with(picture(), bar), size=1000) == []
+        said = new_output("stream", name="stdout", text="100% of the weights | all\n")
+        assert rules.notebook_problems(notebook_with(picture(), said), size=1000) == []
 
     @pytest.mark.parametrize("message", BROKEN)
     def test_a_broken_one_is_refused_and_not_written(self, message, tmp_path):
@@ -431,15 +428,20 @@ class TestRun:
     """With a real kernel."""
 
     def test_a_built_lesson_is_fresh_run_and_the_same_each_time(self, sources, tmp_path):
+        bar = "for _ in progress_bar(range(3), shown=True):\n    pass"
+        folder = sources(
+            'print("seen")', f'from qdiff_lib.progress import progress_bar\n{bar}\nprint("seen")'
+        )
         texts = []
         for _ in range(2):
-            cost = build("00_first", NOWHERE, tmp_path / "out", sources())
+            cost = build("00_first", NOWHERE, tmp_path / "out", folder)
             texts.append((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8"))
         assert texts[0] == texts[1] and 50 < cost.memory < cost.resident and cost.cpu > 0
-        assert staleness(tmp_path / "out/00_first.ipynb", NOWHERE, sources()) == []
+        assert staleness(tmp_path / "out/00_first.ipynb", NOWHERE, folder) == []
         printed = [
             output.text for cell in json_cells(texts[0]) for output in cell.outputs if "text" in output
         ]
+        # The bar went to stdout, and was taken out: on stderr it would have been refused as a warning.
         assert printed[1] == "seen\n" and "profile tiny" in printed[0]
 
     def test_a_lesson_that_fails_leaves_the_file_as_it_was(self, sources, tmp_path, monkeypatch):
