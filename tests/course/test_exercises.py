@@ -1,4 +1,7 @@
-"""Every exercise of every lesson: its solution passes, its stub does not, its hints do not tell."""
+"""Every exercise of every lesson: its solution and other right answers pass, its stub and wrong ones do not.
+
+``answers_NN.py`` holds the answers for lesson NN.
+"""
 
 import ast
 import importlib
@@ -22,6 +25,9 @@ CELLS = {
     for cell in read_source(SOURCES / f"{name}.py")
     if is_exercise(cell)
 }
+ANSWERS = [importlib.import_module(f"answers_{name[:2]}") for name in lesson_names()]
+RIGHT = {name: answers for module in ANSWERS for name, answers in module.RIGHT.items()}
+WRONG = {name: answers for module in ANSWERS for name, answers in module.WRONG.items()}
 each_exercise = pytest.mark.parametrize("name", CELLS)
 each_lesson = pytest.mark.parametrize("lesson", lesson_names())
 
@@ -53,6 +59,32 @@ def test_stub_is_not_attempted_and_keeps_the_docstring(name):
     stub = defined(name, expand_exercise(cell, lesson)[0].source)
     assert check(name, stub).verdict is Verdict.NOT_ATTEMPTED
     assert stub.__doc__ and set(stub.__annotations__) > {"return"}
+
+
+def test_every_exercise_has_right_and_wrong_answers():
+    assert set(RIGHT) == set(WRONG) == set(CELLS)
+    assert min(map(len, RIGHT.values())) >= 2 and min(map(len, WRONG.values())) >= 4
+
+
+@pytest.mark.parametrize(
+    "name, answer", [(name, answer) for name, answers in RIGHT.items() for answer in answers]
+)
+def test_right_answers_pass(name, answer):
+    outcome = check(name, answer)
+    assert outcome.right, outcome
+
+
+@pytest.mark.parametrize(
+    "name, answer, words", [(name, *each) for name, answers in WRONG.items() for each in answers]
+)
+def test_wrong_answers_get_the_message_for_their_mistake(name, answer, words):
+    outcome = check(name, answer)
+    assert outcome.verdict is Verdict.WRONG and words in outcome.message, outcome
+
+
+@each_exercise
+def test_what_the_answer_raises_is_told(name):
+    assert "raised TypeError" in check(name, lambda: None).message
 
 
 @each_exercise

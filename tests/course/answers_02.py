@@ -1,0 +1,154 @@
+"""Lesson 02: right answers unlike the solution, and wrong ones with words that they must get."""
+
+import torch
+
+from qdiff_lib.grid import Grid
+from qdiff_lib.ranges import min_max
+
+
+def grid_of(low, high, bits, gaps=None):
+    """Scale and zero point of a range, as a learner writes them."""
+    scale = float(high - low) / (gaps or 2**bits - 1)
+    return scale, round(float(-low) / scale)
+
+
+def widened(low, high, bits):
+    return grid_of(min(float(low), 0.0), max(float(high), 0.0), bits)
+
+
+def extremes(batches):
+    return min(b.min().item() for b in batches), max(b.max().item() for b in batches)
+
+
+def pooled(batches):
+    return torch.cat([batch.flatten() for batch in batches])
+
+
+def running_extremes(batches, bits):
+    """Right, batch by batch, with tensors."""
+    low = high = torch.zeros(())
+    for batch in batches:
+        low, high = torch.minimum(low, batch.min()), torch.maximum(high, batch.max())
+    scale = (high - low) / (2**bits - 1)
+    return [scale, (-low / scale).round()]
+
+
+def ends(batches, percent):
+    cut = 1 - percent / 100
+    return torch.quantile(pooled(batches), torch.tensor([cut, 1 - cut]))
+
+
+def percentile_by_sorting(batches, bits, percent):
+    """Right, to within the neighbouring values: leaves out the same number of values at each end."""
+    values = sorted(pooled(batches).tolist())
+    out = int((1 - percent / 100) * (len(values) - 1))
+    return widened(values[out], values[-1 - out], bits)
+
+
+def average_of_ends(batches, bits, percent):
+    low, high = torch.stack([ends([batch], percent) for batch in batches]).mean(0)
+    return widened(low, high, bits)
+
+
+def extremes_of_ends(batches, bits, percent):
+    each = torch.stack([ends([batch], percent) for batch in batches])
+    return widened(each[:, 0].min(), each[:, 1].max(), bits)
+
+
+def symmetric_percentile(batches, bits, percent):
+    size = torch.quantile(pooled(batches).abs(), percent / 100)
+    return grid_of(-size, size, bits)
+
+
+def symmetric(batches, bits):
+    size = max(abs(end) for end in extremes(batches))
+    return grid_of(-size, size, bits)
+
+
+def averaged(batches, bits):
+    lows, highs = zip(*((b.min().item(), b.max().item()) for b in batches), strict=True)
+    return widened(sum(lows) / len(lows), sum(highs) / len(highs), bits)
+
+
+def codes(x, scale, zero_point, bits):
+    return ((x / scale).round() + zero_point).clamp(0, 2**bits - 1)
+
+
+def share_by_histogram(x, scale, zero_point, bits):
+    """Right, and written with counts."""
+    counts = torch.bincount(codes(x, scale, zero_point, bits).flatten().long(), minlength=2**bits)
+    used = counts.nonzero().flatten().tolist()
+    return len(range(used[0], used[-1] + 1)) / len(counts)
+
+
+def share_of_ends(x, scale, zero_point, bits):
+    """Right: rounding keeps the order, so the two extremes are enough."""
+    low, high = (codes(end, scale, zero_point, bits) for end in (x.min(), x.max()))
+    return (high + 1 - low) / 2**bits
+
+
+def span(x, s, z, bits):
+    found = codes(x, s, z, bits)
+    return found.max() - found.min() + 1
+
+
+RIGHT = {
+    "02.min_max_observer": [
+        running_extremes,
+        lambda batches, bits: widened(*extremes(batches), bits),
+        lambda batches, bits: min_max(pooled(batches), Grid(bits)),
+    ],
+    "02.percentile_observer": [
+        percentile_by_sorting,
+        lambda batches, bits, percent: widened(*ends(batches, percent), bits),
+    ],
+    "02.range_utilisation": [
+        share_by_histogram,
+        share_of_ends,
+    ],
+}
+WRONG = {
+    "02.min_max_observer": [
+        (lambda batches, bits: widened(*extremes(batches[-1:]), bits), "last batch alone"),
+        (lambda batches, bits: widened(*extremes(batches[:1]), bits), "first batch alone"),
+        (averaged, "average of the batches' ranges"),
+        (symmetric, "that range is symmetric"),
+        (lambda batches, bits: grid_of(*extremes(batches), bits), "must contain 0"),
+        (
+            lambda batches, bits: grid_of(
+                min(0, extremes(batches)[0]), max(0, extremes(batches)[1]), bits, gaps=2**bits
+            ),
+            "2^b - 1 gaps",
+        ),
+        (
+            lambda batches, bits: (widened(*extremes(batches), bits)[0], 0),
+            "the scale is right, but the zero point",
+        ),
+        (lambda batches, bits: (lambda s, z: (s, z + 0.5))(*widened(*extremes(batches), bits)), "round it"),
+        (lambda batches, bits: extremes(batches)[1], "return a pair"),
+        (lambda batches, bits: (-1.0, 0), "must be positive"),
+        (lambda batches, bits: (0.5, 0), "allowed difference"),
+    ],
+    "02.percentile_observer": [
+        (lambda batches, bits, percent: widened(*extremes(batches), bits), "that is the full range"),
+        (lambda batches, bits, percent: widened(*ends(batches, 50 + percent / 2), bits), "half of the share"),
+        (average_of_ends, "average of the batches' percentiles"),
+        (extremes_of_ends, "extremes of the batches' percentiles"),
+        (symmetric_percentile, "percentile of |x|"),
+        (
+            lambda batches, bits, percent: (widened(*ends(batches, percent), bits)[0], 0),
+            "the zero point is about",
+        ),
+        (lambda batches, bits, percent: None, "return a pair"),
+    ],
+    "02.range_utilisation": [
+        (lambda x, s, z, b: (span(x, s, z, b) - 1) / 2**b, "both ends count"),
+        (lambda x, s, z, b: span(x, s, z, b) / (2**b - 1), "2^b codes"),
+        (lambda x, s, z, b: 100 * span(x, s, z, b) / 2**b, "percentage"),
+        (lambda x, s, z, b: span(x, s, z, b), "not the number of codes"),
+        (lambda x, s, z, b: len(codes(x, s, z, b).unique()) / 2**b, "that few values miss some is chance"),
+        (lambda x, s, z, b: ((x.max() / s).round() - (x.min() / s).round() + 1) / 2**b, "clip the codes"),
+        (lambda x, s, z, b: codes(x, s, z, b), "one number, the share"),
+        (lambda x, s, z, b: 0.5, "allowed difference"),
+    ],
+}
