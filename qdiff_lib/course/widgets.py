@@ -14,8 +14,12 @@ from .figures.style import png
 
 def slider(plot: Callable[[object], Figure], label: str, values: Sequence) -> ipywidgets.VBox:
     """A slider over ``values`` above the figure that ``plot`` makes of the chosen one."""
-    knob = ipywidgets.SelectionSlider(options=list(values), description=label, continuous_update=False)
-    picture = ipywidgets.Image(format="png", value=png(plot(knob.value)))
+    whole = {"description_width": "initial"}  # the label is not cut
+    knob = ipywidgets.SelectionSlider(
+        options=list(values), description=label, continuous_update=False, style=whole
+    )
+    own_size = {"align_self": "flex-start"}  # the box would stretch it to the width of the page
+    picture = ipywidgets.Image(format="png", value=png(plot(knob.value)), layout=own_size)
     words = ipywidgets.Label(plot(knob.value).get_label())
 
     def redraw(change: dict) -> None:
