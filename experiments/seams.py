@@ -1,5 +1,7 @@
 """How far apart the halves of each shortcut layer's input and weight are, and what splitting them buys."""
 
+from collections.abc import Iterator
+
 import torch
 from lab import Lab, about, label, rounded
 from ladder import PAPER
@@ -11,10 +13,10 @@ from qdiff_lib.tracing import trace
 BITS = ((4, 8), (8, 8), (4, 6))  # of the linear rows
 
 
-def run(lab: Lab) -> dict:
+def run(lab: Lab) -> Iterator[dict]:
     """``rows``: a row for each seam. ``ablation``: recipes with and without the split."""
     settings = lab.settings
-    return {
+    yield {
         "inputs": settings.seam_inputs,
         "rows": lab.cache.value("seams", lab.made_by(n=settings.seam_inputs), lambda: seams(lab)),
         **ablation(lab),

@@ -1,0 +1,174 @@
+"""Every method at every width (the paper's Table 1), on many images in the paper's quadratic steps."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+
+from drawing import Drawn, Order, draw
+from lab import Lab, Quantized, errors, rounded
+from ladder import PAPER
+from settings import Table1
+
+from qdiff_lib import Recipe, score, with_sampler
+from qdiff_lib.cost import bops, layer_costs
+from qdiff_lib.demo import EDGE_BITS
+from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
+from qdiff_lib.grid import FLOAT_BITS
+from qdiff_lib.metrics import Scores, mean_and_std, real_scores
+from qdiff_lib.pipeline import layer_bits_of
+from qdiff_lib.provenance import commit
+from qdiff_lib.recipes import METHOD_NAMES
+
+SAMPLER = "ddim-quadratic"
+FULL = "full precision"
+OURS = METHOD_NAMES["qdiffusion"]
+PLAIN = f"{OURS}, as in the paper"  # without what this library adds to it
+SCORES = ("frechet", "kid", "inception_score")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row. label: of the method; weights, activations: its bits; seed: of the noise and the recipe."""
+
+    label: str
+    weights: int
+    activations: int
+    seed: int
+
+    def recipe(self, lab: Lab) -> Recipe | None:
+        """How the model is quantized; None: not at all. Q-Diffusion's edges are as in the demonstration."""
+        if self.label == FULL:
+            return None
+        methods = {name: method for method, name in METHOD_NAMES.items()} | {PLAIN: "qdiffusion"}
+        added = {OURS: {"edge_bits": EDGE_BITS}, PLAIN: PAPER}.get(self.label, {})
+        changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
+        sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)
+        return Recipe.named(methods[self.label], **sizes, **changes)
+
+
+def cases(table: Table1) -> list[Case]:
+    """All rows in the order in which they are made: what the course leans on most comes first."""
+    first, *more = table.bits
+    seed, *others = table.seeds
+    rows = [Case(FULL, FLOAT_BITS, FLOAT_BITS, seed)]
+    rows += [Case(label, *first, seed) for label in ("linear", OURS, "SQuant", "PTQ4DM")]
+    rows += [Case(label, *bits, seed) for bits in more for label in METHOD_NAMES.values()]
+    for other in others:
+        rows.append(Case(FULL, FLOAT_BITS, FLOAT_BITS, other))
+        rows += [Case(label, *first, other) for label in ("linear", OURS)]
+    return [*rows, Case(PLAIN, *first, seed)]
+
+
+def run(lab: Lab) -> Iterator[dict]:
+    """The table after each row: ``rows`` has those that are there, of ``planned``."""
+    table, rows, planned = lab.settings.table1, [], cases(lab.settings.table1)
+    extractors = [name for name in table.extractors if available(name)]
+    sizes = {"sampler": SAMPLER, "steps": table.steps, "n": table.n, "profile": table.profile}
+    sizes |= {"seeds": list(table.seeds), "planned": len(planned)}
+    real = {name: real_groups(lab, name) for name in extractors}
+    for i, case in enumerate(planned, 1):
+        print(
+            f"  {i}/{len(planned)} {case.label} W{case.weights}A{case.activations} seed {case.seed}",
+            flush=True,
+        )
+        rows.append(row(lab, case, extractors))
+        yield {**sizes, "real": real, "rows": rows}
+
+
+def available(extractor: str) -> bool:
+    """Whether the extractor's weights are installed: a table is not made from what must be downloaded."""
+    if extractor != "inception" or inception_script():
+        return True
+    print(f"  FID and KID of Inception stay empty; they need: {INSTALL_INCEPTION}", flush=True)
+    return False
+
+
+def real_groups(lab: Lab, extractor: str) -> dict:
+    """What groups of n real images score, as [mean, standard deviation]; the latter null for one group."""
+    n = lab.settings.table1.n
+    made_by = {"extractor": extractor, "n": n}
+
+    def make() -> list[dict]:
+        return [scores_of(found) for found in real_scores(n, extractor, lab.features)]
+
+    groups = lab.cache.value("real-scores", made_by, make)
+    return {"groups": len(groups)} | {
+        name: [number(value) for value in mean_and_std([group[name] for group in groups])]
+        for name in SCORES
+        if groups[0][name] is not None
+    }
+
+
+def scores_of(found: Scores) -> dict:
+    """The scores and their spreads; null for those that the extractor does not give."""
+    names = ("frechet", "kid", "kid_std", "inception_score", "inception_score_std")
+    return {name: number(getattr(found, name)) for name in names}
+
+
+def number(value: float) -> float | None:
+    """Rounded; null for nan."""
+    return None if value != value else rounded(value)
+
+
+def row(lab: Lab, case: Case, extractors: list[str]) -> dict:
+    """The case, its cost, how far its images are from full precision's, and the scores by extractor."""
+    order = order_of(lab, case)
+    made_by = {**made_by_of(lab, case), **asdict(order)}
+    measured = lab.cache.value("table1", made_by, lambda: measure(lab, case))
+    scores = {}
+    for name in extractors:
+
+        def make(name: str = name) -> dict:
+            return scores_of(score(drawn(lab, case).images, name, folder=lab.features))
+
+        scores[name] = lab.cache.value("scores", {**made_by, "extractor": name}, make)
+    return {**asdict(case), **measured, "scores": scores}
+
+
+def order_of(lab: Lab, case: Case) -> Order:
+    """Which images are drawn."""
+    table = lab.settings.table1
+    return Order(table.n, table.batch, table.steps, case.seed)
+
+
+def made_by_of(lab: Lab, case: Case) -> dict:
+    """What decides a row besides its order."""
+    recipe = case.recipe(lab)
+    return lab.made_by(recipe=recipe and recipe.to_dict(), sampler=SAMPLER)
+
+
+def quantized(lab: Lab, case: Case) -> Quantized:
+    """The case's model, at the table's sampler's disposal."""
+    recipe = case.recipe(lab)
+    return lab.quantized(recipe) if recipe else Quantized(lab.pipe, 0.0, lab.full_bytes(), 0, 0)
+
+
+def drawn(lab: Lab, case: Case) -> Drawn:
+    """The case's images."""
+
+    def pipe():
+        return with_sampler(quantized(lab, case).pipe, SAMPLER)
+
+    return draw(lab.cache, made_by_of(lab, case), order_of(lab, case), pipe)
+
+
+def measure(lab: Lab, case: Case) -> dict:
+    """Cost, and the error of x_t after the last step: its mean over the images, and that mean's error."""
+    model = quantized(lab, case)
+    costs = layer_costs(lab.pipe.unet)
+    full = drawn(lab, Case(FULL, FLOAT_BITS, FLOAT_BITS, case.seed)).last
+    own = drawn(lab, case).last
+    each = (full.double() - own.double()).square().flatten(1).mean(dim=1)  # (N,)
+    last = {name: values[0] for name, values in errors(full[None], own[None]).items()}
+    return {
+        "bytes": model.bytes,
+        "bops": bops(costs, *layer_bits_of(model.pipe.unet, costs)),
+        "seconds": model.seconds,
+        "memory": model.memory,
+        "memory_before": model.memory_before,
+        "trajectory_mse": last["mse"],
+        "trajectory_mse_error": rounded(each.std().item() / len(each) ** 0.5),
+        "snr_db": last["snr_db"],
+        "date": date.today().isoformat(),
+        "commit": commit(),
+    }
