@@ -31,4 +31,12 @@ def run(lab: Lab) -> Iterator[dict]:
     floor = [row.pop("floor") for row in rows][0]
     bits = dict(zip(("weights", "activations"), BITS, strict=True))
     budget = settings.sampling_budget
-    yield {**bits, "steps": settings.steps, "n": settings.images, **budget, "rows": rows, "floor": floor}
+    yield {
+        **bits,
+        "steps": settings.steps,
+        "n": settings.images,
+        **budget,
+        "rows": rows,
+        "floor": floor,
+        "real": lab.real(settings.images),
+    }

@@ -13,6 +13,7 @@ from pathlib import Path
 from apart import apart
 from cache import Cache
 from diffusers import DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 from safetensors.torch import load_file, save, save_file
 from settings import Settings
 from torch import Tensor
@@ -21,7 +22,7 @@ from qdiff_lib import Recipe, load_quantized, quantize, record, sample, save_qua
 from qdiff_lib.calibration import CalibrationSet
 from qdiff_lib.files import atomic_path, write_json
 from qdiff_lib.hashing import tensors_hash
-from qdiff_lib.metrics import trajectory_mse, trajectory_snr
+from qdiff_lib.metrics import Scores, mean_and_std, real_scores, trajectory_mse, trajectory_snr
 from qdiff_lib.provenance import peak_memory
 from qdiff_lib.recipes import METHOD_NAMES
 from qdiff_lib.resume import UnitReport
@@ -48,6 +49,7 @@ class Lab:
     """settings: how much work. cache: where results are kept. pipe: the full-precision model."""
 
     def __init__(self, settings: Settings, cache: Cache):
+        disable_progress_bar()  # of loading a model
         self.settings, self.cache = settings, cache
         self.pipe = settings.pipeline()
         self.ddim = with_sampler(self.pipe, "ddim")
@@ -108,6 +110,17 @@ class Lab:
     def full_bytes(self) -> int:
         """Bytes of the full-precision weights, as their file has them."""
         return len(save(self.pipe.unet.state_dict(), {"format": "pt"}))
+
+    def real(self, n: int, extractor: str = "fashion-classifier") -> dict:
+        """What ``groups`` of n real images score, as [mean, standard deviation]; the latter null for one."""
+
+        def make() -> list[dict]:
+            return [scores_of(found) for found in real_scores(n, extractor, self.features)]
+
+        groups = self.cache.value("real-scores", {"extractor": extractor, "n": n}, make)
+        names = [name for name in ("frechet", "kid", "inception_score") if groups[0][name] is not None]
+        found = {name: mean_and_std([group[name] for group in groups]) for name in names}
+        return {"groups": len(groups)} | {name: [number(x) for x in pair] for name, pair in found.items()}
 
     def judged(self, recipe: Recipe | None) -> dict:
         """Errors after the last step, scores, calibration time and bytes of a recipe; None: full precision.
@@ -170,6 +183,17 @@ def errors(reference: Tensor, other: Tensor) -> dict:
         "mse": [rounded(value) for value in mse.tolist()],
         "snr_db": [rounded(value) if value < float("inf") else None for value in snr.tolist()],
     }
+
+
+def scores_of(found: Scores) -> dict:
+    """The scores and their spreads; null for those that the extractor does not give."""
+    names = ("frechet", "kid", "kid_std", "inception_score", "inception_score_std")
+    return {name: number(getattr(found, name)) for name in names}
+
+
+def number(value: float) -> float | None:
+    """Rounded; null for nan."""
+    return None if value != value else rounded(value)
 
 
 def rounded(value: float, digits: int = 5) -> float:

@@ -45,7 +45,7 @@ def run(lab: Lab) -> Iterator[dict]:
     rows, others = (judged(lab, recipes(settings)) for recipes in (rungs, besides))
     floor = [row.pop("floor") for row in (*rows, *others)][0]
     sizes = {"weights": 4, "activations": 8, "steps": settings.steps, "n": settings.images}
-    yield {**sizes, "rows": rows, "besides": others, "floor": floor}
+    yield {**sizes, "rows": rows, "besides": others, "floor": floor, "real": lab.real(settings.images)}
 
 
 def judged(lab: Lab, recipes: dict[str, Recipe | None]) -> list[dict]:

@@ -15,8 +15,10 @@ import activation_ranges
 import calibration_sampling
 import error_per_step
 import ladder
+import layer_divergence
 import seams
 import ship_quantized
+import sweeps
 import table1
 from cache import Cache
 from lab import SEED, Lab
@@ -33,6 +35,8 @@ TABLES = {
     "calibration_sampling": calibration_sampling.run,
     "seams": seams.run,
     "table1": table1.run,
+    "layer_divergence": layer_divergence.run,
+    **sweeps.TABLES,
 }
 """Each makes its table; one that takes long yields it after each row, with the rows that are there."""
 

@@ -42,7 +42,8 @@ class Settings:
     steps, images: DDIM steps and images of every row that has scores. long_steps, trajectories: of Figure 3.
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
-    first, middle and last take. table1: see ``Table1``.
+    first, middle and last take. sweeps: values of each setting that is changed alone. divergence_inputs: of
+    the layers' divergences. table1: see ``Table1``.
     """
 
     pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
@@ -58,6 +59,15 @@ class Settings:
         default_factory=lambda: dict(samples=256, iterations=40, step_iterations=10)
     )
     shares: tuple[float, ...] = (0.2, 0.1, 0.5)
+    sweeps: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: dict(
+            calibration_interval=(1, 2, 4, 5, 10),
+            calibration_inputs=(64, 128, 256, 512, 1024, 2560, 5120),
+            adaround_iterations=(20, 65, 130, 260, 520, 1040),
+            softmax_bits=(4, 6, 8, 16),
+        )
+    )
+    divergence_inputs: int = 320
     table1: Table1 = Table1()
 
     def linear(self, weights: int, activations: int, **changes) -> Recipe:
@@ -102,6 +112,13 @@ PROFILES = {
         drift_batch=3,
         seam_inputs=8,
         sampling_budget=dict(samples=8, iterations=1, step_iterations=1),
+        sweeps=dict(
+            calibration_interval=(1, 5),
+            calibration_inputs=(8, 12),
+            adaround_iterations=(1, 2),
+            softmax_bits=(4, 8),
+        ),
+        divergence_inputs=10,
         table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
     ),
 }

@@ -5,16 +5,15 @@ from dataclasses import asdict, dataclass
 from datetime import date
 
 from drawing import Drawn, Order, draw
-from lab import Lab, Quantized, errors, rounded
+from lab import Lab, Quantized, errors, rounded, scores_of
 from ladder import PAPER
 from settings import Table1
 
 from qdiff_lib import Recipe, score, with_sampler
-from qdiff_lib.cost import bops, layer_costs
+from qdiff_lib.cost import bops, layer_costs, parameter_count
 from qdiff_lib.demo import EDGE_BITS
 from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
 from qdiff_lib.grid import FLOAT_BITS
-from qdiff_lib.metrics import Scores, mean_and_std, real_scores
 from qdiff_lib.pipeline import layer_bits_of
 from qdiff_lib.provenance import commit
 from qdiff_lib.recipes import METHOD_NAMES
@@ -23,7 +22,6 @@ SAMPLER = "ddim-quadratic"
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
 PLAIN = f"{OURS}, as in the paper"  # without what this library adds to it
-SCORES = ("frechet", "kid", "inception_score")
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,29 @@ def run(lab: Lab) -> Iterator[dict]:
     """The table after each row: ``rows`` has those that are there, of ``planned``."""
     table, rows, planned = lab.settings.table1, [], cases(lab.settings.table1)
     extractors = [name for name in table.extractors if available(name)]
-    sizes = {"sampler": SAMPLER, "steps": table.steps, "n": table.n, "profile": table.profile}
-    sizes |= {"seeds": list(table.seeds), "planned": len(planned)}
-    real = {name: real_groups(lab, name) for name in extractors}
+    about = {**described(lab, planned), "real": {name: lab.real(table.n, name) for name in extractors}}
     for i, case in enumerate(planned, 1):
-        print(
-            f"  {i}/{len(planned)} {case.label} W{case.weights}A{case.activations} seed {case.seed}",
-            flush=True,
-        )
+        named = f"{case.label} W{case.weights}A{case.activations} seed {case.seed}"
+        print(f"  {i}/{len(planned)} {named}", flush=True)
         rows.append(row(lab, case, extractors))
-        yield {**sizes, "real": real, "rows": rows}
+        yield {**about, "rows": rows}
+
+
+def described(lab: Lab, planned: list[Case]) -> dict:
+    """What all rows have in common; ``calibration``: the numbers of the recipes' profile."""
+    table = lab.settings.table1
+    recipe = next(case for case in planned if case.label == OURS).recipe(lab).to_dict()
+    return {
+        "sampler": SAMPLER,
+        "steps": table.steps,
+        "n": table.n,
+        "parameters": parameter_count(lab.pipe.unet),
+        "profile": table.profile,
+        "calibration": {k: recipe[k] for k in ("steps", "samples", "iterations", "step_iterations")},
+        "edge_bits": EDGE_BITS,
+        "seeds": list(table.seeds),
+        "planned": [asdict(case) for case in planned],
+    }
 
 
 def available(extractor: str) -> bool:
@@ -81,33 +92,6 @@ def available(extractor: str) -> bool:
         return True
     print(f"  FID and KID of Inception stay empty; they need: {INSTALL_INCEPTION}", flush=True)
     return False
-
-
-def real_groups(lab: Lab, extractor: str) -> dict:
-    """What groups of n real images score, as [mean, standard deviation]; the latter null for one group."""
-    n = lab.settings.table1.n
-    made_by = {"extractor": extractor, "n": n}
-
-    def make() -> list[dict]:
-        return [scores_of(found) for found in real_scores(n, extractor, lab.features)]
-
-    groups = lab.cache.value("real-scores", made_by, make)
-    return {"groups": len(groups)} | {
-        name: [number(value) for value in mean_and_std([group[name] for group in groups])]
-        for name in SCORES
-        if groups[0][name] is not None
-    }
-
-
-def scores_of(found: Scores) -> dict:
-    """The scores and their spreads; null for those that the extractor does not give."""
-    names = ("frechet", "kid", "kid_std", "inception_score", "inception_score_std")
-    return {name: number(getattr(found, name)) for name in names}
-
-
-def number(value: float) -> float | None:
-    """Rounded; null for nan."""
-    return None if value != value else rounded(value)
 
 
 def row(lab: Lab, case: Case, extractors: list[str]) -> dict:
