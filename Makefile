@@ -3,7 +3,7 @@
 # make lab         the course in JupyterLab
 # make bench       the measurements of benchmarks/
 # make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
-# make tables      the recorded results of the lessons; PROFILE=tiny only proves that it works
+# make tables      the recorded results, and RESULTS.md from them; PROFILE=tiny only proves that it works
 # make student     the lessons without solutions and outputs, in build/student
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
@@ -42,6 +42,7 @@ student: $(STAMP)
 
 tables: $(STAMP)
 	$(RUN) experiments/run.py --profile $(or $(PROFILE),laptop)
+	$(RUN) -m tools.results $(if $(filter tiny,$(PROFILE)),--data build/tables-tiny --page build/tables-tiny/RESULTS.md)
 
 # build/ also holds long trainings that can be resumed: clean leaves them alone.
 clean:

@@ -5,8 +5,6 @@ in turns: while one works on unit k the other waits, and each unit the other one
 """
 
 import multiprocessing
-import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from qdiff_lib import reconstruction as library
 from qdiff_lib.layers import restore_state
+from qdiff_lib.provenance import peak_memory
 from qdiff_lib.recipes import Recipe
 from qdiff_lib.resume import UnitReport
 from qdiff_lib.store import RowStore
@@ -163,17 +162,7 @@ class Scene:
 
     def memory(self) -> dict:
         """Bytes: resident with the model loaded, the most since the process began, the most in the store."""
-        return {"baseline": self.baseline, "peak": peak_rss(), "cached": self.cached}
-
-
-def peak_rss() -> int:
-    """The most bytes that this process has had in RAM: the kernel's own high-water mark."""
-    status = Path("/proc/self/status")  # not ru_maxrss, which a new process inherits from its parent there
-    for line in status.read_text().splitlines() if status.exists() else []:
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
+        return {"baseline": self.baseline, "peak": peak_memory(), "cached": self.cached}
 
 
 def kind(fitter, optimizer, iterations, penalty, schedule=None) -> str:

@@ -1,5 +1,6 @@
 """The range of every quantizable layer's input at every step of the full-precision sampler (Figure 5)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def table(values: Tensor) -> list[list[float]]:
     return [[rounded(value, DIGITS) for value in row] for row in values.tolist()]
 
 
-def run(lab: Lab) -> dict:
+def run(lab: Lab) -> Iterator[dict]:
     """``min``, ``max``, ``low``, ``high``: (layers, steps); steps noisy to clean, layers as they run."""
     n, batch, steps = lab.settings.drift_images, lab.settings.drift_batch, lab.settings.long_steps
     found = trace(lab.ddim.unet, example_inputs(lab.ddim.unet))
@@ -71,7 +72,7 @@ def run(lab: Lab) -> dict:
     seen = [load_file(path)["seen"] for path in files]
     sampled = torch.cat([part[..., 2:] for part in seen], dim=-1)
     low, high = (torch.stack([layer.quantile(q, dim=-1) for layer in sampled]) for q in PERCENTILES)
-    return {
+    yield {
         "steps": steps,
         "n": n,
         "timesteps": timesteps(lab, steps),

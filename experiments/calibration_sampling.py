@@ -1,5 +1,7 @@
 """Which steps the calibration inputs come from (the paper's Figure 4, and its sampling ablation), at W4A8."""
 
+from collections.abc import Iterator
+
 from lab import Lab
 
 from qdiff_lib.calibration import First, Last, Middle, Normal, Rule, Single, Uniform
@@ -19,7 +21,7 @@ def cases(steps: int, shares: tuple[float, ...]) -> list[tuple[str, float | None
     return found
 
 
-def run(lab: Lab) -> dict:
+def run(lab: Lab) -> Iterator[dict]:
     """A row for each rule, all with the same short budget; ``share``: null where the rule has none."""
     settings, rows = lab.settings, []
     for name, share, label, rule in cases(settings.steps, settings.shares):
@@ -29,4 +31,12 @@ def run(lab: Lab) -> dict:
     floor = [row.pop("floor") for row in rows][0]
     bits = dict(zip(("weights", "activations"), BITS, strict=True))
     budget = settings.sampling_budget
-    return {**bits, "steps": settings.steps, "n": settings.images, **budget, "rows": rows, "floor": floor}
+    yield {
+        **bits,
+        "steps": settings.steps,
+        "n": settings.images,
+        **budget,
+        "rows": rows,
+        "floor": floor,
+        "real": lab.real(settings.images),
+    }

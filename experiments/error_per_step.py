@@ -1,12 +1,14 @@
 """Error against the full-precision trajectory after each of 100 steps (the paper's Figure 3)."""
 
+from collections.abc import Iterator
+
 from lab import Lab, about, label
 
 LINEAR = ((8, 32), (5, 32), (4, 32))
 BOTH = ((8, 8), (4, 8))
 
 
-def run(lab: Lab) -> dict:
+def run(lab: Lab) -> Iterator[dict]:
     """``mse`` and ``snr_db``: a number for each step, noisy to clean."""
     make, n, steps = lab.settings, lab.settings.trajectories, lab.settings.long_steps
     recipes = [make.linear(*bits) for bits in LINEAR] + [make.qdiffusion(4, 32)]
@@ -15,4 +17,4 @@ def run(lab: Lab) -> dict:
     for recipe in recipes:
         print(f"  {label(recipe)}", flush=True)
         rows.append({"label": label(recipe), **about(recipe), **lab.error_per_step(recipe, n, steps)})
-    return {"steps": steps, "n": n, "rows": rows}
+    yield {"steps": steps, "n": n, "rows": rows}

@@ -4,44 +4,57 @@ Everything is cached (``Cache``): the W4A8 model that is shipped is also a rung 
 the error per step, and is calibrated once.
 """
 
-import hashlib
+import json
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
+from apart import apart
 from cache import Cache
 from diffusers import DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 from safetensors.torch import load_file, save, save_file
 from settings import Settings
 from torch import Tensor
 
 from qdiff_lib import Recipe, load_quantized, quantize, record, sample, save_quantized, score, with_sampler
 from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.files import atomic_path
-from qdiff_lib.metrics import trajectory_mse, trajectory_snr
+from qdiff_lib.files import atomic_path, write_json
+from qdiff_lib.hashing import tensors_hash
+from qdiff_lib.metrics import Scores, mean_and_std, real_scores, trajectory_mse, trajectory_snr
+from qdiff_lib.provenance import peak_memory
 from qdiff_lib.recipes import METHOD_NAMES
+from qdiff_lib.resume import UnitReport
 
 SEED = 0  # of the noise that all models start from; recipes have a seed of their own
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """pipe: the quantized pipeline. seconds: recording inputs and calibrating. bytes: of the packed file."""
+    """pipe: the quantized pipeline. seconds: recording inputs and calibrating. bytes: of the packed file.
+
+    memory: most bytes in RAM of a process that only calibrates; memory_before: when it had loaded the model
+    and the inputs.
+    """
 
     pipe: DiffusionPipeline
     seconds: float
     bytes: int
+    memory: int
+    memory_before: int
 
 
 class Lab:
     """settings: how much work. cache: where results are kept. pipe: the full-precision model."""
 
     def __init__(self, settings: Settings, cache: Cache):
+        disable_progress_bar()  # of loading a model
         self.settings, self.cache = settings, cache
         self.pipe = settings.pipeline()
         self.ddim = with_sampler(self.pipe, "ddim")
-        self.model = weights_hash(self.pipe)
+        self.features = cache.folder / "features"
+        self.model = tensors_hash(self.pipe.unet.state_dict())
 
     def made_by(self, **decisive) -> dict:
         """What decides a result: the model's weights, and these."""
@@ -65,19 +78,14 @@ class Lab:
     def quantized(self, recipe: Recipe) -> Quantized:
         """The model quantized by the recipe, and what it took; an interrupted calibration goes on."""
         made_by = self.made_by(recipe=recipe.to_dict())
-        folder = self.cache.path("quantized", made_by)
-        found = self.cache.value("quantized", made_by, lambda: self._quantize(recipe, folder))
-        return Quantized(with_sampler(load_quantized(folder), "ddim"), **found)
+        folder = self.cache.path("calibrated", made_by)
 
-    def _quantize(self, recipe: Recipe, folder) -> dict:
-        inputs, recording = self.calibration(recipe)
-        work = folder.with_name(f"{folder.name}-work")
-        pipe = quantize(self.pipe, recipe, inputs, work, resume=True, progress=False)
-        done = pipe.unet.quantization
-        fitting = max(done.seconds, sum(unit.seconds for unit in done.units))  # the latter where it went on
-        size = save_quantized(pipe, folder).stat().st_size
-        shutil.rmtree(work)
-        return {"seconds": round(recording + fitting, 1), "bytes": size}
+        def make() -> dict:
+            self.calibration(recipe)
+            return apart(calibrate, self.settings, self.cache, recipe, folder)
+
+        found = self.cache.value("calibrated", made_by, make)
+        return Quantized(with_sampler(load_quantized(folder), "ddim"), **found)
 
     def reference(self, n: int, steps: int) -> Tensor:
         """The full-precision trajectory, (T, N, C, H, W)."""
@@ -99,6 +107,21 @@ class Lab:
         made_by = self.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
         return self.cache.value("error-per-step", made_by, make)
 
+    def full_bytes(self) -> int:
+        """Bytes of the full-precision weights, as their file has them."""
+        return len(save(self.pipe.unet.state_dict(), {"format": "pt"}))
+
+    def real(self, n: int, extractor: str = "fashion-classifier") -> dict:
+        """What ``groups`` of n real images score, as [mean, standard deviation]; the latter null for one."""
+
+        def make() -> list[dict]:
+            return [scores_of(found) for found in real_scores(n, extractor, self.features)]
+
+        groups = self.cache.value("real-scores", {"extractor": extractor, "n": n}, make)
+        names = [name for name in ("frechet", "kid", "inception_score") if groups[0][name] is not None]
+        found = {name: mean_and_std([group[name] for group in groups]) for name in names}
+        return {"groups": len(groups)} | {name: [number(x) for x in pair] for name, pair in found.items()}
+
     def judged(self, recipe: Recipe | None) -> dict:
         """Errors after the last step, scores, calibration time and bytes of a recipe; None: full precision.
 
@@ -112,8 +135,7 @@ class Lab:
     def _judge(self, recipe: Recipe | None, n: int, steps: int) -> dict:
         reference = self.reference(n, steps)
         if recipe is None:
-            size = len(save(self.pipe.unet.state_dict(), {"format": "pt"}))  # as its file has them
-            quantized = Quantized(self.ddim, 0.0, size)
+            quantized = Quantized(self.ddim, 0.0, self.full_bytes(), 0, 0)
         else:
             quantized = self.quantized(recipe)
         drawn = sample(quantized.pipe, n, steps, SEED, record=True)
@@ -130,6 +152,30 @@ class Lab:
         }
 
 
+def calibrate(settings: Settings, cache: Cache, recipe: Recipe, folder: Path) -> dict:
+    """Quantize by the recipe into ``folder``; returns what it took, as ``Quantized`` has it.
+
+    A calibration that was interrupted goes on, and knows the most memory that it had before.
+    """
+    lab = Lab(settings, cache)
+    inputs, recording = lab.calibration(recipe)
+    before, work = peak_memory(), folder.with_name(f"{folder.name}-work")
+    mark = work / "memory.json"
+
+    def keep(unit: UnitReport | None = None) -> int:
+        known = json.loads(mark.read_text()) if mark.exists() else 0
+        write_json(mark, most := max(known, peak_memory()))
+        return most
+
+    pipe = quantize(lab.pipe, recipe, inputs, work, resume=True, progress=False, callback=keep)
+    done, memory = pipe.unet.quantization, keep()
+    fitting = max(done.seconds, sum(unit.seconds for unit in done.units))  # the latter where it went on
+    size = save_quantized(pipe, folder).stat().st_size
+    shutil.rmtree(work)
+    seconds = round(recording + fitting, 1)
+    return {"seconds": seconds, "bytes": size, "memory": memory, "memory_before": before}
+
+
 def errors(reference: Tensor, other: Tensor) -> dict:
     """MSE and signal-to-noise ratio in dB of each step; the ratio is null where both are equal."""
     mse, snr = trajectory_mse(reference, other), trajectory_snr(reference, other)
@@ -139,17 +185,20 @@ def errors(reference: Tensor, other: Tensor) -> dict:
     }
 
 
+def scores_of(found: Scores) -> dict:
+    """The scores and their spreads; null for those that the extractor does not give."""
+    names = ("frechet", "kid", "kid_std", "inception_score", "inception_score_std")
+    return {name: number(getattr(found, name)) for name in names}
+
+
+def number(value: float) -> float | None:
+    """Rounded; null for nan."""
+    return None if value != value else rounded(value)
+
+
 def rounded(value: float, digits: int = 5) -> float:
     """The number with so many significant digits."""
     return float(f"{value:.{digits}g}")
-
-
-def weights_hash(pipe: DiffusionPipeline) -> str:
-    """A hash of the UNet's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(pipe.unet.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def label(recipe: Recipe) -> str:

@@ -1,5 +1,7 @@
 """What each part of the method buys, at W4A8: from the linear baseline up, one part at a time."""
 
+from collections.abc import Iterator
+
 from lab import Lab
 from settings import Settings
 
@@ -37,13 +39,13 @@ def besides(make: Settings) -> dict[str, Recipe]:
     }
 
 
-def run(lab: Lab) -> dict:
+def run(lab: Lab) -> Iterator[dict]:
     """``rows``: one for each rung. ``besides``: rows of the same form."""
     settings = lab.settings
     rows, others = (judged(lab, recipes(settings)) for recipes in (rungs, besides))
     floor = [row.pop("floor") for row in (*rows, *others)][0]
     sizes = {"weights": 4, "activations": 8, "steps": settings.steps, "n": settings.images}
-    return {**sizes, "rows": rows, "besides": others, "floor": floor}
+    yield {**sizes, "rows": rows, "besides": others, "floor": floor, "real": lab.real(settings.images)}
 
 
 def judged(lab: Lab, recipes: dict[str, Recipe | None]) -> list[dict]:

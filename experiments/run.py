@@ -15,8 +15,11 @@ import activation_ranges
 import calibration_sampling
 import error_per_step
 import ladder
+import layer_divergence
 import seams
 import ship_quantized
+import sweeps
+import table1
 from cache import Cache
 from lab import SEED, Lab
 from paths import ROOT, manifest
@@ -31,7 +34,12 @@ TABLES = {
     "activation_ranges": activation_ranges.run,
     "calibration_sampling": calibration_sampling.run,
     "seams": seams.run,
+    "table1": table1.run,
+    "layer_divergence": layer_divergence.run,
+    **sweeps.TABLES,
 }
+"""Each makes its table; one that takes long yields it after each row, with the rows that are there."""
+
 NAMES = ("ship_quantized", *TABLES)
 
 
@@ -47,8 +55,10 @@ def main() -> None:
         if name == "ship_quantized":
             ship_quantized.run(lab, out / "models", command)
         else:
-            made = provenance(command) | {"seeds": seeds(lab)}
-            write_table(out / "recorded" / f"{name}.json", {"data": TABLES[name](lab), "provenance": made})
+            for data in TABLES[name](lab):
+                made = provenance(command) | {"seeds": seeds(lab)}
+                write_table(out / "recorded" / f"{name}.json", {"data": data, "provenance": made})
+                write_json(out / "MANIFEST.json", manifest(out))
         write_json(out / "MANIFEST.json", manifest(out))
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
 

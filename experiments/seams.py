@@ -1,5 +1,7 @@
 """How far apart the halves of each shortcut layer's input and weight are, and what splitting them buys."""
 
+from collections.abc import Iterator
+
 import torch
 from lab import Lab, about, label, rounded
 from ladder import PAPER
@@ -8,13 +10,13 @@ from torch import Tensor
 from qdiff_lib.surgery import example_inputs
 from qdiff_lib.tracing import trace
 
-BITS = ((4, 8), (8, 8), (4, 6))  # of the linear rows
+BITS = ((4, 8), (8, 8), (4, 6))
 
 
-def run(lab: Lab) -> dict:
+def run(lab: Lab) -> Iterator[dict]:
     """``rows``: a row for each seam. ``ablation``: recipes with and without the split."""
     settings = lab.settings
-    return {
+    yield {
         "inputs": settings.seam_inputs,
         "rows": lab.cache.value("seams", lab.made_by(n=settings.seam_inputs), lambda: seams(lab)),
         **ablation(lab),
@@ -63,15 +65,21 @@ def halves(name: str, ranges: Tensor) -> dict:
 
 
 def ablation(lab: Lab) -> dict:
-    """Rows with and without the split: linear at several bits, and the two rungs of the ladder."""
+    """Rows with and without the split: linear, and the paper's method without learned step sizes."""
     make = lab.settings
     pairs = [[make.linear(*bits, split=split) for split in (False, True)] for bits in BITS]
     learned = dict(PAPER, step_iterations=0)
-    pairs.append([make.qdiffusion(4, 8, split=split, **learned) for split in (False, True)])
+    pairs += [[make.qdiffusion(*bits, split=split, **learned) for split in (False, True)] for bits in BITS]
     rows = []
     for recipe in (recipe for pair in pairs for recipe in pair):
         name = f"{label(recipe)}, {'split' if recipe.split else 'no split'}"
         print(f"  {name}", flush=True)
         rows.append({"label": name, **about(recipe), "split": recipe.split, **lab.judged(recipe)})
     floor = [row.pop("floor") for row in rows][0]
-    return {"steps": make.steps, "n": make.images, "ablation": rows, "floor": floor}
+    return {
+        "steps": make.steps,
+        "n": make.images,
+        "ablation": rows,
+        "floor": floor,
+        "real": lab.real(make.images),
+    }

@@ -12,6 +12,29 @@ from qdiff_lib.demo import EDGE_BITS
 MODEL = "ddpm-fashion"
 
 
+def shipped_pipeline() -> DDPMPipeline:
+    """The embedded model."""
+    return load(MODEL)
+
+
+@dataclass(frozen=True)
+class Table1:
+    """How much work Table 1 is.
+
+    profile: of the recipes. n, batch: images of a row, and how many are drawn and kept at once. steps: of the
+    sampler with quadratic steps. bits: weights and activations of the rows, in the order in which they are
+    made. seeds: of the noise and of the recipes; the first is that of all rows. extractors: of the scores.
+    """
+
+    profile: str = "laptop"
+    n: int = 1000
+    batch: int = 100
+    steps: int = 50
+    bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 32), (8, 8), (8, 32))
+    seeds: tuple[int, ...] = (0, 1, 2)
+    extractors: tuple[str, ...] = ("fashion-classifier", "inception")
+
+
 @dataclass(frozen=True)
 class Settings:
     """pipeline: makes the full-precision model. recipe: changes to the recipes' "tiny" profile.
@@ -19,10 +42,11 @@ class Settings:
     steps, images: DDIM steps and images of every row that has scores. long_steps, trajectories: of Figure 3.
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
-    first, middle and last take.
+    first, middle and last take. sweeps: values of each setting that is changed alone. divergence_inputs: of
+    the layers' divergences. table1: see ``Table1``.
     """
 
-    pipeline: Callable[[], DDPMPipeline] = lambda: load(MODEL)
+    pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
     recipe: dict = field(default_factory=dict)
     steps: int = 20
     images: int = 128
@@ -35,6 +59,16 @@ class Settings:
         default_factory=lambda: dict(samples=256, iterations=40, step_iterations=10)
     )
     shares: tuple[float, ...] = (0.2, 0.1, 0.5)
+    sweeps: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: dict(
+            calibration_interval=(1, 2, 4, 5, 10),
+            calibration_inputs=(64, 128, 256, 512, 1024, 2560, 5120),
+            adaround_iterations=(20, 65, 130, 260, 520, 1040),
+            softmax_bits=(4, 6, 8, 16),
+        )
+    )
+    divergence_inputs: int = 320
+    table1: Table1 = Table1()
 
     def linear(self, weights: int, activations: int, **changes) -> Recipe:
         """The baseline's recipe at this size of work."""
@@ -78,6 +112,14 @@ PROFILES = {
         drift_batch=3,
         seam_inputs=8,
         sampling_budget=dict(samples=8, iterations=1, step_iterations=1),
+        sweeps=dict(
+            calibration_interval=(1, 5),
+            calibration_inputs=(8, 12),
+            adaround_iterations=(1, 2),
+            softmax_bits=(4, 8),
+        ),
+        divergence_inputs=10,
+        table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
     ),
 }
 """laptop: what is recorded. tiny: the whole path in a minute, on random weights; its numbers mean nothing."""

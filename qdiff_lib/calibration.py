@@ -89,6 +89,7 @@ class Normal:
     """Diffusion times drawn from a normal distribution, as in PTQ4DM (Shang et al., CVPR 2023).
 
     mean, std: shares of the diffusion time, where 0 is the clean end; PTQ4DM's mean lies below one half.
+    Where the sampler's times are not equally spaced, they are shares of its steps.
     """
 
     mean: float = 0.4

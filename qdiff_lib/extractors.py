@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
@@ -15,7 +16,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from .classifier import load_classifier
-from .files import sha256
+from .files import atomic_path, sha256
+from .hashing import tensors_hash
 from .zoo import verified
 
 EXTRACTORS = ("fashion-classifier", "inception")
@@ -133,3 +135,22 @@ def features(images: Tensor, extractor: FeatureExtractorBase, batch_size: int = 
     batches = [extractor(part.to(device)) for part in images.expand(-1, 3, -1, -1).split(batch_size)]
     columns = [torch.cat(parts).float().cpu() for parts in zip(*batches, strict=True)]
     return dict(zip(extractor.get_requested_features_list(), columns, strict=True))
+
+
+def stored_features(
+    images: Tensor, extractor: FeatureExtractorBase, folder: Path | None
+) -> dict[str, Tensor]:
+    """``features``, from a file in ``folder`` where they have been extracted before; None: no file.
+
+    The file's name is a hash of what made them: the images, and the extractor's weights and feature names.
+    """
+    if folder is None:
+        return features(images, extractor)
+    names = extractor.get_requested_features_list()
+    made_by = {f"extractor {'/'.join(names)}": torch.tensor(images.shape), "images": images}
+    key = tensors_hash(made_by | {f"weights.{k}": v for k, v in extractor.state_dict().items()})
+    path = Path(folder) / f"{key[:16]}.safetensors"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            save_file(features(images, extractor), temporary)
+    return load_file(path)

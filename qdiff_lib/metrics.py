@@ -5,8 +5,11 @@ The scores are torch-fidelity's own functions on features that are extracted onc
 they are the same formulas in another feature space, and comparable with each other alone.
 """
 
+import math
+import statistics
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +18,13 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 from . import datasets
-from .extractors import ClassifierExtractor, extractor_named, features, inception_extractor
+from .extractors import (
+    ClassifierExtractor,
+    extractor_named,
+    features,
+    inception_extractor,
+    stored_features,
+)
 
 __all__ = [
     "ClassifierExtractor",
@@ -28,6 +37,8 @@ __all__ = [
     "kernel_distance",
     "kl_divergence",
     "kl_of_counts",
+    "mean_and_std",
+    "real_scores",
     "score",
     "trajectory_mse",
     "trajectory_snr",
@@ -72,14 +83,14 @@ def kernel_distance(
 def inception_score(logits: Tensor, splits: int | None = None) -> tuple[float, float]:
     """Mean and standard deviation over splits of ``exp E[KL(p(y|x) || p(y))]`` of logits (N, K); 1 to K.
 
-    ``splits=None`` takes one split for every 100 rows, at least 1 and at most the usual 10. Raises ValueError
-    when a split would be empty.
+    ``splits=None`` takes one split for every 100 rows, at least 1 and at most the usual 10; the deviation of
+    one split is nan. Raises ValueError when a split would be empty.
     """
     splits = max(1, min(10, len(logits) // 100)) if splits is None else splits
     if logits.ndim != 2 or not 1 <= splits <= len(logits):
         raise ValueError(f"logits is {tuple(logits.shape)}, splits={splits}: give (N, K), at most N splits")
     found = isc_features_to_metric(logits, splits)
-    return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
+    return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD] if splits > 1 else math.nan
 
 
 def check_features(features_a: Tensor, features_b: Tensor) -> None:
@@ -95,7 +106,10 @@ class Scores:
 
     ``frechet`` and ``kid`` are FID and KID for the extractor "inception" alone. ``floor`` is the mean Frechet
     distance of groups of ``n`` real images and ``floor_std`` their spread: two scores that differ by less do
-    not differ (nan for one group). ``inception_score`` is nan where the extractor gives no logits.
+    not differ (nan for one group); ``real_scores`` has the other scores of these groups. At small n look at
+    ``kid`` first: the Frechet distance is biased there, KID is not. ``kid_std`` is that of KID's subsets,
+    ``inception_score_std`` that of the splits (nan for one). The inception score is nan where the extractor
+    gives no logits.
     """
 
     extractor: str
@@ -104,11 +118,14 @@ class Scores:
     kid: float
     kid_std: float
     inception_score: float
+    inception_score_std: float
     floor: float
     floor_std: float
 
 
-def score(images: Tensor, extractor: str = "fashion-classifier", device: str = "cpu") -> Scores:
+def score(
+    images: Tensor, extractor: str = "fashion-classifier", device: str = "cpu", folder: Path | None = None
+) -> Scores:
     """Compare generated uint8 images (N, 1 or 3, H, W) with the shipped test images.
 
     A fixed shuffle halves the 10,000 test images. The first 5,000 are the reference of every score. The floor
@@ -117,48 +134,83 @@ def score(images: Tensor, extractor: str = "fashion-classifier", device: str = "
 
     Args:
         extractor: "fashion-classifier" or "inception"; ``device``: where it runs.
+        folder: where the features of all images are kept, so that they are extracted once; None: nowhere.
 
     Raises:
         ValueError: fewer than 2 images, a wrong type or shape, an unknown extractor, no Inception weights.
     """
-    n = len(images)
-    if n < 2:
-        raise ValueError(f"images has {n} images: give at least 2, and for a useful score 128 or more")
+    if len(images) < 2:
+        raise ValueError(
+            f"images has {len(images)} images: give at least 2, and for a useful score 128 or more"
+        )
     network = extractor_named(extractor).to(device)
-    layer, logits = (network.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc"))
-    found = features(images, network)
-    reference = real_features(extractor, 0, REFERENCE_IMAGES)
-    floor, floor_std = frechet_floor(extractor, min(n, TEST_IMAGES - REFERENCE_IMAGES))
+    return compared(stored_features(images, network, folder), extractor, folder)
+
+
+def real_scores(n: int, extractor: str = "fashion-classifier", folder: Path | None = None) -> list[Scores]:
+    """The scores of each group of ``n`` real images that the floor is made of: a perfect model's.
+
+    Raises ValueError for n below 2 or above 5,000. ``folder``: as in ``score``.
+    """
+    if not 2 <= n <= TEST_IMAGES - REFERENCE_IMAGES:
+        raise ValueError(f"n={n!r} must be from 2 to {TEST_IMAGES - REFERENCE_IMAGES}")
+    groups = real_groups(extractor, n, folder)
+    return [compared(group, extractor, folder) for group in groups]
+
+
+def compared(found: dict[str, Tensor], extractor: str, folder: Path | None) -> Scores:
+    """The scores of images whose features are ``found``."""
+    layer, logits = default_layers(extractor)
+    reference = real_features(extractor, 0, REFERENCE_IMAGES, folder)[layer]
+    n = len(found[layer])
+    floor, floor_std = frechet_floor(extractor, min(n, TEST_IMAGES - REFERENCE_IMAGES), folder)
     kid, kid_std = kernel_distance(found[layer], reference, subset_size=KID_SUBSET_SIZE)
+    isc, isc_std = inception_score(found[logits]) if logits in found else (math.nan, math.nan)
     return Scores(
         extractor=extractor,
         n=n,
         frechet=frechet_distance(found[layer], reference),
         kid=kid,
         kid_std=kid_std,
-        inception_score=inception_score(found[logits])[0] if logits in found else float("nan"),
+        inception_score=isc,
+        inception_score_std=isc_std,
         floor=floor,
         floor_std=floor_std,
     )
 
 
-@cache
-def real_features(extractor: str, start: int, stop: int) -> Tensor:
-    """The distance features (stop - start, D) of a slice of the shuffled test images."""
-    order = torch.randperm(TEST_IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
+def default_layers(extractor: str) -> list[str]:
+    """The names of the extractor's features for distances and for the inception score."""
     network = extractor_named(extractor)
-    found = features(datasets.test_images()[order[start:stop]], network)
-    return found[network.get_default_feature_layer_for_metric("fid")]
+    return [network.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc")]
 
 
 @cache
-def frechet_floor(extractor: str, n: int) -> tuple[float, float]:
-    """Mean and standard deviation of groups of n real images' distances from the reference; n up to 5,000."""
+def real_features(extractor: str, start: int, stop: int, folder: Path | None = None) -> dict[str, Tensor]:
+    """The features, each (stop - start, D), of a slice of the shuffled test images."""
+    order = torch.randperm(TEST_IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    return stored_features(datasets.test_images()[order[start:stop]], extractor_named(extractor), folder)
+
+
+def real_groups(extractor: str, n: int, folder: Path | None) -> list[dict[str, Tensor]]:
+    """The features of up to five disjoint groups of n real images that the reference does not have."""
     groups = min(FLOOR_GROUPS, (TEST_IMAGES - REFERENCE_IMAGES) // n)
-    real = real_features(extractor, REFERENCE_IMAGES, REFERENCE_IMAGES + groups * n)
-    reference = real_features(extractor, 0, REFERENCE_IMAGES)
-    found = torch.tensor([frechet_distance(group, reference) for group in real.split(n)], dtype=torch.float64)
-    return found.mean().item(), found.std().item() if groups > 1 else float("nan")
+    real = real_features(extractor, REFERENCE_IMAGES, REFERENCE_IMAGES + groups * n, folder)
+    return [{name: values[i * n : (i + 1) * n] for name, values in real.items()} for i in range(groups)]
+
+
+@cache
+def frechet_floor(extractor: str, n: int, folder: Path | None = None) -> tuple[float, float]:
+    """Mean and standard deviation of groups of n real images' distances from the reference; n up to 5,000."""
+    layer = default_layers(extractor)[0]
+    reference = real_features(extractor, 0, REFERENCE_IMAGES, folder)[layer]
+    distances = [frechet_distance(group[layer], reference) for group in real_groups(extractor, n, folder)]
+    return mean_and_std(distances)
+
+
+def mean_and_std(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample, n - 1); the latter is nan for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def trajectory_mse(reference: Tensor, other: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -34,6 +35,20 @@ def processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in RAM, Python and torch among them: the system's own mark."""
+    status = Path("/proc/self/status")  # on Linux, where ru_maxrss is inherited from the parent
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
 
 
 def commit() -> str | None:

@@ -77,7 +77,7 @@ class Recipe:
     steps: int = 100
     """Denoising steps of the sampler that makes the calibration set."""
     sampler: str | None = "ddim"
-    """"ddim", or None: the pipeline's own scheduler."""
+    """A key of ``sampling.SAMPLERS``, or None: the pipeline's own scheduler."""
     samples: int = 5120
     """Calibration inputs in all."""
     iterations: int = 20_000

@@ -1,0 +1,223 @@
+"""RESULTS.md is that of the recorded files, and these hold the orderings that the course claims."""
+
+import re
+import statistics
+
+import pytest
+from PIL import Image
+
+from qdiff_lib.recipes import METHOD_NAMES
+from tools.expansion import ROOT, SOURCES
+from tools.results import table1
+from tools.results.page import SECTIONS, page
+from tools.results.source import Recorded, fixed, read, short, spread, table
+
+DATA = ROOT / "data"
+PLOTS = DATA / "recorded" / "plots"
+STALE = "stale: run python -m tools.results"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return read(DATA)
+
+
+def test_the_page_is_that_of_the_recorded_files(found):
+    written = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert written == page(found, PLOTS.relative_to(ROOT).as_posix()), STALE
+
+
+def test_the_plots_show_the_recorded_files(found):
+    shown = {
+        section.name: found[section.name] for section in SECTIONS if section.plot and section.name in found
+    }
+    assert {path.stem for path in PLOTS.iterdir()} == set(shown), STALE
+    for name, recorded in shown.items():
+        with Image.open(PLOTS / f"{name}.png") as picture:
+            assert picture.text["Source"] == recorded.digest(), STALE
+        assert (PLOTS / f"{name}.png").stat().st_size < 60_000
+
+
+BEST_FIRST = [
+    ("error_per_step", "mse", ["linear W8A32", "Q-Diffusion W4A32", "linear W5A32", "linear W4A32"]),
+    ("error_per_step", "mse", ["Q-Diffusion W4A8", "linear W8A8", "linear W4A8"]),
+    (
+        "ladder",
+        "trajectory_mse",
+        ["+ 16-bit first and last layer", "linear, 16-bit first and last layer", "linear"],
+    ),
+    ("ladder", "frechet", ["full precision", "+ 16-bit first and last layer", "linear"]),
+    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer"]),
+    *[
+        ("calibration_sampling", "trajectory_mse", ["uniform", f"{other}"])
+        for other in (
+            "normal",
+            *(f"{rule} {share}%" for rule in ("first", "middle", "last") for share in (10, 20, 50)),
+        )
+    ],
+    *[
+        ("table1", score, [f"Q-Diffusion W4A{activations}", f"linear W4A{activations}"])
+        for activations in (8, 32)
+        for score in ("trajectory_mse", "frechet", "kid")
+    ],
+    ("table1", "bytes", ["Q-Diffusion W4A8", "Q-Diffusion W8A8", "full precision W32A32"]),
+]
+"""(table, score, rows from the smallest value to the largest)."""
+
+
+def values(name: str, data: dict, score: str) -> dict[str, float]:
+    """A number for each row that is recorded, by its label; of steps the last, of seeds the mean."""
+    if name == "table1":
+        groups = {f"{k[0]} W{k[1]}A{k[2]}": rows for k, rows in table1.groups(data).items() if rows}
+        return {
+            label: statistics.fmean(row.get(score, row["scores"][table1.OWN].get(score)) for row in rows)
+            for label, rows in groups.items()
+        }
+    rows = [*data["rows"], *data.get("besides", [])]
+    return {row["label"]: row[score][-1] if isinstance(row[score], list) else row[score] for row in rows}
+
+
+@pytest.mark.parametrize(("name", "score", "labels"), BEST_FIRST)
+def test_the_recorded_rows_are_in_the_order_that_the_course_claims(found, name, score, labels):
+    """Rows that are not recorded yet may be absent, and never wrong."""
+    recorded = values(name, found[name].data, score) if name in found else {}
+    there = [recorded[label] for label in labels if label in recorded]
+    assert there == sorted(there), dict(zip(labels, there, strict=False))
+
+
+def test_neighbouring_steps_have_the_more_alike_ranges(found):
+    from qdiff_lib.course.figures.lesson_02 import shares
+
+    covered = shares(found["activation_ranges"].data)
+    near, far = (
+        (covered[:, k:] - covered[:, :-k]).abs().mean()
+        for k in (1, found["activation_ranges"].data["steps"] // 2)
+    )
+    assert near < far / 5
+
+
+def test_the_halves_of_the_shortcuts_differ_little(found):
+    for row in found["seams"].data["rows"]:
+        assert all(1 / 3 < row[f"{kind}_ratio"] < 3 for kind in ("activation", "weight"))
+
+
+def test_every_recorded_result_of_the_course_has_an_ordering():
+    used = set().union(
+        *(re.findall(r'recorded\("(\w+)"\)', path.read_text()) for path in SOURCES.glob("*.py"))
+    )
+    assert used and used <= {name for name, _, _ in BEST_FIRST} | {"activation_ranges", "seams"}
+    assert used <= {section.name for section in SECTIONS}
+
+
+class TestPaper:
+    def test_every_number_has_a_mark(self):
+        theirs = table1.paper()
+        assert set(theirs["marks"]) == {"V", "R"} and "arXiv 2302.04304" in theirs["source"]
+        marks = {pair[1] for row in theirs["rows"] for pair in (row["fid"], row["inception_score"])}
+        assert marks | {entry["mark"] for entry in theirs["setting"].values()} == {"V", "R"}
+
+    def test_what_was_read_in_a_source_is_what_the_course_prints(self):
+        read_there = {
+            table1.key(row): row["fid"][0] for row in table1.paper()["rows"] if row["fid"][1] == "V"
+        }
+        assert read_there == {
+            ("linear", 4, 8): 188.11,
+            ("PTQ4DM", 4, 8): 5.14,
+            ("Q-Diffusion", 4, 8): 4.93,
+        }
+
+    def test_its_methods_are_ours(self):
+        labels = {row["label"] for row in table1.paper()["rows"]}
+        assert labels == {table1.FULL, *METHOD_NAMES.values()}
+        assert table1.OURS in METHOD_NAMES.values()
+
+
+def row(label, weights, activations, seed=0, frechet=2.0, **scores):
+    """A row of Table 1 as ``experiments/table1.py`` writes it."""
+    own = {"frechet": frechet, "kid": frechet / 1e3, "kid_std": 1e-4, "inception_score": 9.0}
+    own["inception_score_std"] = 0.25
+    measured = {"bytes": 1_240_000, "bops": 27e9, "seconds": 12.0, "memory": 800_000_000, "memory_before": 7}
+    measured |= {"trajectory_mse": 0.0123, "trajectory_mse_error": 0.001, "snr_db": 17.25}
+    case = {"label": label, "weights": weights, "activations": activations, "seed": seed}
+    return {**case, **measured, "scores": {"fashion-classifier": own, **scores}}
+
+
+def data(rows, planned, **more):
+    """Table 1 with these rows."""
+    real = {"groups": 5, "frechet": [0.7, 0.05], "kid": [0.0001, 0.0002], "inception_score": [9.5, 0.1]}
+    calibration = {"steps": 50, "samples": 1024, "iterations": 1200, "step_iterations": 200}
+    sizes = {
+        "sampler": "ddim-quadratic",
+        "steps": 50,
+        "n": 1000,
+        "parameters": 2_250_000,
+        "profile": "laptop",
+    }
+    cases = [dict(zip(("label", "weights", "activations", "seed"), case, strict=True)) for case in planned]
+    about = {**sizes, "calibration": calibration, "edge_bits": 16, "seeds": [0, 1], "planned": cases}
+    return {**about, "real": {"fashion-classifier": real, **more}, "rows": rows}
+
+
+PLANNED = [("full precision", 32, 32, 0), ("linear", 4, 8, 0), ("linear", 4, 8, 1), ("SQuant", 4, 8, 0)]
+
+
+def line(text, start):
+    """The cells of the first line of a table that starts so."""
+    found = next(line for line in text.splitlines() if line.startswith(start))
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+class TestTable1:
+    def test_a_row_that_is_not_recorded_is_empty(self):
+        text = table1.text(data([row("full precision", 32, 32), row("linear", 4, 8, frechet=6.0)], PLANNED))
+        assert set(line(text, "| 4/8 | SQuant |")[2:]) == {""}
+        assert "2 of 4 rows are not recorded yet" in text
+        assert "SQuant +" not in text and "linear +200.0 % (+4357.6 %)" in text
+
+    def test_full_precision_is_not_compared_with_itself(self):
+        assert line(table1.text(data([row("full precision", 32, 32)], PLANNED)), "| 32/32")[-4:] == [""] * 4
+
+    def test_spread_of_one_seed_and_of_two(self):
+        rows = [row("full precision", 32, 32), row("linear", 4, 8, 0, 6.0)]
+        one = line(table1.text(data(rows, PLANNED)), "| 4/8 | linear")
+        assert one[2] == "1" and one[5:8] == ["6.00 ± 0.10", "6.00", "9.00 ± 0.25"]
+        two = line(table1.text(data([*rows, row("linear", 4, 8, 1, 8.0)], PLANNED)), "| 4/8 | linear")
+        assert two[2] == "2" and two[5:7] == ["7.00 ± 1.41", "7.00 ± 1.41"]
+
+    def test_fid_stands_where_inception_was_there(self):
+        inception = {"frechet": 31.5, "kid": 0.01, "kid_std": 0.002, "inception_score": None}
+        rows = [row("full precision", 32, 32, inception=inception), row("linear", 4, 8)]
+        real = {"groups": 5, "frechet": [20.0, 0.5], "kid": [0.0, 0.001]}
+        text = table1.text(data(rows, PLANNED, inception=real))
+        assert line(text, "| 32/32")[8] == "31.50" and line(text, "| 4/8 | linear")[8] == ""
+        assert line(text, "|  | real images")[8] == "20.00 ± 0.50"
+
+    def test_the_papers_numbers_stand_with_their_marks(self):
+        text = table1.text(data([row("full precision", 32, 32)], PLANNED)).split("### Beside the paper")[1]
+        assert line(text, "| 4/8 | linear")[2:4] == ["188.11 [V]", "2.45 [R]"]
+        assert "35.7 million, on CIFAR-10" in text and "50,000 [R]" in text
+
+
+def test_a_table_that_is_missing_says_how_to_make_it():
+    text = page({}, "plots")
+    for section in SECTIONS:
+        assert f"python experiments/run.py --only {section.name}`" in text
+
+
+def test_the_digest_is_that_of_the_data():
+    first, second = Recorded({"n": 1}, {"date": "a"}), Recorded({"n": 1}, {"date": "b"})
+    assert first.digest() == second.digest() != Recorded({"n": 2}, {"date": "a"}).digest()
+
+
+def test_numbers_as_text():
+    assert [short(value) for value in (None, 0.0, 0.00012345, 1234.5, 164.02)] == [
+        "",
+        "0",
+        "0.000123",
+        "1230",
+        "164",
+    ]
+    assert fixed(0.0117787, 2, 1e3) == "11.78" and fixed(None) == ""
+    assert spread([2.0], None, 1) == "2.0" and spread([2.0], 0.5, 1) == "2.0 ± 0.5"
+    assert spread([1.0, 3.0], 9.0, 1, 10) == "20.0 ± 14.1"
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"

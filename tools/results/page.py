@@ -1,0 +1,107 @@
+"""The page: its sections in order, each from one recorded table."""
+
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from qdiff_lib.course.figures import lesson_02, lesson_03, lesson_05
+from qdiff_lib.course.figures.style import png
+from qdiff_lib.files import atomic_path
+
+from . import ablations, plots, table1, trajectories
+from .source import Recorded, Section
+
+HEAD = """# Results
+
+Every number on this page is read from `data/recorded/*.json` and `data/paper/*.json`.
+`python -m tools.results` writes the page and its plots; `make tables` makes or resumes what is recorded
+(`experiments/README.md`). Smaller is better but for IS and SNR. Fréchet distances and KIDs of different
+features, or of different n, cannot be compared.
+"""
+
+
+def ladder_plot(data: dict) -> Figure:
+    return lesson_05.ladder(data["rows"], data["n"], data["floor"])
+
+
+def swept(name: str, title: str) -> Section:
+    """The section of one sweep."""
+    return Section(name, title, partial(ablations.sweep, name), partial(plots.sweep, name))
+
+
+TRAJECTORIES = (
+    Section("error_per_step", "Error per step (Figure 3)", trajectories.error_per_step, trajectories.curves),
+    Section(
+        "activation_ranges",
+        "Drift of the ranges (Figure 5)",
+        trajectories.activation_ranges,
+        lesson_02.heat_map,
+    ),
+)
+CALIBRATION = (
+    Section(
+        "calibration_sampling",
+        "Where calibration inputs come from (Figure 4)",
+        ablations.sampling,
+        lesson_03.recorded_rules,
+    ),
+    swept("calibration_interval", "The interval of the calibration steps"),
+    swept("calibration_inputs", "The number of calibration inputs"),
+)
+SECTIONS = (
+    Section("table1", "Every method at every width (Table 1)", table1.text, plots.methods),
+    *TRAJECTORIES,
+    *CALIBRATION,
+    Section("seams", "The shortcut split (Figures 6 and 7)", ablations.seams),
+    Section("ladder", "What each part buys", ablations.ladder, ladder_plot),
+    swept("adaround_iterations", "AdaRound's iterations"),
+    swept("softmax_bits", "Bits of the softmax"),
+    Section(
+        "layer_divergence",
+        "Divergence of the layers' outputs",
+        trajectories.layer_divergence,
+        plots.divergences,
+    ),
+)
+
+
+def page(found: dict[str, Recorded], folder: str) -> str:
+    """RESULTS.md; ``folder``: of the plots, from the page."""
+    parts = [part(section, found.get(section.name), folder) for section in SECTIONS]
+    return "\n\n".join([HEAD.strip(), *parts]) + "\n"
+
+
+def part(section: Section, recorded: Recorded | None, folder: str) -> str:
+    """One section; without its table it says how to make it."""
+    if recorded is None:
+        missing = f"Not recorded yet: `python experiments/run.py --only {section.name}`."
+        return f"## {section.title}\n\n{missing}"
+    parts = [f"## {section.title}", section.text(recorded.data)]
+    if section.plot:
+        parts.append(f"![{section.plot(recorded.data).get_label()}]({folder}/{section.name}.png)")
+    return "\n\n".join([*parts, source(recorded)])
+
+
+def source(recorded: Recorded) -> str:
+    """How the numbers were made."""
+    made = recorded.provenance
+    seeds = ", ".join(f"{name} {seed}" for name, seed in made["seeds"].items())
+    return (
+        f"*Recorded on {made['date']} on {made['machine']} at {made['commit']} by `{made['command']}`; "
+        f"first seeds: {seeds}.*"
+    )
+
+
+def draw(found: dict[str, Recorded], folder: Path) -> None:
+    """The plots of all sections that are recorded; each file says which data it shows."""
+    for section in SECTIONS:
+        recorded = found.get(section.name)
+        if section.plot and recorded:
+            picture, shows = Image.open(BytesIO(png(section.plot(recorded.data)))), PngInfo()
+            shows.add_text("Source", recorded.digest())
+            with atomic_path(folder / f"{section.name}.png") as temporary:
+                picture.save(temporary, optimize=True, pnginfo=shows)
