@@ -104,6 +104,8 @@ def data(script, tmp_path):
     images = module.to_unit(script("emoji").read_emoji(tmp_path / "emoji.tgz")[0])
     kl.save_pretrained(tmp_path / "kl")
     module.quantized_twin(kl, images, seed=0).save_pretrained(tmp_path / "vq")
+    for kind in ("kl", "vq"):
+        (tmp_path / kind / "training.json").write_text(json.dumps({"command": f"autoencoder {kind}"}))
     return tmp_path
 
 
@@ -179,6 +181,8 @@ def test_a_killed_training_ends_with_the_same_bits(name, script, monkeypatch, da
     assert_same_weights(whole, run(name, script, monkeypatch, data, "killed"))
     record = json.loads((whole / "training.json").read_text())
     assert record["steps"] == 4 and len(record["losses"]) == 1
+    if name in ("train_sd", "train_ldm"):
+        assert record["images"] == 5 and record["autoencoder"]["command"].startswith("autoencoder")
 
 
 def test_a_finished_training_can_be_given_more_steps_but_not_fewer(script, monkeypatch, data):

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
 from emoji import ARCHIVE, read_emoji
-from fitting import draw, fit, inverse_root, noise_loss, noised, parser, record_of, to_unit
+from fitting import draw, fit, inverse_root, noise_loss, noised, parser, record_of
 from torch import Tensor
-from train_autoencoder import encode
+from train_autoencoder import latents_of
 
 from qdiff_lib.files import write_json
 
@@ -38,7 +38,7 @@ CONSTANT_STEPS = 3000  # at the peak of the learning rate
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     vqvae = VQModel.from_pretrained(args.autoencoder)
-    latents = encode(vqvae, to_unit(read_emoji(args.data)[0])) * vqvae.config.scaling_factor  # (N, 4, 16, 16)
+    latents, about = latents_of(args, vqvae, read_emoji(args.data)[0])  # (N, 4, 16, 16)
     scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
     model = UNet2DModel(**UNET).to(args.device)
 
@@ -50,7 +50,7 @@ def train(args: argparse.Namespace) -> None:
     progress = fit(model, loss_of, lambda step: inverse_root(step, args.lr, CONSTANT_STEPS), args)
     pipe = LDMPipeline(vqvae=vqvae, unet=model.cpu(), scheduler=scheduler)
     pipe.to(torch.float16).save_pretrained(args.out)
-    write_json(args.out / "training.json", record_of(args, "train_ldm.py", progress))
+    write_json(args.out / "training.json", record_of(args, "train_ldm.py", progress) | about)
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji import ARCHIVE, read_emoji
-from fitting import draw, fit, inverse_root, noise_loss, noised, parser, record_of, to_unit
+from fitting import draw, fit, inverse_root, noise_loss, noised, parser, record_of
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
-from train_autoencoder import encode
+from train_autoencoder import latents_of
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from qdiff_lib.files import write_json
@@ -75,7 +75,7 @@ class TextToNoise(nn.Module):
 def make_tokenizer(prompts: list[str]) -> CLIPTokenizer:
     """A CLIP tokenizer whose byte pairs are merged by their frequency in ``prompts``.
 
-    The bytes get their numbers here, alone and as the end of a word: left to the trainer, they change per run.
+    The bytes get their numbers here, alone and as the end of a word: the trainer's own change per run.
     """
     untrained = CLIPTokenizer()
     letters = sorted(ByteLevel.alphabet())
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.autoencoder)
     images, emoji = read_emoji(args.data)
-    latents = encode(vae, to_unit(images)) * vae.config.scaling_factor  # (N, 4, 16, 16)
+    latents, about = latents_of(args, vae, images)  # (N, 4, 16, 16)
     tokenizer = make_tokenizer([prompt for each in emoji for prompt in each.prompts()])
     ids = torch.stack([to_ids(tokenizer, [*each.prompts(), ""]) for each in emoji])  # (N, 5, 16)
     scheduler = PNDMScheduler(**SCHEDULE)
@@ -113,7 +113,7 @@ def train(args: argparse.Namespace) -> None:
 
     progress = fit(model, loss_of, lambda step: inverse_root(step, args.lr, CONSTANT_STEPS), args)
     save(vae, model.cpu(), tokenizer, scheduler, args.out)
-    write_json(args.out / "training.json", record_of(args, "train_sd.py", progress))
+    write_json(args.out / "training.json", record_of(args, "train_sd.py", progress) | about)
 
 
 def save(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer, scheduler, out: Path) -> None:
