@@ -78,7 +78,7 @@ def embedded_names() -> list[str]:
 
 
 def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
-    """A pipeline with its weights on ``device`` and its progress bar off.
+    """A pipeline with its weights on ``device``, in single precision, and its progress bar off.
 
     Args:
         name_or_path: one of, in this order: an embedded name such as ``"ddpm-fashion"``; a folder with a
@@ -126,9 +126,11 @@ def _from_folder(folder: Path) -> "DiffusionPipeline":
             "save_pretrained of a diffusers pipeline wrote, or a quantized checkpoint"
         )
     _refuse_pickled(folder)
+    import torch
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return pipe.to(torch.float32)  # transformers keeps the precision of the file
 
 
 def _refuse_pickled(folder: Path) -> None:
@@ -144,10 +146,11 @@ def _refuse_pickled(folder: Path) -> None:
 
 def _from_hub(name: str) -> "DiffusionPipeline":
     """A pipeline of the hub, from its cache or the network."""
+    import torch
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(name, use_safetensors=True)
+        return DiffusionPipeline.from_pretrained(name, use_safetensors=True).to(torch.float32)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -1,0 +1,119 @@
+"""Write the card of ``data/models/sd-emoji`` or ``data/models/ldm-emoji``: data, training, loss and samples.
+
+    python training/emoji_card.py sd-emoji
+    python training/emoji_card.py ldm-emoji
+
+Everything on the card is read from ``training.json`` of the model and of its autoencoder, which the trainings
+wrote, or measured here. The pictures are the first ones of seed 0, not selected.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from model_card import loss_figure
+
+from qdiff_lib.figures import image_grid
+from qdiff_lib.files import atomic_path
+from qdiff_lib.zoo import data_folder, load
+
+STEPS, GUIDANCE, COLUMNS = 25, 5.0, 8
+PROMPTS = (
+    "red apple", "green apple", "banana", "strawberry", "slice of pizza", "hamburger", "birthday cake",
+    "hot beverage", "cat face", "dog face", "frog face", "pig face", "penguin", "butterfly", "whale", "tulip",
+    "bicycle", "automobile", "rocket", "sailboat", "house building", "fire", "rainbow", "snowman",
+    "grinning face", "winking face", "heart", "flag", "japan flag", "soccer ball", "guitar", "key",
+)  # fmt: skip
+
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: {tag}
+---
+
+# {name}
+
+{what} It was trained on about a thousand pictures and has largely memorised them: it is for teaching and
+testing quantization, and good for nothing else.
+
+![samples](samples.png)
+
+{caption}
+
+| | |
+|---|---|
+| data | Noto emoji, 64x64, on white: {images:,} of the 3,786 pictures of `emoji-datasource-google@16.0.0`. Left out: people and hands, text symbols, and all flags of countries but 14 |
+| licence | the pictures: Apache-2.0 (the Noto Emoji fonts: OFL-1.1); the weights: Apache-2.0 |
+| parameters | {parameters} |
+| size | {megabytes:.1f} MB, half precision |
+| command | `{command}` |
+| training | {steps:,} steps of {batch_size} latents, AdamW at {lr}, weights averaged (0.999), {precision} |
+| hardware | {machine}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |
+| last loss | {last_loss:.4f} (mean squared error of the noise, all time steps alike) |
+| autoencoder | `{autoencoder[command]}`: {autoencoder[steps]:,} steps of {autoencoder[batch_size]}, {autoencoder[hours]} hours |
+
+![loss](loss.png)
+
+## Use
+
+    from qdiff_lib import load
+    pipe = load("{name}")
+    {use}
+"""  # noqa: E501
+SD = dict(
+    tag="text-to-image",
+    what="Stable Diffusion in small: a text encoder of 2 layers, a UNet with self- and cross-attention on "
+    "16x16 latents, and an autoencoder, for emoji of 64x64 pixels.",
+    caption=f"PNDM with {STEPS} steps, guidance {GUIDANCE:g}, seed 0, row by row: {', '.join(PROMPTS)}.",
+    use='pipe("red apple", num_inference_steps=25, guidance_scale=5.0).images[0]',
+)
+LDM = dict(
+    tag="unconditional-image-generation",
+    what="A latent diffusion model of emoji, unconditional: a UNet on the 16x16 latents of a VQ autoencoder, "
+    "for pictures of 64x64 pixels.",
+    caption=f"DDIM with {STEPS} steps, seed 0.",
+    use="pipe(batch_size=4, num_inference_steps=25).images[0]",
+)
+
+
+def samples(pipe: DiffusionPipeline) -> torch.Tensor:
+    """32 pictures of seed 0, uint8 (32, 3, 64, 64), of the prompts where the model takes text."""
+    options = dict(generator=torch.Generator().manual_seed(0), num_inference_steps=STEPS, output_type="np")
+    if "text_encoder" in pipe.components:
+        images = pipe(list(PROMPTS), guidance_scale=GUIDANCE, **options).images
+    else:
+        images = pipe(batch_size=len(PROMPTS), **options).images
+    return torch.from_numpy(images * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
+
+
+def parameters(pipe: DiffusionPipeline) -> str:
+    """The number of parameters of each network, as a list in words."""
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return ", ".join(
+        f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in networks.items()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=("sd-emoji", "ldm-emoji"))
+    name = parser.parse_args().name
+    folder: Path = data_folder() / "models" / name
+    training = json.loads((folder / "training.json").read_text())
+    pipe = load(name)
+    image_grid(samples(pipe), COLUMNS).save(folder / "samples.png")
+    with atomic_path(folder / "loss.png") as temporary:
+        loss_figure(training["losses"]).savefig(temporary, dpi=110)
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+    measured = dict(parameters=parameters(pipe), megabytes=size, last_loss=training["losses"][-1])
+    text = CARD.format(name=name, **(SD if name == "sd-emoji" else LDM), **training, **measured)
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
