@@ -18,6 +18,7 @@ from qdiff_lib.sampling import sample, with_sampler
 from qdiff_lib.zoo import data_folder, load
 
 STEPS = 20
+FEATURES = Path("build/features")  # of all scored images, so that a second call need not extract them
 
 CARD = """---
 license: mit
@@ -95,7 +96,7 @@ def main() -> None:
     image_grid(images[:64], 16).save(folder / "samples.png")
     with atomic_path(folder / "loss.png") as temporary:
         loss_figure(training["losses"]).savefig(temporary, dpi=110)
-    rows = [score_row(score(images, extractor)) for extractor in args.extractors]
+    rows = [score_row(score(images, extractor, folder=FEATURES)) for extractor in args.extractors]
     numbers = {**training, "last_loss": training["losses"][-1], "parameters": pipe.unet.num_parameters()}
     pictures = {"samples": "samples.png", "loss": "loss.png", "sampler_steps": STEPS}
     (folder / "README.md").write_text(CARD.format(**numbers, **pictures, scores="\n".join(rows)))
