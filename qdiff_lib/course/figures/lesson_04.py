@@ -28,7 +28,7 @@ def image_rows(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
     reference = next(iter(rows.values()))
     errors = {}
     for axis, (label, images) in zip(axes, rows.items(), strict=True):
-        axis.imshow(torch.cat(tuple(images[:, 0]), dim=1), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(torch.cat(tuple(images[:, 0]), dim=1).numpy(), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -79,7 +79,7 @@ def halves(cases: dict[str, tuple[Tensor, Tensor]], deep: int) -> tuple[Figure, 
                 flat = side.flatten().numpy()
                 share = np.full(flat.size, 100 / flat.size)
                 axis.hist(flat, edges, weights=share, color=colour, alpha=0.55, label=f"{letter}{name}")
-            axis.set(yscale="log", ylim=(1e-4, 150), ylabel="% of values")
+            axis.set(ylim=(1e-4, 150), yscale="log", ylabel="% of values")
             axis.legend(loc="upper right", fontsize=8, handlelength=1)
             ratios.append(width(sides[0]) / width(sides[1]))
         row[0].set(xlabel="input value")
