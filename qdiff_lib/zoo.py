@@ -126,11 +126,20 @@ def _from_folder(folder: Path) -> "DiffusionPipeline":
             "save_pretrained of a diffusers pipeline wrote, or a quantized checkpoint"
         )
     _refuse_pickled(folder)
-    import torch
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return pipe.to(torch.float32)  # transformers keeps the precision of the file
+    return _in_single_precision(pipe)
+
+
+def _in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
+    """The pipeline with all networks in float32; text encoders otherwise keep the precision of their file."""
+    from torch import nn
+
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.float()
+    return pipe
 
 
 def _refuse_pickled(folder: Path) -> None:
@@ -146,11 +155,10 @@ def _refuse_pickled(folder: Path) -> None:
 
 def _from_hub(name: str) -> "DiffusionPipeline":
     """A pipeline of the hub, from its cache or the network."""
-    import torch
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(name, use_safetensors=True).to(torch.float32)
+        return _in_single_precision(DiffusionPipeline.from_pretrained(name, use_safetensors=True))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
