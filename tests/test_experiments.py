@@ -2,13 +2,22 @@
 
 import importlib
 import json
+import os
+import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from tiny_models import ddim
 
 from qdiff_lib import load, sample, with_sampler
+from qdiff_lib.recipes import PROFILES, Recipe
+from tools.results.page import SECTIONS, draw, page
+from tools.results.source import read
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ["trajectory_mse", "snr_db", "frechet", "kid", "seconds", "bytes"]
@@ -76,6 +85,116 @@ def test_rules_of_the_calibration_table(module):
             assert rule.n == round(share * settings.steps)
 
 
+class TestTable1:
+    @pytest.fixture
+    def cases(self, module):
+        return module("table1").cases(module("settings").PROFILES["laptop"].table1)
+
+    def test_rows_come_in_the_order_of_importance(self, cases):
+        named = [(case.label, case.weights, case.activations, case.seed) for case in cases]
+        assert len(set(named)) == len(named) == 24
+        assert named[:3] == [("full precision", 32, 32, 0), ("linear", 4, 8, 0), ("Q-Diffusion", 4, 8, 0)]
+        assert {case[:3] for case in named[3:5]} == {("SQuant", 4, 8), ("PTQ4DM", 4, 8)}
+        assert [case[1:3] for case in named[5:17]] == [(4, 32)] * 4 + [(8, 8)] * 4 + [(8, 32)] * 4
+        repeated = {case[:3] for case in named[:3]}
+        assert named[17:23] == [(*case, seed) for seed in (1, 2) for case in (named[i][:3] for i in range(3))]
+        assert len(repeated) == 3 and named[23] == ("Q-Diffusion, as in the paper", 4, 8, 0)
+
+    def test_recipes(self, module, cases):
+        lab = type("Lab", (), {"settings": module("settings").PROFILES["laptop"]})
+        recipes = {(case.label, case.weights, case.seed): case.recipe(lab) for case in cases}
+        assert recipes.pop(("full precision", 32, 0)) is None
+        assert recipes["linear", 4, 1] == Recipe.linear(4, 8, "laptop", sampler="ddim-quadratic", seed=1)
+        assert recipes["SQuant", 4, 0].rounding == "squant" and recipes["PTQ4DM", 4, 0].method == "ptq4dm"
+        assert recipes["Q-Diffusion", 4, 2].edge_bits == 16 and recipes["Q-Diffusion", 4, 2].learn_affine
+        paper = Recipe.qdiffusion(profile="paper").to_dict()
+        plain = recipes["Q-Diffusion, as in the paper", 4, 0].to_dict()
+        changed = {name for name in paper if plain[name] != paper[name]}
+        assert changed == {*PROFILES["laptop"], "sampler"}
+
+
+class TestDrawing:
+    def order(self, module):
+        return module("drawing").Order(n=5, batch=2, steps=3, seed=1)
+
+    def test_images_are_those_of_sample(self, module, tmp_path):
+        cache = module("cache").Cache(tmp_path)
+        drawn = module("drawing").draw(cache, {"model": 1}, self.order(module), ddim)
+        expected = sample(ddim(), 5, 3, seed=1, batch_size=2, record=True)
+        assert torch.equal(drawn.images, expected.images)
+        assert torch.equal(drawn.last, expected.trajectory[-1])
+
+    def test_a_row_goes_on_where_it_was_killed(self, module, tmp_path, monkeypatch):
+        cache, drawing, order = module("cache").Cache(tmp_path), module("drawing"), self.order(module)
+        real, drawn = drawing.draw_batch, []
+
+        def killed(path, pipe, first, count, order):
+            if len(drawn) == 2:
+                raise KeyboardInterrupt
+            drawn.append(first)
+            real(path, pipe, first, count, order)
+
+        monkeypatch.setattr(drawing, "draw_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            drawing.draw(cache, {}, order, ddim)
+        monkeypatch.setattr(drawing, "draw_batch", lambda *a: [drawn.append(a[2]), real(*a)])
+        assert len(drawing.draw(cache, {}, order, ddim).images) == 5
+        assert drawn == [0, 2, 4]
+        monkeypatch.undo()
+        finished = drawing.draw(cache, {}, order, lambda: pytest.fail("nothing is missing"))
+        assert torch.equal(finished.images, sample(ddim(), 5, 3, seed=1, batch_size=2).images)
+
+
+@pytest.mark.parametrize("name", ["laptop", "tiny"])
+def test_a_sweep_changes_one_thing(module, name):
+    settings, sweeps = module("settings").PROFILES[name], module("sweeps")
+    assert set(settings.sweeps) == set(sweeps.SWEEPS)
+    for parameter, values in settings.sweeps.items():
+        recipes = [sweeps.SWEEPS[parameter](settings, value).to_dict() for value in values]
+        changed = {key for key in recipes[0] if len({str(recipe[key]) for recipe in recipes}) > 1}
+        assert len(changed) == 1 and list(values) == sorted(set(values))
+        assert changed.isdisjoint(sweeps.budget([sweeps.SWEEPS[parameter](settings, v) for v in values]))
+
+
+class TestApart:
+    def test_it_is_another_process(self, module):
+        assert module("apart").apart(os.getpid) != os.getpid()
+        with pytest.raises(ValueError, match="invalid literal"):
+            module("apart").apart(int, "x")
+
+    def test_settings_can_be_sent(self, module):
+        settings = module("settings").PROFILES
+        assert pickle.loads(pickle.dumps(settings)) == settings
+
+    def test_it_ends_with_the_process_that_asked_for_it(self, tmp_path):
+        script = tmp_path / "ask.py"
+        script.write_text(
+            "import os, sys, time, pathlib, apart\n"
+            "apart.PRELOADED = []\n"
+            "def stay(path):\n"
+            "    pathlib.Path(path).write_text(str(os.getpid()) + '.')\n"
+            "    time.sleep(600)\n"
+            "if __name__ == '__main__':\n"
+            "    apart.apart(stay, sys.argv[1])\n"
+        )
+        note = tmp_path / "pid"
+        env = os.environ | {"PYTHONPATH": str(ROOT / "experiments")}
+        asking = subprocess.Popen([sys.executable, script, note], env=env)
+        assert until(lambda: note.exists() and note.read_text().endswith("."))
+        worker = psutil.Process(int(note.read_text()[:-1]))
+        asking.kill()
+        asking.wait()
+        assert until(lambda: not worker.is_running())
+
+
+def until(holds, seconds=120) -> bool:
+    """Wait for it; False when it does not come."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds()
+
+
 def experiments(work, *options):
     command = [sys.executable, ROOT / "experiments" / "run.py", "--profile", "tiny", "--work", work, *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -96,7 +215,9 @@ def written(tmp_path_factory):
 class TestTables:
     def test_every_table_says_how_it_was_made(self, written):
         assert set(written[1]) == {
-            "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "seams",
+            "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "seams", "table1",
+            "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
+            "softmax_bits",
         }  # fmt: skip
         for name, table in written[1].items():
             assert set(table) == {"data", "provenance"}
@@ -144,8 +265,46 @@ class TestTables:
             for name in ("activation", "weight"):
                 deep, skip = row[f"{name}_range"]
                 assert row[f"{name}_ratio"] == pytest.approx(deep / skip, rel=1e-3)
-        assert [row["split"] for row in data["ablation"]] == [False, True] * 4
+        assert [row["split"] for row in data["ablation"]] == [False, True] * 6
         assert all(list(row) == ["label", *BITS, "split", *SCORES] for row in data["ablation"])
+
+    def test_sweeps(self, written):
+        for name, values in (("calibration_interval", [1, 5]), ("softmax_bits", [4, 8])):
+            data = written[1][name]["data"]
+            assert [row["value"] for row in data["rows"]] == data["planned"] == values
+            assert all(list(row) == ["value", *SCORES] for row in data["rows"])
+
+    def test_layer_divergence(self, written):
+        data = written[1]["layer_divergence"]["data"]
+        assert [row["label"] for row in data["rows"]] == ["linear W4A8", "Q-Diffusion W4A8"]
+        for row in data["rows"]:
+            values = torch.tensor(row["values"])
+            assert values.shape == (len(data["layers"]), data["steps"]) and (values > 0).all()
+
+    def test_table1(self, written):
+        data = written[1]["table1"]["data"]
+        assert [[row[name] for name in case] for row, case in zip(data["rows"], data["planned"], strict=True)]
+        full, linear, ours = data["rows"][:3]
+        assert full["trajectory_mse"] == full["memory"] == 0 and full["snr_db"] is None
+        assert linear["trajectory_mse"] > 0 and linear["trajectory_mse_error"] > 0
+        assert 20 * full["bops"] > 20 * ours["bops"] > 20 * linear["bops"] > full["bops"]
+        assert full["bytes"] > ours["bytes"] > linear["bytes"]
+        for row in data["rows"]:
+            assert row["commit"] and row["date"] and row["scores"]["fashion-classifier"]["kid_std"] > 0
+            assert row["memory"] == 0 if row is full else row["memory"] >= row["memory_before"] * 0.99
+        other = data["rows"][9]
+        assert other["label"] == full["label"] and other["seed"] == 1
+        assert other["scores"] != full["scores"]  # another noise
+        assert data["real"]["fashion-classifier"]["groups"] == 5
+
+    def test_the_page_and_its_plots(self, written):
+        found = read(written[0])
+        text = page(found, "plots")
+        assert "Not recorded yet" not in text and "nan" not in text
+        assert all(f"## {section.title}" in text for section in SECTIONS)
+        draw(found, written[0] / "plots")
+        drawn = {path.stem for path in (written[0] / "plots").iterdir()}
+        assert drawn == {section.name for section in SECTIONS if section.plot}
 
     def test_shipped_folders_load_and_draw(self, written):
         for name in ("ddpm-fashion-w4a8", "ddpm-fashion-w4a32"):
@@ -159,7 +318,9 @@ class TestTables:
         work, tables = written
         before = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
         (work / "recorded" / "ladder.json").unlink()
-        experiments(work, "--only", "ladder")
+        (work / "recorded" / "table1.json").unlink()
+        experiments(work, "--only", "ladder", "table1")
+        assert json.loads((work / "recorded" / "table1.json").read_text())["data"] == tables["table1"]["data"]
         assert json.loads((work / "recorded" / "ladder.json").read_text())["data"] == tables["ladder"]["data"]
         after = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
         assert before == after
