@@ -201,7 +201,8 @@ print(
 def with_correlation(r):
     runs = [gaussian.simulate(T, PIXELS, MU, SIGMA, Q, correlation=r, seed=seed) for seed in range(SEEDS)]
     variance = torch.stack([error.square().mean(1) for error in runs])
-    return figures.growth(variance, accumulate(factors, gains, Q**2, r), accumulate(factors, gains, Q**2, 1))
+    recursions = (accumulate(factors, gains, Q**2, correlation) for correlation in (r, 1))
+    return figures.growth(variance, *recursions, title=f"Correlation r = {r}")
 
 
 explore(with_correlation, "correlation r", values=(0, 0.5, 0.9, 0.97, 0.99, 1), twin=(0, 0.9, 0.99, 1))
@@ -332,7 +333,7 @@ def finish(unet, x):
 middle, unet4 = steps // 2 - 1, models["linear W4A32"].unet
 ends = {"first half": finish(pipe.unet, four[middle]), "second half": finish(unet4, exact[middle])}
 ends = {f"4 bits in the {name}": x for name, x in ends.items()} | {"4 bits in all steps": four[-1]}
-show(figures.halves({name: (x - exact[-1]).square().mean().item() for name, x in ends.items()}))
+show(figures.halves({name: (x - exact[-1]).square().mean().item() for name, x in ends.items()}, n))
 
 # %% [markdown]
 # ## Recap

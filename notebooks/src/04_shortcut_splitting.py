@@ -59,7 +59,7 @@ half = quantize_seams(stretched, seams, calibration, weights=8, activations=8, s
 
 models = {"original": pipe, "stretched": stretched, "W8A8, one grid": half, "W4A8, one grid": poor}
 images = {name: sample(m, n=8, steps=20).images for name, m in (models | {"W4A8, two grids": good}).items()}
-show(figures.image_rows(images, steps=20))
+show(figures.pictures(images, steps=20))
 error = [(x / 255 - images["original"] / 255).square().mean().item() for x in images.values()]
 claim(
     error[1] < 1e-4,
@@ -110,7 +110,8 @@ for r in ratios:
         small[bits].append((off.square().mean() / x[:, 64:].square().mean()).sqrt().item())
     for label, w, sizes in zip(layer, (inverse, inverse, weight), ((128,), (64, 64), (128,)), strict=True):
         layer[label].append(layer_error(both, w, sizes))
-show(figures.toy_errors(ratios, small, layer, mark=1.7))
+apart = max(max(side) / min(side) for side in widths.values())  # of the shipped model
+show(figures.toy_errors(ratios, small, layer, mark=apart))
 
 # %%
 one, two, equal = (errors[-1] for errors in layer.values())
@@ -208,7 +209,6 @@ spans = {name: max(h for _, h in sides) - min(low for low, _ in sides) for name,
 show(figures.ranges_along_network(list(spans.values()), [name in seams for name in spans], len(calibration)))
 others = sorted(span for name, span in spans.items() if name not in seams)
 spike = max(spans[seam] for seam in seams) / others[len(others) // 2]
-apart = max(max(side) / min(side) for side in widths.values())
 parts = [pipe.unet.get_submodule(seam).weight.detach().split(seams[seam], 1) for seam in seams]
 heavy = [((one.max() - one.min()) / (two.max() - two.min())).item() for one, two in parts]
 claim(spike > 2, f"the widest seam input is {spike:.1f} times the other layers' median: no norm before it")
@@ -292,9 +292,9 @@ share = sum(2 * len(w1) for w1, _ in parts) / sum(p.numel() for p in pipe.unet.p
 claim(share < 0.01, f"the price, one more scale and zero point a channel: {100 * share:.2f} % more numbers")
 
 # %% [markdown]
-# **Observe.** On this model the split is cheap and helps a little, as the theory says for a ratio below 2. It
-# cannot be a large effect here, and a picture that claimed one would be luck. At some seams it may even do harm
-# with 4-bit weights: below 1, the errors of single roundings decide, not the range.
+# **Observe.** On this model the split is cheap and helps a little, as the theory says for such ratios. It
+# cannot be a large effect here, and a picture that claimed one would be luck. With 4-bit weights some seams gain
+# nothing: there the errors of single roundings decide, not the range.
 #
 # ## Stress: a ratio of 50
 #

@@ -9,7 +9,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .figures.style import png
+from .figures.style import COLOURS, png
+
+PAGE = 1200  # pixels: what a notebook shows without shrinking it much
 
 
 def slider(plot: Callable[[object], Figure], label: str, values: Sequence) -> ipywidgets.VBox:
@@ -30,16 +32,17 @@ def slider(plot: Callable[[object], Figure], label: str, values: Sequence) -> ip
     return ipywidgets.VBox([knob, picture, words])
 
 
-def side_by_side(figures: Sequence[Figure], columns: int = 2) -> bytes:
-    """Small multiples: the figures as one PNG, row by row."""
+def side_by_side(figures: Sequence[Figure]) -> bytes:
+    """Small multiples: the figures as one PNG, two in a row where both fit the width of a page."""
     pictures = [Image.open(io.BytesIO(png(figure))) for figure in figures]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    columns = 2 if 2 * width <= PAGE else 1
     rows = -(-len(pictures) // columns)
     canvas = Image.new("RGB", (width * columns, height * rows), "white")
     for i, picture in enumerate(pictures):
         canvas.paste(picture.convert("RGB"), (i % columns * width, i // columns * height))
     out = io.BytesIO()
-    canvas.quantize(255).save(out, format="png", optimize=True)
+    canvas.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(out, format="png", optimize=True)
     return out.getvalue()
 
 
@@ -47,6 +50,6 @@ def explore(plot: Callable[[object], Figure], label: str, values: Sequence, twin
     """Show the slider, and below it its static twin: the figure at the values of ``twin``."""
     figures = [plot(value) for value in twin]
     display(slider(plot, label, values))
-    text = " | ".join(f"{label} = {v}: {f.get_label()}" for v, f in zip(twin, figures, strict=True))
-    display(Shown(data=side_by_side(figures), format="png", alt=text))
-    print(text)
+    words = [f"{label} = {v}: {f.get_label()}" for v, f in zip(twin, figures, strict=True)]
+    display(Shown(data=side_by_side(figures), format="png", alt=" | ".join(words)))
+    print(*words, sep="\n")

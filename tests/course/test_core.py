@@ -151,17 +151,19 @@ class TestWidgets:
         assert words.value == "a line of 5 points" and bytes(picture.value) != before
         assert Image.open(io.BytesIO(picture.value)).format == "PNG"
 
-    def test_static_twin_has_a_panel_for_each_value(self):
+    @pytest.mark.parametrize("page, columns", [(4000, 2), (100, 1)])
+    def test_static_twin_has_a_panel_for_each_value(self, monkeypatch, page, columns):
+        monkeypatch.setattr(widgets, "PAGE", page)
         single = Image.open(io.BytesIO(figures.style.png(line(2))))
         twin = Image.open(io.BytesIO(widgets.side_by_side([line(2), line(3), line(4)])))
-        assert twin.size == (2 * single.width, 2 * single.height)
+        assert twin.size == (columns * single.width, -(-3 // columns) * single.height)
 
     def test_explore_shows_slider_then_twin_with_words(self, shown, capsys):
         widgets.explore(line, "points", [2, 3, 5], twin=[2, 5])
         slider, twin = shown
         assert list(slider.children[0].options) == [2, 3, 5]
         assert twin.alt == "points = 2: a line of 2 points | points = 5: a line of 5 points"
-        assert capsys.readouterr().out == twin.alt + "\n"
+        assert capsys.readouterr().out == twin.alt.replace(" | ", "\n") + "\n"
 
 
 class TestStyle:

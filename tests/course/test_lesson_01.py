@@ -93,5 +93,5 @@ def test_error_curves_list_both_ends(unrelated):
 
 @quiet
 def test_halves_list_each_way():
-    label = figures.halves({"first": 0.1, "second": 0.025}).get_label()
-    assert label == "Mean squared error of the final images. first: 0.100; second: 0.025."
+    label = figures.halves({"first": 0.1, "second": 0.025}, n=4).get_label()
+    assert label == "Mean squared error of 4 final images. first: 0.100; second: 0.025."

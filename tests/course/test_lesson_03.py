@@ -32,7 +32,7 @@ def test_few_inputs_flatter_and_many_do_not():
 def test_strip_chart():
     label = figures.strip_chart({"uniform": torch.tensor([2, 2, 2, 2]), "last 1": torch.tensor([0, 0, 0, 8])})
     assert "Of 4 steps" in label.get_label()
-    assert "last 1 8 inputs at 1 steps, of 4 to 4" in label.get_label()
+    assert "uniform 8 inputs, at 4 steps from 1 to 4; last 1 8 inputs, all at step 4" in label.get_label()
 
 
 def test_by_step_gives_means_over_nearest():

@@ -87,7 +87,7 @@ def test_toy_layer_error_depends_on_the_number_of_grids():
 
 def test_image_rows_say_how_far_each_row_is():
     black = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
-    figure = figures.image_rows({"first": black, "second, white": black + 255}, steps=20)
+    figure = figures.pictures({"first": black, "second, white": black + 255}, steps=20)
     assert "second, white 1.0000" in figure.get_label()
 
 
@@ -114,7 +114,7 @@ def test_magnifier_counts_the_codes(ratio, skip_codes):
 
 def test_toy_figure_names_where_the_smaller_side_is_lost():
     figure = figures.toy_errors([1, 15, 200], {4: [0.07, 1, 1], 8: [0.01, 0.1, 0.8]}, {"one": [1, 2, 3]}, 1.7)
-    assert "with 4 bits from a ratio of 15 on, with 8 bits never" in figure.get_label()
+    assert "with 4 bits from a ratio of 15 on, with 8 bits not up to 200" in figure.get_label()
 
 
 def test_gains_figure_gives_the_span():

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...figures import OKABE_ITO, image_grid
 from ...grid import Grid, dequantize, quantize
 from ...ranges import min_max
+from .pictures import draw_images, grey_distance, image_rows
 from .style import styled
 
 NUMBER, VALUE = OKABE_ITO[6], OKABE_ITO[4]
@@ -82,21 +83,14 @@ def error_by_bits(bits: Sequence[int], errors: Sequence[float], steps: Sequence[
 def same_noise(rows: Mapping[int, Tensor], megabytes: Mapping[int, float]) -> tuple[Figure, str]:
     """Images (n, 1, H, W) by bits of the weights, widest first; a column starts from the same noise."""
     widest, n = max(rows), len(rows[max(rows)])
-    figure = Figure(figsize=(8.4, 0.72 * len(rows) + 0.6))
-    for axis, (bits, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        draw_images(axis, image_grid(images, columns=n, zoom=1), f"{bits} bits\n{megabytes[bits]:.1f} MB")
-    figure.suptitle(f"The same network, weights of fewer and fewer bits; {n} images, same noise in a column")
+    labelled = {f"{bits} bits\n{megabytes[bits]:.1f} MB": images for bits, images in rows.items()}
+    figure = image_rows(labelled, "Weights of fewer and fewer bits; the same noise in a column", columns=n)
     distances = {bits: grey_distance(images, rows[widest]) for bits, images in rows.items() if bits != widest}
     words = ", ".join(f"{distance:.0f} at {bits} bits" for bits, distance in distances.items())
     return figure, (
         f"Rows of {n} drawn clothes at {', '.join(map(str, rows))} bits: the mean distance from the "
         f"{widest}-bit row, of 255 grey levels, is {words}."
     )
-
-
-def grey_distance(images: Tensor, others: Tensor) -> float:
-    """Mean absolute difference of two sets of uint8 images, in grey levels."""
-    return (images.float() - others.float()).abs().mean().item()
 
 
 @styled
@@ -116,12 +110,3 @@ def drawing(trajectory: Tensor, steps: Sequence[int]) -> tuple[Figure, str]:
         f"{n} rows, each from noise (left) to a piece of clothing (right) in {total} steps; the standard "
         f"deviation over the pixels goes from {spread[0]:.2f} to {spread[1]:.2f}."
     )
-
-
-def draw_images(axis: Axes, picture, label: str) -> None:
-    """A strip of images without a frame."""
-    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axis.set_ylabel(label, rotation=0, ha="right", va="center")
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    axis.spines[:].set_visible(False)

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ...figures import image_grid
+from .pictures import image_rows
 from .style import styled
 
 PIXEL_ROUNDING = (
@@ -19,15 +19,7 @@ def same_seeds(rows: dict[str, Tensor], columns: int = 12) -> tuple[Figure, str]
     """Images of each method, uint8 (N, C, H, W), the first row being the reference; one noise per column."""
     labels = list(rows)
     columns = min(columns, len(rows[labels[0]]))
-    figure = Figure(figsize=(1.3 + 0.52 * columns, 0.58 * len(rows) + 0.3))
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axis, label in zip(axes, labels, strict=True):
-        axis.imshow(image_grid(rows[label][:columns], columns, zoom=1), cmap="gray", vmin=0, vmax=255)
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        axis.spines[:].set_visible(False)
-    figure.suptitle("Each column starts from the same noise", fontsize=11, x=0.02, ha="left")
+    figure = image_rows(rows, "Each column starts from the same noise", columns)
     reference = rows[labels[0]].double() / 127.5
     errors = {label: (rows[label].double() / 127.5 - reference).square().mean() for label in labels[1:]}
     listed = "; ".join(f"{label} {error:.4f}" for label, error in errors.items())
@@ -38,23 +30,22 @@ def same_seeds(rows: dict[str, Tensor], columns: int = 12) -> tuple[Figure, str]
 
 
 @styled
-def growth(errors: Tensor, predicted: Tensor, persistent: Tensor | None = None) -> tuple[Figure, str]:
+def growth(
+    errors: Tensor,
+    predicted: Tensor,
+    persistent: Tensor | None = None,
+    title: str = "A new error at each step",
+) -> tuple[Figure, str]:
     """Measured variance per step of several seeds, (seeds, T), against the recursion's, (T,).
 
     persistent: the recursion's answer for an error that never changes, (T,), as a second line.
     """
     seeds, steps = errors.shape
     at = range(1, steps + 1)
-    figure = Figure()
+    figure = Figure(figsize=(5.6, 3.4))
     axis = figure.subplots()
-    axis.fill_between(
-        at,
-        errors.amin(0).numpy(),
-        errors.amax(0).numpy(),
-        alpha=0.35,
-        color="C2",
-        label=f"measured, {seeds} seeds: range",
-    )
+    low, high = errors.amin(0).numpy(), errors.amax(0).numpy()
+    axis.fill_between(at, low, high, alpha=0.35, color="C2", label=f"measured, {seeds} seeds: range")
     axis.plot(at, errors.mean(0), color="C6", label="measured: mean of the seeds")
     axis.plot(at, predicted, "--", color="C0", label="recursion")
     if persistent is not None:
@@ -62,7 +53,7 @@ def growth(errors: Tensor, predicted: Tensor, persistent: Tensor | None = None) 
     axis.axhline(errors[:, 0].mean().item(), color="0.6", lw=1, label="after one step")
     lowest = errors.min().item() / 2
     axis.set(xlabel=STEP_LABEL, ylabel="variance of the error of x", yscale="log", ylim=(lowest, None))
-    axis.set_title(f"One error per step, {steps} steps")
+    axis.set_title(f"{title}, {steps} steps")
     axis.legend(fontsize=8)
     worst = (errors.mean(0) / predicted - 1).abs().max()
     grown = errors.mean(0)[-1] / errors.mean(0)[0]
@@ -136,10 +127,11 @@ def error_curves(
         left.plot(at, mse[label], **style)
         right.plot(at, snr[label], **style)
     left.axhline(PIXEL_ROUNDING, color="0.5", lw=1, ls=":")
-    left.annotate("floor: rounding pixels to 8 bits", (1, PIXEL_ROUNDING * 1.15), fontsize=8, color="0.35")
+    words = dict(fontsize=8, color="0.35")
+    left.annotate("floor: pixels in 8 bits", (len(at), PIXEL_ROUNDING * 1.15), ha="right", **words)
     if unrelated is not None:
         left.axhline(unrelated, color="0.5", lw=1, ls="--")
-        left.annotate("two unrelated images", (1, unrelated * 1.1), fontsize=8, color="0.35")
+        left.annotate("two unrelated images", (1, unrelated * 1.1), **words)
     left.set(xlabel=STEP_LABEL, ylabel="mean squared error of x", yscale="log")
     left.set_title(f"Error, mean of {n} runs")
     right.set(xlabel=STEP_LABEL, ylabel="signal to noise (dB)")
@@ -155,15 +147,15 @@ def error_curves(
 
 
 @styled
-def halves(errors: dict[str, float]) -> tuple[Figure, str]:
-    """Final MSE for each way to share the steps between full precision and 4 bits, as bars."""
+def halves(errors: dict[str, float], n: int) -> tuple[Figure, str]:
+    """Final MSE for each way to share the steps between full precision and 4 bits, as bars; n images."""
     figure = Figure(figsize=(7.2, 2.2))
     axis = figure.subplots()
     bars = axis.barh(list(errors), list(errors.values()), color=["C1", "C2", "C3"][: len(errors)])
     axis.bar_label(bars, fmt="%.3f", padding=3)
     axis.invert_yaxis()
-    axis.set(xlabel="mean squared error of the images")
+    axis.set(xlabel=f"mean squared error of the images (n = {n})")
     axis.margins(x=0.12)
     axis.grid(axis="y", visible=False)
     listed = "; ".join(f"{label}: {error:.3f}" for label, error in errors.items())
-    return figure, f"Mean squared error of the final images. {listed}."
+    return figure, f"Mean squared error of {n} final images. {listed}."

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import styled
+from .style import plain_log_ticks, styled
 
 STEP_LABEL = "denoising step (noisy to clean)"
 TIME = "time step"
@@ -53,10 +53,11 @@ def heat_map(ranges: dict) -> tuple[Figure, str]:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axis, label="% of the all-steps range")
     least = covered.amin(1)
+    median = least.quantile(0.5)
     widest, narrowest = (names[order[int(i)]] for i in (least.argmax(), least.argmin()))
     return figure, (
         f"{len(names)} layers over {steps} steps, {ranges['n']} runs. At its narrowest step the median layer "
-        f"covers {least.median():.0%} of its all-steps range, {narrowest} {least.min():.0%}, and {widest} "
+        f"covers {median:.0%} of its all-steps range, {narrowest} {least.min():.0%}, and {widest} "
         f"{least.max():.0%}."
     )
 
@@ -107,7 +108,7 @@ def ridges(ranges: dict, layers: list[str], densities: dict[str, Tensor] | None 
 
 
 def draw_ridge(axis, counts: Tensor, low: float, high: float, row: int) -> None:
-    """One histogram as a hill that stands on ``row``; the axis is upside down: hills grow downwards."""
+    """One histogram as a hill that stands on ``row``; the axis is upside down, so up is less."""
     centres = torch.linspace(float(low), float(high), 2 * len(counts) + 1)[1::2]
     hill = row - 0.9 * counts / counts.max()
     axis.fill_between(centres.numpy(), hill.numpy(), row, color="C2", alpha=0.6, lw=0)
@@ -134,6 +135,7 @@ def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> 
     right.axhline(1, color="0.5", lw=1)
     left.set(xlabel=STEP_LABEL, ylabel=f"codes within reach (% of {2**bits})", ylim=(0, 105))
     right.set(xlabel=STEP_LABEL, ylabel="MSE: one range / own range", yscale="log")
+    plain_log_ticks(right)
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(fontsize=8)

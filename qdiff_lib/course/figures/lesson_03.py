@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .style import styled
+from .style import plain_log_ticks, styled
 
 STEP_LABEL = "denoising step (noisy to clean)"
 LOOKS = {  # colour and mark of a rule, by the first word of its label
@@ -37,22 +37,22 @@ def strip_chart(counts: dict[str, Tensor]) -> tuple[Figure, str]:
         axis.scatter(at + 1, [row] * len(at), s=area.tolist(), color=look(label)["color"])
     axis.set_yticks(range(len(counts)), list(counts))
     axis.set_ylim(len(counts) - 0.4, -0.6)
-    axis.set_xlim(0, steps + 1)
+    axis.set_xlim(0.4, steps + 0.6)
     axis.grid(False)
     axis.set(xlabel=STEP_LABEL)
     axis.set_title("Where the calibration inputs come from (area: share of the set)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     listed = "; ".join(
-        f"{label} {int(taken.sum())} inputs at {int((taken > 0).sum())} steps, of {spans(taken)}"
-        for label, taken in counts.items()
+        f"{label} {int(taken.sum())} inputs, {spans(taken)}" for label, taken in counts.items()
     )
     return figure, f"Of {steps} steps the rules take: {listed}."
 
 
 def spans(taken: Tensor) -> str:
-    """The first and the last step that is used, counted from 1."""
+    """Which steps are used, counted from 1."""
     used = (taken > 0).nonzero().flatten() + 1
-    return f"{int(used[0])} to {int(used[-1])}"
+    first, last = int(used[0]), int(used[-1])
+    return f"at {len(used)} steps from {first} to {last}" if len(used) > 1 else f"all at step {first}"
 
 
 @styled
@@ -67,6 +67,7 @@ def by_step(errors: dict[str, Tensor], nearest: Tensor, title: str) -> tuple[Fig
         axis.plot(at, error / nearest, ms=4, label=label, **look(label))
         means[label] = (error.sum() / nearest.sum()).item()
     axis.set(xlabel=STEP_LABEL, ylabel="error / error of nearest", yscale="log")
+    plain_log_ticks(axis)
     axis.set_title(title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
@@ -84,6 +85,7 @@ def coverage(counts: Tensor, covered: dict[str, Tensor], label: str) -> tuple[Fi
     figure = Figure(figsize=(5.2, 4.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     at = range(1, len(counts) + 1)
+    above.set_xlim(0.3, len(counts) + 0.7)
     above.bar(at, counts.tolist(), color=look(label)["color"])
     above.set(ylabel="inputs")
     above.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
@@ -114,6 +116,7 @@ def own_and_true(
     axis.axhline(best, color="C3", ls=":", lw=1.5, label="floor: the best rounding there is")
     axis.set(xlabel="calibration inputs", ylabel="mean squared error (step of the grid = 1)")
     axis.set(xscale="log", yscale="log")
+    plain_log_ticks(axis)
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
     axis.legend(fontsize=8)
@@ -137,6 +140,7 @@ def one_step(ratios: dict[str, Tensor]) -> tuple[Figure, str]:
     axis.set(
         xlabel="the one calibration step (noisy to clean)", ylabel="error / error of uniform", yscale="log"
     )
+    plain_log_ticks(axis)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title("Calibrated at one step, judged at all")
     axis.legend(fontsize=8)
@@ -150,7 +154,7 @@ def one_step(ratios: dict[str, Tensor]) -> tuple[Figure, str]:
 
 @styled
 def recorded_rules(data: dict) -> tuple[Figure, str]:
-    """The recorded result "calibration_sampling": final error and Frechet distance of each rule."""
+    """The recorded result "calibration_sampling": final error and Fréchet distance of each rule."""
     figure = Figure(figsize=(7.6, 3.8))
     left, right = figure.subplots(1, 2)
     draw_scores(left, data["rows"], "trajectory_mse")
@@ -158,6 +162,7 @@ def recorded_rules(data: dict) -> tuple[Figure, str]:
     right.axhline(data["floor"], color="0.5", lw=1, ls=":", label="floor: real images")
     left.set(ylabel="mean squared error of the images", yscale="log")
     right.set(ylabel="Fréchet distance (fashion classifier)", yscale="log")
+    plain_log_ticks(right)
     handles = right.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(f"W{data['weights']}A{data['activations']}, n = {data['n']} images, smaller is better")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...grid import Grid, quantize
 from ...ranges import min_max
+from .pictures import image_rows
 from .style import styled
 
 DEEP, SKIP, TOGETHER = "#0072B2", "#E69F00", "#000000"  # blue, orange, black
@@ -21,22 +22,19 @@ def width(x: Tensor) -> float:
 
 
 @styled
-def image_rows(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
+def pictures(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
     """Each row: what one model draws, uint8 (n, 1, H, W), from the same noise; the first is the reference."""
-    figure = Figure(figsize=(7.2, 0.82 * len(rows) + 0.3))
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     reference = next(iter(rows.values()))
-    errors = {}
-    for axis, (label, images) in zip(axes, rows.items(), strict=True):
-        axis.imshow(torch.cat(tuple(images[:, 0]), dim=1).numpy(), cmap="gray", vmin=0, vmax=255)
-        axis.set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center")
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        axis.grid(False)
-        errors[label] = ((images.float() - reference.float()) / 255).square().mean().item()
-    figure.suptitle(f"{len(reference)} noise seeds, {steps} steps", fontsize=10, x=0.02, ha="left")
-    others = [f"{label} {error:.4f}" for label, error in list(errors.items())[1:]]
-    return figure, f"Mean squared pixel error against the first row (black 0, white 1): {'; '.join(others)}."
+    labelled = {label.replace(", ", ",\n"): images for label, images in rows.items()}
+    title = f"Each column starts from the same noise; {steps} steps"
+    errors = {
+        label: ((images.float() - reference.float()) / 255).square().mean().item()
+        for label, images in rows.items()
+    }
+    others = "; ".join(f"{label} {error:.4f}" for label, error in list(errors.items())[1:])
+    return image_rows(labelled, title, columns=len(reference)), (
+        f"Mean squared pixel error against the first row (black 0, white 1), n = {len(reference)}: {others}."
+    )
 
 
 @styled
@@ -137,7 +135,7 @@ def toy_errors(
 ) -> tuple[Figure, str]:
     """The toy with a controlled ratio. small: by bits, the smaller side's relative error on a shared grid.
 
-    layer: by label, the relative error of the layer's output. mark: a ratio to point at.
+    layer: by label, the relative error of the layer's output. mark: the shipped model's largest ratio.
     """
     figure = Figure(figsize=(7.2, 3.5))
     left, right = figure.subplots(1, 2)
@@ -148,7 +146,7 @@ def toy_errors(
     for (label, errors), style in zip(layer.items(), ("D-", "s--", "o:"), strict=False):
         right.plot(ratios, errors, style, ms=4, label=label)
     for axis in (left, right):
-        axis.axvline(mark, color="#999999", lw=1, ls=":")
+        axis.axvline(mark, color="#777777", lw=1, ls=":", label="at most in this model")
         axis.set(xscale="log", yscale="log", xlabel="ratio of the two ranges")
         axis.legend(fontsize=8, loc="lower right" if axis is left else "upper left")
     right.set_ylim(None, 5)
@@ -157,7 +155,8 @@ def toy_errors(
     gone = {bits: next((r for r, e in zip(ratios, errors, strict=True) if e > 0.95), None)
             for bits, errors in small.items()}  # fmt: skip
     parts = [
-        f"with {bits} bits " + (f"from a ratio of {r:g} on" if r else "never") for bits, r in gone.items()
+        f"with {bits} bits " + (f"from a ratio of {r:g} on" if r else f"not up to {ratios[-1]:g}")
+        for bits, r in gone.items()
     ]
     return figure, f"On a shared grid the smaller side is lost (error above 95 %): {', '.join(parts)}."
 

@@ -6,32 +6,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...figures import OKABE_ITO, image_grid
+from ...figures import OKABE_ITO
 from ..one_unit import Moment
+from .pictures import grey_distance, image_rows
 from .style import styled
 
 ORANGE, SKY, GREEN, RED, PINK, BLUE = OKABE_ITO[1:]
 BINS = 40
 
 
-def grey_distance(images: Tensor, reference: Tensor) -> float:
-    """Mean absolute difference of uint8 images, in grey levels of 255."""
-    return (images.float() - reference.float()).abs().mean().item()
-
-
 @styled
 def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]:
     """The first images of each model, uint8 (N, C, H, W), a column from one noise; first row: original."""
-    figure = Figure(figsize=(1.6 + 0.7 * columns, 0.74 * len(rows) + 0.45))
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     first = next(iter(rows.values()))
-    for axis, (label, images) in zip(axes, rows.items(), strict=True):
-        axis.imshow(image_grid(images[:columns], columns, zoom=1), cmap="gray", vmin=0, vmax=255)
-        axis.set_ylabel(label.replace(" W", "\nW"), rotation=0, ha="right", va="center")
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        axis.spines[:].set_visible(False)
-    figure.suptitle("Each column starts from the same noise", x=0.01, ha="left", fontsize=11)
+    labelled = {label.replace(" W", "\nW"): images for label, images in rows.items()}
+    figure = image_rows(labelled, "Each column starts from the same noise", columns)
     others = [f"{label} by {grey_distance(images, first):.0f}" for label, images in rows.items()]
     return figure, (
         f"{min(columns, len(first))} pictures drawn by {len(rows)} models; over all {len(first)} pictures a "
@@ -69,7 +58,7 @@ def all_roundings(errors: Tensor, nearest: Tensor, learned: Tensor) -> tuple[Fig
     right.set(xscale="log", ylim=(0, 102), xlabel="place or better", ylabel="neurons (%)")
     right.set_title(f"All {n} neurons")
     left.legend()
-    right.legend(loc="upper left")
+    right.legend(loc="upper left", fontsize=8)
     median = {name: found[name].median().item() for name in methods}
     return figure, (
         f"Among {ways:,} roundings of each of {n} neurons, nearest has the median place {median['nearest']} "
@@ -165,10 +154,10 @@ def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
     colours = [ORANGE] + [BLUE] * (len(rows) - 2) + ["0.6"]
     mse = [row["trajectory_mse"] or None for row in rows]
     left.barh(labels[:-1], mse[:-1], color=colours)
-    left.set(xlabel="error of x after the last step\n(mean squared)", xlim=(0, None))
+    left.set(xlabel=f"mean squared error of x\nafter the last step, n = {n}", xlim=(0, None))
     middle.barh(labels, [row["frechet"] for row in rows], color=colours)
     middle.axvline(floor, color="0.2", linestyle="--", linewidth=1, label="real images")
-    middle.set(xlabel=f"Frechet distance of the\nclassifier's features, n = {n}")
+    middle.set(xlabel=f"Fréchet distance of the\nclassifier's features, n = {n}")
     middle.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
     right.barh(labels, [row["seconds"] for row in rows], color=colours)
     right.set(xlabel="calibration (s)\n")
@@ -178,7 +167,7 @@ def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
     first, last, whole = rows[0], rows[-2], rows[-1]
     return figure, (
         f"From '{first['label']}' to '{last['label']}' the error falls from {first['trajectory_mse']:.3f} to "
-        f"{last['trajectory_mse']:.4f} and the Frechet distance from {first['frechet']:.1f} to "
+        f"{last['trajectory_mse']:.4f} and the Fréchet distance from {first['frechet']:.1f} to "
         f"{last['frechet']:.1f} (full precision {whole['frechet']:.1f}, real images {floor:.1f}, n = {n}); "
         f"the calibration grows from {first['seconds']:.0f} s to {last['seconds']:.0f} s."
     )
@@ -186,7 +175,7 @@ def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
 
 def ladder_table(rows: Sequence[Mapping]) -> str:
     """The same numbers as text; ``left``: the share of the error of the row before that is left."""
-    titles = ("error", "left", "SNR (dB)", "Frechet", "KID", "calibration", "MB")
+    titles = ("error", "left", "SNR (dB)", "Fréchet", "KID", "calibration", "MB")
     lines = [
         f"{'':29}" + "".join(f"{title:>10}" if title != "calibration" else f"{title:>13}" for title in titles)
     ]

@@ -9,7 +9,9 @@ from pathlib import Path
 import matplotlib.style
 from IPython.display import Image as Shown
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 STYLE = Path(__file__).with_name("course.mplstyle")
@@ -32,12 +34,21 @@ def styled(draw: Callable[..., tuple[Figure, str]]) -> Callable[..., Figure]:
     return drawn
 
 
+def plain_log_ticks(axis: Axes) -> None:
+    """Ticks at 1, 2 and 5 of each decade of y, as plain numbers: for logarithmic axes of few decades."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG of few colours: small enough for a notebook in git."""
     raw, small = io.BytesIO(), io.BytesIO()
     with matplotlib.style.context(STYLE):
         figure.savefig(raw, format="png")
-    Image.open(raw).convert("RGB").quantize(COLOURS).save(small, format="png", optimize=True)
+    Image.open(raw).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 
