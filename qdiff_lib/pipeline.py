@@ -10,16 +10,18 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from .attention import QuantAttnProcessor
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
 from .grid import FLOAT_BITS
-from .layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from .layers import QuantLayer, activation_quantizers, quant_layers
 from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
 from .resume import UnitReport
 from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
+from .support import check_pipeline
 from .surgery import example_inputs, insert_quantizers
 from .tracing import Trace, trace
 
@@ -63,9 +65,10 @@ def quantize(
     work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends with
     the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
 
-    Raises ValueError for a model that is quantized already or not in float32, a recipe that fits no layer of
-    it, or a ``work`` folder of another run.
+    Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
+    in float32, a recipe that fits no layer of it, or a ``work`` folder of another run.
     """
+    check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
     if pipe.unet.dtype != torch.float32:

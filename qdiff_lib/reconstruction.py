@@ -17,7 +17,7 @@ from .layers import QuantLayer, activation_quantizers, quant_layers
 from .progress import ProgressBar
 from .ranges import Reservoir
 from .recipes import Recipe
-from .replay import Replay, UnitInputs, row_batches
+from .replay import Replay, UnitInputs
 from .resume import UnitFiles, UnitReport, fingerprint
 from .store import Rows, RowStore
 from .tracing import Trace
@@ -46,9 +46,17 @@ class UnitFitter:
     """Fits one unit: weights first, then activation ranges, then their step sizes."""
 
     def __init__(
-        self, unit: nn.Module, inputs: UnitInputs, target: Rows, recipe: Recipe, seed: int, tick: Callable
+        self,
+        unit: nn.Module,
+        inputs: UnitInputs,
+        target: Rows,
+        batches: list[slice],
+        recipe: Recipe,
+        seed: int,
+        tick: Callable,
     ):
         self.unit, self.inputs, self.target, self.recipe, self.tick = unit, inputs, target, recipe, tick
+        self.batches = batches
         self.generator = torch.Generator().manual_seed(seed)
         self.device = next(unit.parameters()).device
 
@@ -114,7 +122,7 @@ class UnitFitter:
     @torch.no_grad()
     def run(self) -> None:
         """Send all rows through the unit, in order, for those who look on."""
-        for rows in row_batches(self.target.shape[0]):
+        for rows in self.batches:
             args, kwargs = self.inputs.batch(rows, self.device)
             self.unit(*args, **kwargs)
 
@@ -181,8 +189,8 @@ def reconstruct(
                 if files:
                     files.save(report, replaced.modules[k])
             given.free(store)
-            original.forget(k)
-            replaced.forget(k)
+            original.finish(k)
+            replaced.finish(k)
             bar.end(k)
             reports.append(report)
             if callback:
@@ -204,7 +212,8 @@ def fit_unit(
 ) -> None:
     """Quantize unit ``k``: its weights' ranges and rounding, then its activations' ranges and step sizes."""
     unit = replay.modules[k]
-    fitter = UnitFitter(unit, inputs, target, recipe, unit_seed(recipe.seed, k), tick)
+    seed = unit_seed(recipe.seed, k)
+    fitter = UnitFitter(unit, inputs, target, replay.batches(), recipe, seed, tick)
     for layer in quant_layers(unit):
         if layer.weight_grid:
             layer.find_weight_range(recipe.weight_range)

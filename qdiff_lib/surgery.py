@@ -7,8 +7,10 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from .attention import QuantAttnProcessor
+from .cost import TEXT_TOKENS
 from .grid import FLOAT_BITS, Grid
-from .layers import QuantAttnProcessor, QuantLayer
+from .layers import QuantLayer
 from .recipes import Recipe
 from .tracing import Trace
 
@@ -16,7 +18,10 @@ EDGES = ("conv_in", "conv_out")
 
 
 def example_inputs(unet: nn.Module, batch: int = 1, device: str | torch.device = "cpu") -> dict:
-    """Keyword arguments for one forward pass of ``unet``, made from its config: zeros of the right shapes."""
+    """Keyword arguments for one forward pass of ``unet``, made from its config: zeros of the right shapes.
+
+    A UNet2DConditionModel also gets ``encoder_hidden_states``, (batch, 77, width of the text encoder).
+    """
     config = unet.config
     size = config.sample_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
@@ -24,7 +29,9 @@ def example_inputs(unet: nn.Module, batch: int = 1, device: str | torch.device =
     sample = torch.zeros(batch, config.in_channels, height, width, device=device, dtype=dtype)
     inputs = {"sample": sample, "timestep": torch.zeros(batch, device=device, dtype=torch.long)}
     if "cross_attention_dim" in config:
-        context = (batch, 77, config.cross_attention_dim)
+        width = config.encoder_hid_dim or config.cross_attention_dim
+        width = width if isinstance(width, int) else width[0]  # all blocks see the same text
+        context = (batch, TEXT_TOKENS, width)
         inputs["encoder_hidden_states"] = torch.zeros(context, device=device, dtype=dtype)
     return inputs
 

@@ -17,7 +17,8 @@ from tiny_models import (
 )
 
 from qdiff_lib import Recipe
-from qdiff_lib.layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from qdiff_lib.attention import QuantAttnProcessor
+from qdiff_lib.layers import QuantLayer, activation_quantizers, quant_layers
 from qdiff_lib.surgery import example_inputs
 
 MODELS = pytest.mark.parametrize("make", [unet2d, conditional_unet], ids=["plain", "text"])
