@@ -19,7 +19,7 @@ from .store import Rows, RowStore
 from .tracing import Trace
 
 
-def row_batches(n: int, size: int = 64) -> list[slice]:
+def row_batches(n: int, size: int) -> list[slice]:
     """Consecutive slices of at most ``size`` rows that cover ``n`` of them."""
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 

@@ -166,6 +166,15 @@ def test_softmax_bits_and_grids_of_attention():
     assert processor.softmax.grid.bits == 16 and not processor.softmax.grid.symmetric
 
 
+@pytest.mark.parametrize("make, bits", [(unet2d, 8), (conditional_unet, 16)], ids=["plain", "text"])
+def test_softmax_has_16_bits_where_a_text_is_read(make, bits):
+    unet = make()
+    for recipe, expected in ((Recipe(), bits), (Recipe(softmax_bits=6), 6)):
+        modules = with_quantizers(unet, recipe).modules()
+        processors = [m.processor for m in modules if isinstance(m, Attention)]
+        assert processors and {p.softmax.grid.bits for p in processors} == {expected}
+
+
 @pytest.mark.parametrize(
     "recipe",
     [Recipe(activations=32), Recipe(activations=8, quantize_attention=False)],
