@@ -33,7 +33,8 @@ class Request:
         name = type(pipe).__name__
         if takes_prompts(pipe) and prompts is None:
             raise ValueError(
-                f"{name} draws what a text says: give prompts, such as ['red apple', 'cat face']"
+                f"{name} draws what a text says: give prompts=['red apple', ...], or on the command line "
+                "--prompt 'red apple', or --prompts with a file of them"
             )
         if prompts is not None and not takes_prompts(pipe):
             raise ValueError(f"prompts={list(prompts)[:3]}: {name} takes no text; leave them out")
