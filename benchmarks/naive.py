@@ -121,7 +121,8 @@ class NaiveReconstruction:
         """As ``qdiff_lib.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
         unit = self.quantized.get_submodule(self.trace.units[k].name)
         seed = unit_seed(self.recipe.seed, k)
-        fitter = FrozenGradFitter(unit, self.given, self.target, self.recipe, seed, tick=lambda: None)
+        given = (unit, self.given, self.target, self.batches, self.recipe, seed)
+        fitter = FrozenGradFitter(*given, tick=lambda: None)
         for layer in quant_layers(unit):
             layer.find_weight_range(self.recipe.weight_range)
         fitter.fit_weights()

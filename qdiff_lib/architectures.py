@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
 UNET_CLASSES = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
@@ -51,9 +52,8 @@ LDM4_BEDROOMS: dict[str, Any] = {
 }
 
 # 4 x 32 x 32 latents, 295.0 M parameters. Residual blocks resample; the time embedding scales and shifts.
-# One difference to the original: it has 8 heads everywhere, so 24, 48, 48 and 96 channels a head on its four
-# levels with attention, while UNet2DModel takes one head size for all; 48 is right on the two middle levels.
-# Head sizes change no parameter and no MAC, but the released weights need 8 heads everywhere.
+# It has 8 heads everywhere, so 24, 48, 48 and 96 channels a head on its four levels with attention, while
+# UNet2DModel takes one head size for all; so the number of heads is set afterwards, see `set_heads`.
 LDM8_CHURCHES: dict[str, Any] = {
     "_class_name": "UNet2DModel",
     "sample_size": 32,
@@ -65,6 +65,7 @@ LDM8_CHURCHES: dict[str, Any] = {
     "up_block_types": ["ResnetUpsampleBlock2D"]
     + ["AttnUpBlock2D"] * 4,  # UpBlock2D cannot upsample by resnet
     "attention_head_dim": 48,
+    "_heads": 8,
     "attn_norm_num_groups": 32,  # without it diffusers leaves out the norm of the middle attention
     "resnet_time_scale_shift": "scale_shift",
     "downsample_type": "resnet",
@@ -113,4 +114,17 @@ def build(config: Mapping[str, Any], device: str | torch.device = "cpu") -> nn.M
     if name not in UNET_CLASSES:
         raise ValueError(f'config["_class_name"] is {name!r}; set it to one of {", ".join(UNET_CLASSES)}')
     with torch.device(device):
-        return UNET_CLASSES[name].from_config(dict(config)).eval()
+        return set_heads(UNET_CLASSES[name].from_config(dict(config)).eval())
+
+
+def set_heads(unet: nn.Module) -> nn.Module:
+    """Give each attention the number of heads that the config has under "_heads"; without it, do nothing.
+
+    diffusers carries that entry along with the config, but does not act on it.
+    """
+    heads = unet.config.get("_heads")
+    for module in unet.modules():
+        if heads and isinstance(module, Attention):
+            module.heads = module.sliceable_head_dim = heads
+            module.scale = (module.inner_dim // heads) ** -0.5
+    return unet

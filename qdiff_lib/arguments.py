@@ -1,14 +1,17 @@
 """The arguments and the help texts of ``cli.py``: light to import, so that ``--help`` answers at once."""
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 
+from .argument_types import bits, device_name, file_named, folder, gigabytes, integer, number
+
 PROGRAM = "python -m qdiff_lib"
-BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 METHODS = ("linear", "squant", "ptq4dm", "qdiffusion")
 PROFILES = ("tiny", "laptop", "gpu", "paper")
+PRESETS = ("ddpm-cifar10", "ldm4-bedrooms", "ldm8-churches", "sd-v1.4")
+ORIGINALS = ("ldm4-bedrooms", "ldm8-churches")
+SAMPLERS = ("ddim", "ddim-quadratic", "plms", "dpm++")
 REFERENCES = ("fashion-mnist",)
 EXTRACTORS = ("fashion-classifier", "inception")
 LAST_STEP = 1000  # time steps of the training process: a sampler cannot take more
@@ -30,58 +33,6 @@ class Parser(argparse.ArgumentParser):
 
 def one_line(message: object) -> str:
     return " ".join(str(message).split())
-
-
-def integer(low: int, high: int | None = None) -> Callable[[str], int]:
-    """An argument type: an integer from ``low`` to ``high``."""
-    allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-
-    def parse(value: str) -> int:
-        number = int(value) if value.removeprefix("-").isdecimal() else None
-        if number is None or number < low or (high is not None and number > high):
-            raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use {allowed}")
-        return number
-
-    return parse
-
-
-def gigabytes(value: str) -> float:
-    """An argument type: a positive number of 2^30 bytes."""
-    if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) == 0:
-        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use a positive number such as 4 or 0.5")
-    return float(value)
-
-
-def bits(value: str) -> int:
-    """An argument type: a width in bits; 32 is floating point."""
-    if value not in map(str, BITS):
-        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use 2 to 8, 16, or 32 (floating point)")
-    return int(value)
-
-
-def device_name(value: str) -> str:
-    """An argument type: the name of a device, which may still be absent here."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use auto, cpu, cuda, cuda:0 or mps")
-    return value
-
-
-def folder(value: str) -> Path:
-    """An argument type: the path of a folder to write to; it may exist."""
-    if not value or (Path(value).exists() and not Path(value).is_dir()):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a folder; name a new one")
-    return Path(value)
-
-
-def file_named(suffix: str) -> Callable[[str], Path]:
-    """An argument type: the path of a file to write, with this suffix."""
-
-    def parse(value: str) -> Path:
-        if Path(value).suffix.lower() != suffix or Path(value).is_dir():
-            raise argparse.ArgumentTypeError(f"{value!r} is not allowed; name a file that ends in {suffix}")
-        return Path(value)
-
-    return parse
 
 
 def build_parser(runs: dict[str, Run]) -> Parser:
@@ -124,6 +75,10 @@ def quantize_options(add: Parser) -> None:
       32 leaves weights or activations in floating point, which tells apart what either of them costs.
       --edge-bits 16 spares the first and last layer: in ddpm-fashion 0.03 % of the weights, much error.
 
+    models that draw from a text:
+      --prompts is a UTF-8 file with one text a line, or name some with --prompt. Calibration inputs are taken
+      with and without the text in equal parts, as guidance needs both. Do not evaluate on the same prompts.
+
     The output folder holds the packed integers, report.json (the error of each layer), and work/, from which
     --resume goes on after an interruption."""
     add_model(add)
@@ -133,6 +88,8 @@ def quantize_options(add: Parser) -> None:
     edges = "least bits of the first and last layer, such as 16; default: like all others"
     add.add_argument("--edge-bits", type=bits, metavar="BITS", help=edges)
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
+    preset = "the paper's settings for one of its models; taken by itself for that model's hub name"
+    add.add_argument("--preset", choices=PRESETS, help=preset)
     profiles = (
         "how much work: tiny (default) for a first look, laptop, gpu, or paper for the paper's own numbers"
     )
@@ -140,6 +97,7 @@ def quantize_options(add: Parser) -> None:
     add.add_argument("--resume", action="store_true", help="go on in an --out that was interrupted")
     memory = "most memory for cached activations, the rest goes to files in --out; default: 4"
     add.add_argument("--memory-gb", type=gigabytes, default=4.0, metavar="GB", help=memory)
+    add_prompts(add, "the recipe's, 7.5")
     add_seed_and_device(add)
 
 
@@ -152,18 +110,20 @@ def sample_options(add: Parser) -> None:
     what the numbers mean:
       The same --seed starts from the same noise whatever the model. So the pictures of a quantized model and
       of its original show the same images, and where they differ, quantization made the difference.
-      More --steps follow the trajectory more closely; time grows with n times steps."""
+      More --steps follow the trajectory more closely; time grows with n times steps.
+      Models that draw from a text go round the prompts: as many images as prompts show each once."""
     add_model(add)
     add.add_argument("--n", type=integer(1), default=64, help="number of images; default: 64")
     add_steps(add)
     add.add_argument(
         "--out", type=file_named(".png"), required=True, metavar="PNG", help="the picture to write"
     )
+    add_prompts(add, "7.5")
     add_seed_and_device(add)
 
 
 def evaluate_options(add: Parser) -> None:
-    """score a model's samples against real images: FID, KID and IS
+    """score a model's samples, against real images or against those of the full-precision model
 
     example:
       python -m qdiff_lib evaluate --model build/w4a8 --against fashion-mnist --n 1000 --out build/w4a8.json
@@ -174,9 +134,15 @@ def evaluate_options(add: Parser) -> None:
       only, and look at the floor first: real images scored against other real images. IS, higher is better,
       tells how clear and how varied the classes of the samples are.
       Papers use n = 50000 with the inception extractor; the fashion-classifier is small, made for garments,
-      and needs no download. Its scores cannot be compared with a paper's."""
+      and needs no download. Its scores cannot be compared with a paper's.
+      --original names the full-precision model instead: both draw from the same noise and prompts, and the
+      numbers are the mean squared error after each denoising step and the peak signal-to-noise ratio of the
+      images in dB. Prompts that the model was calibrated on are refused."""
     add_model(add)
-    add.add_argument("--against", choices=REFERENCES, required=True, help="the real images to compare with")
+    reference = add.add_mutually_exclusive_group(required=True)
+    reference.add_argument("--against", choices=REFERENCES, help="the real images to compare with")
+    original = "the full-precision model to compare with, named like --model"
+    reference.add_argument("--original", metavar="NAME_OR_PATH", help=original)
     add.add_argument("--n", type=integer(2), default=1000, help="number of samples; default: 1000")
     add_steps(add)
     extractor = "what turns images into features; default: fashion-classifier"
@@ -184,7 +150,21 @@ def evaluate_options(add: Parser) -> None:
     add.add_argument(
         "--out", type=file_named(".json"), metavar="JSON", help="write the scores to this file too"
     )
+    add_prompts(add, "7.5")
     add_seed_and_device(add)
+
+
+def convert_options(add: Parser) -> None:
+    """make a diffusers folder of CompVis' own checkpoint of an LSUN model
+
+    example:
+      python -m qdiff_lib convert --checkpoint model.ckpt --preset ldm4-bedrooms --out build/ldm4-bedrooms
+
+    The checkpoint is a safetensors file, or a torch file that holds tensors alone: nothing else is read, as
+    that could run code. The UNet's weights are those averaged over training, where the file has them."""
+    add.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the file to read")
+    add.add_argument("--preset", choices=ORIGINALS, required=True, help="which model it holds")
+    add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
 
 
 def demo_options(add: Parser) -> None:
@@ -217,6 +197,18 @@ def add_model(add: Parser) -> None:
 
 def add_steps(add: Parser) -> None:
     add.add_argument("--steps", type=integer(1, LAST_STEP), default=50, help="denoising steps; default: 50")
+    add.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
+    eta = "share of fresh noise in each step of ddim, 0 to 1; default: 0"
+    add.add_argument("--eta", type=number(0, 1), default=0.0, help=eta)
+
+
+def add_prompts(add: Parser, default: str) -> None:
+    texts = add.add_mutually_exclusive_group()
+    one = "a text to draw; give the option again for more of them"
+    texts.add_argument("--prompt", action="append", metavar="TEXT", help=one)
+    texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text a line")
+    scale = f"scale of classifier-free guidance, 1 for none; default: {default}"
+    add.add_argument("--guidance", type=number(0), metavar="SCALE", help=scale)
 
 
 def add_seed_and_device(add: Parser) -> None:
@@ -231,6 +223,7 @@ OPTIONS = {
     "quantize": quantize_options,
     "sample": sample_options,
     "evaluate": evaluate_options,
+    "convert": convert_options,
     "demo": demo_options,
     "doctor": doctor_options,
 }

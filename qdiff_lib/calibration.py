@@ -6,8 +6,8 @@ the noisy end, to T - 1, the clean end.
 """
 
 import contextlib
-import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from .files import atomic_path
 from .progress import progress_bar
-from .sampling import check_counts, run_batch
+from .recorder import Enough, Recorder
+from .request import GUIDANCE, Request
+from .sampling import check_counts, images_at_once, run_batch
 
 PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's steps
 FRESH_DRAWS = 512  # twice as many trajectories as draws, up to this many, so that each step draws its own
@@ -118,15 +120,29 @@ def _spread(chosen, steps: int, samples: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A column whose rows repeat, each stored once, as a prompt's embedding is the same at every step.
+
+    values: (K, ...). index: (N,); row i is ``values[index[i]]``.
+    """
+
+    values: Tensor
+    index: Tensor
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.values[self.index[index]]
+
+
+@dataclass(frozen=True)
 class CalibrationSet:
     """Inputs of the noise network.
 
     inputs: by argument name, each with N rows: ``sample`` (N, C, H, W), ``timestep`` (N,), and for
-    conditional models ``encoder_hidden_states`` (N, tokens, width). step: the sampler's step of each, (N,).
-    made_by: rule, seed and counts, for the record.
+    text-guided models ``encoder_hidden_states`` (N, tokens, width). step: the sampler's step of each, (N,).
+    made_by: rule, seed and counts, and the prompts, for the record.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Tensor | Shared]
     step: Tensor
     made_by: dict
 
@@ -137,10 +153,18 @@ class CalibrationSet:
         """The keyword arguments of one batch: ``index`` is a slice or a tensor of row numbers."""
         return {name: value[index].to(device) for name, value in self.inputs.items()}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that ``inputs`` holds, by name; the two parts of a shared column apart."""
+        held = {}
+        for name, value in self.inputs.items():
+            parts = {"values": value.values, "index": value.index} if isinstance(value, Shared) else {}
+            held |= {f"{name}.{part}": tensor for part, tensor in parts.items()} or {name: value}
+        return held
+
     def save(self, path: Path) -> None:
         """Write to one safetensors file, atomically."""
         with atomic_path(path) as temporary:
-            tensors = {**self.inputs, "__step__": self.step}
+            tensors = {**self.tensors(), "__step__": self.step}
             save_file(tensors, temporary, {"made_by": json.dumps(self.made_by)})
 
     @classmethod
@@ -149,45 +173,10 @@ class CalibrationSet:
         tensors = load_file(path)
         with safe_open(path, "pt") as file:
             made_by = json.loads(file.metadata()["made_by"])
-        return cls({k: v for k, v in tensors.items() if k != "__step__"}, tensors["__step__"], made_by)
-
-
-class _Enough(Exception):
-    """Every chosen step of this batch has been seen."""
-
-
-class _Recorder:
-    """A forward pre-hook that keeps chosen rows of the UNet's inputs, call by call."""
-
-    def __init__(self, unet, chosen: list[Tensor]):
-        self.signature = inspect.signature(unet.forward)
-        self.chosen = chosen  # for each step, the trajectories to keep
-        self.last = max(i for i, index in enumerate(chosen) if len(index))
-        self.kept: dict[str, list[Tensor]] = {}
-        self.steps: list[Tensor] = []
-        self.start, self.count, self.step = 0, 0, 0
-
-    def begin(self, start: int, count: int) -> None:
-        self.start, self.count, self.step = start, count, 0
-
-    def __call__(self, unet, args, kwargs):
-        if self.step > self.last:
-            raise _Enough
-        chosen = self.chosen[self.step]
-        here = chosen[(chosen >= self.start) & (chosen < self.start + self.count)] - self.start
-        for name, value in self.signature.bind(*args, **kwargs).arguments.items():
-            if name == "timestep":
-                value = torch.as_tensor(value).expand(self.count)
-            if not isinstance(value, Tensor):
-                continue
-            if len(value) != self.count:
-                raise ValueError(
-                    f"the UNet got {len(value)} rows of {name!r} for {self.count} images: "
-                    "classifier-free guidance is not supported; call the pipeline with guidance_scale=1"
-                )
-            self.kept.setdefault(name, []).append(value.detach().cpu()[here])
-        self.steps.append(torch.full((len(here),), self.step))
-        self.step += 1
+        step = tensors.pop("__step__")
+        shared = [name.removesuffix(".values") for name in tensors if name.endswith(".values")]
+        inputs = {k: Shared(tensors.pop(f"{k}.values"), tensors.pop(f"{k}.index")) for k in shared}
+        return cls({**tensors, **inputs}, step, made_by)
 
 
 def record(
@@ -196,36 +185,59 @@ def record(
     samples: int,
     steps: int,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
+    prompts: Sequence[str] | None = None,
+    guidance: float = GUIDANCE,
+    eta: float = 0.0,
 ) -> CalibrationSet:
     """Run ``pipe`` for ``steps`` steps from noise and keep ``samples`` inputs of its UNet, drawn by ``rule``.
 
     At every chosen step other trajectories are drawn, without replacement. The noise never coincides with
-    the noise of ``sample``. Raises ValueError for counts below 1 and rules that leave the trajectory.
+    the noise of ``sample``. The other arguments are those of ``sample``. Under classifier-free guidance half
+    of the inputs are conditional and half unconditional: of each drawn trajectory both (the paper's
+    25 steps x 128 x 2). Raises ValueError for counts below 1, an odd number of samples under guidance, rules
+    that leave the trajectory, and what ``sample`` refuses.
     """
+    request = Request.checked(pipe, prompts, guidance, eta)
     check_counts(pipe, samples, steps, batch_size)
+    size = batch_size or images_at_once(pipe)
+    if samples % request.passes:
+        raise ValueError(f"samples={samples} must be even: half of them with the text, half without")
     generator = torch.Generator().manual_seed(seed)
-    pipe.scheduler.set_timesteps(steps)
-    counts = rule.counts(len(pipe.scheduler.timesteps), samples, generator)
+    counts = rule.counts(distinct_steps(pipe, steps), samples // request.passes, generator)
     most = int(counts.max())
     pool = max(most, min(2 * most, FRESH_DRAWS))
-    recorder = _Recorder(pipe.unet, [torch.randperm(pool, generator=generator)[:n] for n in counts])
+    chosen = [torch.randperm(pool, generator=generator)[:n] for n in counts]
+    recorder = Recorder(pipe.unet, chosen, len(request.prompts), request.passes)
     handle = pipe.unet.register_forward_pre_hook(recorder, with_kwargs=True)
     try:
-        for start in progress_bar(range(0, pool, batch_size), "calibration set", shown=progress):
-            count = min(batch_size, pool - start)
+        for start in progress_bar(range(0, pool, size), "calibration set", shown=progress):
+            count = min(size, pool - start)
             recorder.begin(start, count)
-            with contextlib.suppress(_Enough):
-                run_batch(pipe, start, count, steps, seed, role="calibration")
+            with contextlib.suppress(Enough):
+                run_batch(pipe, start, count, steps, seed, "calibration", request)
     finally:
         handle.remove()
-    inputs = {name: torch.cat(rows) for name, rows in recorder.kept.items()}
     order = torch.randperm(samples, generator=generator)
     made_by = {"rule": rule_to_dict(rule), "samples": samples, "steps": steps, "seed": seed}
-    return CalibrationSet(
-        {name: value[order] for name, value in inputs.items()}, torch.cat(recorder.steps)[order], made_by
-    )
+    return recorded_rows(recorder, order, {**made_by, **request.described()})
+
+
+def distinct_steps(pipe: DiffusionPipeline, steps: int) -> int:
+    """At how many times the sampler asks the network; PLMS asks twice at one of them."""
+    pipe.scheduler.set_timesteps(steps)
+    return len(torch.as_tensor(pipe.scheduler.timesteps).unique_consecutive())
+
+
+def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> CalibrationSet:
+    """What a recorder kept, as a calibration set in the given order."""
+    inputs: dict[str, Tensor | Shared] = {k: torch.cat(rows)[order] for k, rows in recorder.kept.items()}
+    if recorder.texts:
+        numbers, index = torch.cat(recorder.text_of)[order].unique(return_inverse=True)
+        texts = torch.stack([recorder.texts[number] for number in numbers.tolist()])
+        inputs["encoder_hidden_states"] = Shared(texts, index)
+    return CalibrationSet(inputs, torch.cat(recorder.steps)[order], made_by)
 
 
 def rule_to_dict(rule: Rule) -> dict:

@@ -1,6 +1,7 @@
 """Quantized checkpoints: integer codes packed at their bits, loaded without the full-precision weights.
 
-A checkpoint is a diffusers folder whose ``unet`` holds ``quantized.safetensors`` instead of weights:
+A checkpoint is a diffusers folder, with the pipeline's other components (decoder, text encoder, tokenizer,
+scheduler) as they are, whose ``unet`` holds ``quantized.safetensors`` instead of weights:
 
     <layer>.weight          uint8, packed codes of the layer's weight
     weight_scale            float32, all layers' scales in execution order, (C_out, parts) each, flattened
@@ -9,10 +10,11 @@ A checkpoint is a diffusers folder whose ``unet`` holds ``quantized.safetensors`
     activation_zero_point   like weight_zero_point
     everything else         parameters that stay in floating point, such as biases and norms, by name
 
-``quantized.json`` beside it has the recipe and the sha256 of that file. Grids and split seams are not stored:
-the recipe and a trace of the architecture give them again.
+``quantized.json`` beside it has the recipe, how the calibration set was made, and the sha256 of that file.
+Grids and split seams are not stored: the recipe and a trace of the architecture give them again.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .architectures import set_heads
 from .files import atomic_path, sha256, write_json
 from .grid import dequantize, quantize
 from .layers import QuantLayer, activation_quantizers
@@ -38,15 +41,22 @@ TENSORS = "unet/quantized.safetensors"
 def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
     """Write ``pipe``, whose UNet is quantized, to ``folder``; returns the path of the packed tensors.
 
-    Each file is replaced atomically. Raises ValueError for a pipeline that ``quantize`` did not make.
+    The UNet's files are replaced atomically. Raises ValueError for a pipeline that ``quantize`` did not make,
+    and for one with a component that diffusers and transformers cannot load again.
     """
     if not hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is not quantized; call quantize(pipe, recipe) first")
+    for name, component in pipe.components.items():
+        if type(component).__module__.startswith(__package__):
+            kind = type(component).__name__
+            raise ValueError(
+                f"a checkpoint cannot hold {name} ({kind}); save with with_sampler(pipe, 'ddim')"
+            )
     folder = Path(folder)
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     for name, component in pipe.components.items():
         if name != "unet" and hasattr(component, "save_pretrained"):
-            component.save_pretrained(folder / name)
+            save_component(component, folder / name)
     pipe.save_config(folder)
     pipe.unet.save_config(folder / "unet")
     forget_origin(folder / "unet" / "config.json")
@@ -54,12 +64,24 @@ def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
         "format": FORMAT,
         "unet": type(pipe.unet).__name__,
         "recipe": pipe.unet.quantization.recipe.to_dict(),
+        "calibration": pipe.unet.quantization.calibration,
     }
     # Both files are written before either is replaced: a failure leaves an old checkpoint loadable.
     with atomic_path(folder / "quantized.json") as described, atomic_path(folder / TENSORS) as temporary:
         save_file(packed_state(pipe.unet), temporary)
         write_json(described, {**about, "sha256": sha256(temporary)})
     return folder / TENSORS
+
+
+def save_component(component: object, folder: Path) -> None:
+    """Write a component as it is; weights that are half-precision numbers throughout take two bytes each."""
+    if isinstance(component, nn.Module):
+        values = [v for v in component.state_dict().values() if v.is_floating_point()]
+        if all(torch.equal(v, v.half().to(v.dtype)) for v in values):
+            component = copy.deepcopy(component).half()
+    component.save_pretrained(folder)
+    if (folder / "config.json").is_file():
+        forget_origin(folder / "config.json")
 
 
 def forget_origin(config: Path) -> None:
@@ -81,15 +103,29 @@ def load_quantized(folder: Path) -> DiffusionPipeline:
         )
     if sha256(folder / TENSORS) != about["sha256"]:
         raise ValueError(f"{folder / TENSORS} is damaged: its sha256 is not the recorded one; quantize again")
-    unet_class = getattr(diffusers, about["unet"])
-    unet = unet_class.from_config(unet_class.load_config(folder / "unet")).eval()
-    recipe, found = Recipe.from_dict(about["recipe"]), trace(unet, example_inputs(unet))
+    unet = empty_unet(getattr(diffusers, about["unet"]), folder / "unet")
+    recipe, found = Recipe.from_dict(about["recipe"]), trace(unet, example_inputs(unet, device=unet.device))
     unet = insert_quantizers(unet, recipe, found)
-    unet.quantization = Quantization(recipe, found)
+    if unet.device.type == "meta":
+        unet = unet.to_empty(device="cpu")
+    unet.quantization = Quantization(recipe, found, about.get("calibration", {}))
     restore_packed(unet, load_file(folder / TENSORS))
-    pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, use_safetensors=True)
+    pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, use_safetensors=True).to(torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def empty_unet(kind: type[nn.Module], folder: Path) -> nn.Module:
+    """A UNet of a folder's config, on the meta device: its weights come from the packed file.
+
+    A network with buffers that its state leaves out computes them, on the CPU.
+    """
+    config = kind.load_config(folder)
+    with torch.device("meta"):
+        unet = kind.from_config(config)
+    if dict(unet.named_buffers()).keys() - unet.state_dict().keys():
+        unet = kind.from_config(config)
+    return set_heads(unet.eval())
 
 
 def weight_layers(unet: nn.Module) -> list[tuple[str, QuantLayer]]:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | demo | doctor``.
+"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | demo | doctor``.
 
 torch and diffusers are imported inside the commands, so that ``--help`` and wrong arguments answer at once.
 The arguments themselves are in ``arguments.py``.
@@ -16,17 +16,15 @@ from .arguments import PROGRAM, build_parser, one_line
 
 def run_quantize(args: argparse.Namespace) -> int:
     check_new_or_resumed(args.out, args.resume)
+    prompts = prompts_of(args)
     device = find_device(args.device)
     from .checkpoint import save_quantized
     from .files import write_json
     from .pipeline import quantize
-    from .recipes import Recipe
     from .zoo import load
 
-    bits = dict(weights=args.weights, activations=args.activations, edge_bits=args.edge_bits)
-    recipe = Recipe.named(args.method, **bits, profile=args.profile, seed=args.seed)
-    options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb)
-    quantized = quantize(load(args.model, device), recipe, **options)
+    options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb, prompts=prompts)
+    quantized = quantize(load(args.model, device), recipe_of(args), **options)
     save_quantized(quantized, args.out)
     write_json(args.out / "report.json", quantized.unet.quantization.report())
     shutil.rmtree(args.out / "work")
@@ -34,10 +32,31 @@ def run_quantize(args: argparse.Namespace) -> int:
     return 0
 
 
+def recipe_of(args: argparse.Namespace):
+    """The recipe that ``quantize`` asks for: its method's, or that of a preset."""
+    from .presets import PRESETS, preset_of
+    from .recipes import Recipe
+
+    options = dict(weights=args.weights, activations=args.activations, edge_bits=args.edge_bits)
+    options |= dict(profile=args.profile, seed=args.seed)
+    if args.guidance is not None:
+        options["guidance"] = args.guidance
+    preset = args.preset or preset_of(args.model)
+    return PRESETS[preset].recipe(args.method, **options) if preset else Recipe.named(args.method, **options)
+
+
+def prompts_of(args: argparse.Namespace) -> list[str] | None:
+    """The texts of ``--prompt`` or ``--prompts``, or None."""
+    from .prompts import read_prompts
+
+    return read_prompts(args.prompts) if args.prompts else args.prompt
+
+
 def run_sample(args: argparse.Namespace) -> int:
+    prompts = prompts_of(args)
     from .figures import image_grid
 
-    images = draw(args)
+    images = draw(load_for(args, args.model), args, prompts).images
     args.out.parent.mkdir(parents=True, exist_ok=True)
     image_grid(images).save(args.out)
     print(f"wrote {args.out}")
@@ -45,13 +64,15 @@ def run_sample(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
+    prompts = prompts_of(args)
     from .files import write_json
-    from .metrics import score
+    from .prompts import check_disjoint
 
-    scores = asdict(score(draw(args), args.extractor, find_device(args.device)))
-    scores |= dict(model=args.model, against=args.against, steps=args.steps, seed=args.seed)
+    pipe = load_for(args, args.model)
+    if prompts and hasattr(pipe.unet, "quantization"):
+        check_disjoint(pipe.unet.quantization.calibration.get("prompts", []), prompts)
+    scores = scores_against(args, pipe, prompts) if args.against else errors_from(args, pipe, prompts)
+    scores |= dict(model=args.model, steps=args.steps, seed=args.seed)
     for name, value in scores.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if args.out is not None:
@@ -59,14 +80,56 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def draw(args: argparse.Namespace):
-    """The images (N, C, H, W), uint8, that ``sample`` and ``evaluate`` ask for, drawn by DDIM."""
+def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
+    """Scores of a pipeline's images against real ones."""
+    from dataclasses import asdict
+
+    from .metrics import score
+
+    images = draw(pipe, args, prompts).images
+    return asdict(score(images, args.extractor, find_device(args.device))) | {"against": args.against}
+
+
+def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
+    """How far a pipeline's trajectories and images are from those of the full-precision model."""
+    from .metrics import image_psnr, trajectory_mse
+
+    found = draw(pipe, args, prompts, record=True)
+    expected = draw(load_for(args, args.original), args, prompts, record=True)
+    errors = trajectory_mse(expected.trajectory, found.trajectory).tolist()
+    scores = {"last_step_mse": errors[-1], "image_psnr": image_psnr(expected.images, found.images)}
+    return {**scores, "original": args.original, "n": args.n, "mse_of_each_step": errors}
+
+
+def load_for(args: argparse.Namespace, model: str):
+    """A pipeline with the sampler of ``--sampler`` on the device of ``--device``."""
     device = find_device(args.device)
-    from .sampling import sample, with_sampler
+    from .sampling import with_sampler
+    from .support import check_pipeline
     from .zoo import load
 
-    pipe = with_sampler(load(args.model, device), "ddim")
-    return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True).images
+    pipe = load(model, device)
+    check_pipeline(pipe)
+    return with_sampler(pipe, args.sampler)
+
+
+def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
+    """The samples that ``sample`` and ``evaluate`` ask for."""
+    from .request import GUIDANCE
+    from .sampling import sample
+
+    guidance = GUIDANCE if args.guidance is None else args.guidance
+    asked = dict(prompts=prompts, guidance=guidance, eta=args.eta, record=record)
+    return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    check_new_or_resumed(args.out, resume=False)
+    from .compvis import ORIGINALS, convert
+
+    convert(args.checkpoint, ORIGINALS[args.preset]).save_pretrained(args.out)
+    print(f"wrote {args.out}; next: {PROGRAM} quantize --model {args.out} --preset {args.preset} --out NEW")
+    return 0
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -88,6 +151,7 @@ COMMANDS = {
     "quantize": run_quantize,
     "sample": run_sample,
     "evaluate": run_evaluate,
+    "convert": run_convert,
     "demo": run_demo,
     "doctor": run_doctor,
 }

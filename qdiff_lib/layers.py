@@ -1,4 +1,4 @@
-"""Quantized layers: convolutions and linear maps, the shortcut split, and the attention products.
+"""Quantized layers: convolutions and linear maps, and the shortcut split.
 
 A layer quantizes its input and its weight, then computes what it always did. A shortcut layer, which reads
 ``concat(deep X1, skip X2)``, has several *parts* along its input channels, each with grids of its own
@@ -10,7 +10,6 @@ An ordinary layer is the case of one part.
 """
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -149,59 +148,6 @@ class QuantLayer(nn.Module):
             return self.layer(x)
         weight = torch.cat([part() for part in self.rounding], dim=1)
         return functional_call(self.layer, {"weight": weight}, (x,))
-
-
-class QuantAttnProcessor(nn.Module):
-    """Attention whose two matrix products are quantized: q, k, v, and the softmax (Q-Diffusion, section 4).
-
-    The softmax lies in [0, 1], so its grid is unsigned: asymmetric with zero point 0. Its bits stand apart.
-    """
-
-    SUPPORTED = (AttnProcessor, AttnProcessor2_0)
-
-    def __init__(self, grid: Grid, softmax_grid: Grid):
-        super().__init__()
-        if softmax_grid.symmetric:
-            raise ValueError("symmetric=True wastes half of the softmax's grid; use an asymmetric one")
-        self.q, self.k, self.v = (ActivationQuantizer(grid) for _ in range(3))
-        self.softmax = ActivationQuantizer(softmax_grid)
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        """Spelt out because ``Attention`` reads this signature to know which arguments it may pass."""
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-
-    def forward(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        residual, shape = hidden_states, hidden_states.shape
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, tokens, C)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if attn.norm_cross and encoder_hidden_states is not None:
-            context = attn.norm_encoder_hidden_states(context)
-        mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
-
-        query = self.q(attn.head_to_batch_dim(attn.to_q(hidden_states)))  # (B heads, tokens, C / heads)
-        key = self.k(attn.head_to_batch_dim(attn.to_k(context)))
-        value = self.v(attn.head_to_batch_dim(attn.to_v(context)))
-        probabilities = self.softmax(attn.get_attention_scores(query, key, mask))
-        out = attn.batch_to_head_dim(torch.bmm(probabilities, value))
-
-        out = attn.to_out[1](attn.to_out[0](out))
-        if len(shape) == 4:
-            out = out.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            out = out + residual
-        return out / attn.rescale_output_factor
 
 
 def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:

@@ -32,6 +32,7 @@ __all__ = [
     "features",
     "frechet_distance",
     "histogram",
+    "image_psnr",
     "inception_extractor",
     "inception_score",
     "kernel_distance",
@@ -233,6 +234,18 @@ def trajectory_snr(reference: Tensor, other: Tensor) -> Tensor:
     """
     error = trajectory_mse(reference, other)
     return 10 * (reference.double().square().flatten(1).mean(dim=1) / error).log10()
+
+
+def image_psnr(reference: Tensor, other: Tensor) -> float:
+    """``10 log10(255^2 / MSE)`` of uint8 images of one shape, in dB; inf where both are equal.
+
+    Raises ValueError when the shapes differ.
+    """
+    if reference.shape != other.shape:
+        shapes = tuple(reference.shape), tuple(other.shape)
+        raise ValueError(f"reference is {shapes[0]}, other is {shapes[1]}: give images of one shape")
+    error = (reference.double() - other.double()).square().mean()
+    return (10 * (255**2 / error).log10()).item()
 
 
 def kl_divergence(

@@ -1,7 +1,7 @@
 """``quantize(pipe, recipe)``: from a diffusers pipeline to the same pipeline with a quantized UNet."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,16 +10,19 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from .attention import QuantAttnProcessor
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
 from .grid import FLOAT_BITS
-from .layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from .layers import QuantLayer, activation_quantizers, quant_layers
 from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
+from .replay import row_batches
 from .resume import UnitReport
 from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
+from .support import check_pipeline
 from .surgery import example_inputs, insert_quantizers
 from .tracing import Trace, trace
 
@@ -28,12 +31,14 @@ from .tracing import Trace, trace
 class Quantization:
     """What was done to a UNet; found at ``pipe.unet.quantization``.
 
-    recipe: how. trace: its units and shortcut seams. seconds: calibration, from start to end. units: how the
-    reconstruction of each went; empty for recipes without one.
+    recipe: how. trace: its units and shortcut seams. calibration: how its inputs were made, with the prompts.
+    seconds: calibration, from start to end. units: how the reconstruction of each went; empty for recipes
+    without one.
     """
 
     recipe: Recipe
     trace: Trace
+    calibration: dict = field(default_factory=dict)
     seconds: float = 0.0
     units: list[UnitReport] = field(default_factory=list)
 
@@ -41,6 +46,7 @@ class Quantization:
         """A JSON form."""
         return {
             "recipe": self.recipe.to_dict(),
+            "calibration": self.calibration,
             "seconds": self.seconds,
             "seams": {name: list(sizes) for name, sizes in self.trace.seams.items()},
             "units": [asdict(unit) for unit in self.units],
@@ -56,16 +62,19 @@ def quantize(
     memory_gb: float = 4.0,
     progress: bool = True,
     callback: Callable[[UnitReport], None] | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> DiffusionPipeline:
     """A pipeline of the same class whose UNet is quantized; ``pipe`` is left as it was.
 
-    calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says.
+    calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says, for
+    pipelines that draw from a text with ``prompts``.
     work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends with
     the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
 
-    Raises ValueError for a model that is quantized already or not in float32, a recipe that fits no layer of
-    it, or a ``work`` folder of another run.
+    Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
+    in float32, a recipe that fits no layer of it, or a ``work`` folder of another run.
     """
+    check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
     if pipe.unet.dtype != torch.float32:
@@ -75,10 +84,10 @@ def quantize(
         Path(work).mkdir(parents=True, exist_ok=True)
     with evaluating(pipe.unet) as full:
         if calibration is None:
-            calibration = recorded_set(pipe, recipe, progress)
+            calibration = recorded_set(pipe, recipe, progress, prompts)
         found = trace(full, example_inputs(full, device=full.device))
         unet = insert_quantizers(full, recipe, found)
-        unet.quantization = Quantization(recipe, found)
+        unet.quantization = Quantization(recipe, found, calibration.made_by)
         if recipe.rounding in ROUNDINGS:
             round_all(unet, recipe, calibration)
         else:
@@ -98,10 +107,13 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
         module.train(training)
 
 
-def recorded_set(pipe: DiffusionPipeline, recipe: Recipe, progress: bool) -> CalibrationSet:
+def recorded_set(
+    pipe: DiffusionPipeline, recipe: Recipe, progress: bool, prompts: Sequence[str] | None = None
+) -> CalibrationSet:
     """The calibration set that the recipe describes."""
-    sampler = with_sampler(pipe, recipe.sampler)
-    return record(sampler, recipe.rule, recipe.samples, recipe.steps, recipe.seed, progress=progress)
+    sampler, counts = with_sampler(pipe, recipe.sampler), (recipe.samples, recipe.steps, recipe.seed)
+    asked = dict(prompts=prompts, guidance=recipe.guidance, eta=recipe.eta)
+    return record(sampler, recipe.rule, *counts, progress=progress, **asked)
 
 
 @torch.no_grad()
@@ -113,8 +125,8 @@ def round_all(unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> N
         quantizer.reservoir = Reservoir(OBSERVED, generator)
     device = next(unet.parameters()).device
     if quantizers:
-        for i in range(0, len(calibration), 64):
-            unet(**calibration.rows(slice(i, i + 64), device))
+        for rows in row_batches(len(calibration), unet.quantization.trace.batch_size):
+            unet(**calibration.rows(rows, device))
     for quantizer in quantizers:
         quantizer.range_from_reservoir(recipe.activation_range)
     for layer in quant_layers(unet):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from .calibration import Normal, Rule, Uniform, rule_from_dict, rule_to_dict
 from .grid import ALLOWED_BITS, FLOAT_BITS
 from .ranges import RANGES
+from .request import GUIDANCE
 from .rounding import ROUNDINGS
 
 SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
@@ -44,8 +45,8 @@ class Recipe:
     """Bits of the weights: 2 to 8, 16, or 32 for floating point. Per output channel, asymmetric."""
     activations: int = 8
     """Bits of the activations: 2 to 8, 16, or 32 for floating point. Per tensor."""
-    softmax_bits: int = 8
-    """Bits of the attention's softmax (the paper uses 16 for Stable Diffusion)."""
+    softmax_bits: int | None = None
+    """Bits of the attention's softmax; None: 8, but 16 in networks that read a text, as in the paper."""
     edge_bits: int | None = None
     """Least bits of the first and last convolution, weights and activations; None: like all other layers, as
     in the paper. The first reads the noisy image itself: its rounding error is noise to the network."""
@@ -77,9 +78,13 @@ class Recipe:
     steps: int = 100
     """Denoising steps of the sampler that makes the calibration set."""
     sampler: str | None = "ddim"
-    """A key of ``sampling.SAMPLERS``, or None: the pipeline's own scheduler."""
+    """A key of ``samplers.SAMPLERS``, or None: the pipeline's own scheduler."""
+    eta: float = 0.0
+    """Share of fresh noise in each step of DDIM: 0, none, to 1."""
+    guidance: float = GUIDANCE
+    """Scale of classifier-free guidance, for pipelines that draw from a text; 1 or less: none."""
     samples: int = 5120
-    """Calibration inputs in all."""
+    """Calibration inputs in all; under guidance half of them conditional, half unconditional."""
     iterations: int = 20_000
     """Rounding iterations for each unit."""
     step_iterations: int = 5_000
@@ -101,7 +106,7 @@ class Recipe:
 
     def __post_init__(self):
         widths = (*ALLOWED_BITS, FLOAT_BITS)
-        allowed_bits = {"weights": widths, "activations": widths, "softmax_bits": ALLOWED_BITS}
+        allowed_bits = {"weights": widths, "activations": widths, "softmax_bits": (None, *ALLOWED_BITS)}
         for name, allowed in {**allowed_bits, "edge_bits": (None, *widths)}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported; use one of {allowed}")
@@ -115,6 +120,8 @@ class Recipe:
             raise ValueError(f"rounding={self.rounding!r} is unknown; use {(*ROUNDINGS, 'adaround')}")
         if self.rounding_start not in ("fraction", "gptq"):
             raise ValueError(f"rounding_start={self.rounding_start!r} is unknown; use 'fraction' or 'gptq'")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta!r} must be from 0 to 1")
         least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0, "batch_size": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:

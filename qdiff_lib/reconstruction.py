@@ -18,7 +18,7 @@ from .layers import QuantLayer, activation_quantizers, quant_layers
 from .progress import UnitsBar
 from .ranges import Reservoir
 from .recipes import Recipe
-from .replay import Replay, UnitInputs, row_batches
+from .replay import Replay, UnitInputs
 from .resume import UnitFiles, UnitReport, fingerprint
 from .store import Rows, RowStore
 from .tracing import Trace
@@ -47,9 +47,17 @@ class UnitFitter:
     """Fits one unit: weights first, then activation ranges, then their step sizes."""
 
     def __init__(
-        self, unit: nn.Module, inputs: UnitInputs, target: Rows, recipe: Recipe, seed: int, tick: Callable
+        self,
+        unit: nn.Module,
+        inputs: UnitInputs,
+        target: Rows,
+        batches: list[slice],
+        recipe: Recipe,
+        seed: int,
+        tick: Callable,
     ):
         self.unit, self.inputs, self.target, self.recipe, self.tick = unit, inputs, target, recipe, tick
+        self.batches = batches
         self.generator = torch.Generator().manual_seed(seed)
         self.device = next(unit.parameters()).device
 
@@ -109,14 +117,13 @@ class UnitFitter:
 
     def compensated_codes(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
-        batches = len(row_batches(self.target.shape[0]))
-        moments = second_moments(layers, self.run, batches, self.generator)
+        moments = second_moments(layers, self.run, len(self.batches), self.generator)
         return {layer: gptq_codes(layer, moment) for layer, moment in moments.items()}
 
     @torch.no_grad()
     def run(self) -> None:
         """Send all rows through the unit, in order, for those who look on."""
-        for rows in row_batches(self.target.shape[0]):
+        for rows in self.batches:
             args, kwargs = self.inputs.batch(rows, self.device)
             self.unit(*args, **kwargs)
 
@@ -183,8 +190,8 @@ def reconstruct(
                 if files:
                     files.save(report, replaced.modules[k])
             given.free(store)
-            original.forget(k)
-            replaced.forget(k)
+            original.finish(k)
+            replaced.finish(k)
             bar.end(k)
             reports.append(report)
             if callback:
@@ -212,7 +219,8 @@ def fit_unit(
 ) -> None:
     """Quantize unit ``k``: its weights' ranges and rounding, then its activations' ranges and step sizes."""
     unit = replay.modules[k]
-    fitter = UnitFitter(unit, inputs, target, recipe, unit_seed(recipe.seed, k), tick)
+    seed = unit_seed(recipe.seed, k)
+    fitter = UnitFitter(unit, inputs, target, replay.batches(), recipe, seed, tick)
     for layer in quant_layers(unit):
         if layer.weight_grid:
             layer.find_weight_range(recipe.weight_range)

@@ -67,6 +67,6 @@ class UnitFiles:
 def fingerprint(unet: nn.Module, recipe: Recipe, inputs: CalibrationSet) -> str:
     """A hash of everything that decides the result of a reconstruction."""
     digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
-    for tensor in [*unet.state_dict().values(), *inputs.inputs.values()]:
+    for tensor in [*unet.state_dict().values(), *inputs.tensors().values()]:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,89 +1,72 @@
 """Sampling with any diffusers pipeline and scheduler, from the same noise for every model."""
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
-from torch import Tensor
+from diffusers import DDPMPipeline, DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
 
 from .progress import progress_bar
+from .request import GUIDANCE, PLAIN, Request
+from .samplers import make_scheduler
 
 ROLES = ("evaluation", "calibration")
 LAST_SEED = 2**11 - 1
 LAST_IMAGE = 2**20 - 1
+MOST_IMAGES = 64  # at once
+MOST_DECODED = 2**21  # pixels that a decoder puts out at once: 8 images of Stable Diffusion
 
 
 @dataclass(frozen=True)
 class Samples:
-    """images: uint8 (N, C, H, W). trajectory: x_t after each step, (T, N, C, H, W), None unless recorded."""
+    """images: uint8 (N, C, H, W). trajectory: x_t after each step, (T, N, C, H, W), None unless recorded.
+
+    In latent pipelines x_t is a latent, and the images are decoded from the last one.
+    """
 
     images: Tensor
     trajectory: Tensor | None = None
 
 
-class QuadraticDDIM(DDIMScheduler):
-    """DDIM, eta 0, whose times are dense near the clean end: the paper's sampler for CIFAR-10.
-
-    Step i of n, from the clean end, is at ``floor(0.8 T (i / (n - 1))^2)``, as in DDIM's code (Song et al.,
-    2021, appendix D.3), which repeats its first times where these lie closer together than 1. Here no time
-    comes twice: step i is at time i or later.
-    """
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Raises ValueError for fewer than 2 steps, or a network that does not predict the noise."""
-        if num_inference_steps < 2 or self.config.prediction_type != "epsilon":
-            raise ValueError(
-                f"num_inference_steps={num_inference_steps} must be at least 2, and prediction_type="
-                f"{self.config.prediction_type!r} must be 'epsilon', for quadratic steps: use sampler='ddim'"
-            )
-        super().set_timesteps(num_inference_steps, device)
-        index = torch.arange(num_inference_steps)
-        share = (index.double() / (num_inference_steps - 1)).square()
-        times = (0.8 * self.config.num_train_timesteps * share).long().maximum(index)
-        self.timesteps = times.flip(0).to(device)
-
-    def step(
-        self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = True, **options
-    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
-        """DDIM's step (equation 12 there) from ``timestep`` to the next one of ``timesteps``, without noise.
-
-        Raises ValueError for an ``eta`` other than 0.
-        """
-        if options.get("eta"):
-            raise ValueError(
-                f"eta={options['eta']!r} adds noise; quadratic steps have eta 0: use sampler='ddim'"
-            )
-        clean = super().step(model_output, timestep, sample, **options).pred_original_sample
-        later = self.timesteps[self.timesteps < timestep]
-        alpha = self.alphas_cumprod[later[0].item()] if len(later) else self.final_alpha_cumprod
-        following = alpha.sqrt() * clean + (1 - alpha).sqrt() * model_output
-        return DDIMSchedulerOutput(following, clean) if return_dict else (following, clean)
-
-
-SAMPLERS = {"ddim": DDIMScheduler, "ddim-quadratic": QuadraticDDIM}
-
-
 def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipeline:
-    """The same pipeline with the named sampler of ``SAMPLERS``, or None for its own.
+    """The same pipeline with the named sampler, a key of ``samplers.SAMPLERS``, or with its own for None.
 
-    "ddim": DDIM (Song et al., 2021; eta 0) at equally spaced times; "ddim-quadratic": ``QuadraticDDIM``.
+    Raises ValueError for an unknown name, and for a sampler that the pipeline cannot drive.
     """
     if sampler is None:
         return pipe
-    if sampler not in SAMPLERS:
-        named = ", ".join(map(repr, SAMPLERS))
-        raise ValueError(f"sampler={sampler!r} is unknown; use {named}, or None for the pipeline's own")
-    return with_components(pipe, scheduler=SAMPLERS[sampler].from_config(pipe.scheduler.config))
+    scheduler = make_scheduler(sampler, pipe.scheduler.config, latent=decoder_of(pipe) is not None)
+    changed = with_components(pipe, scheduler=scheduler)
+    unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it hands one to each step
+    if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline makes its own of any other
+        kind = type(scheduler).__name__
+        raise ValueError(f"sampler={sampler!r}: {type(pipe).__name__} cannot drive a {kind}; use 'ddim'")
+    return changed
+
+
+def takes_generator(scheduler: SchedulerMixin) -> bool:
+    """Whether each step of the scheduler accepts the generator of its noise."""
+    return "generator" in inspect.signature(scheduler.step).parameters
 
 
 def with_components(pipe: DiffusionPipeline, **changes) -> DiffusionPipeline:
-    """A pipeline of the same class that shares all components but the ones given."""
-    changed = type(pipe)(**{**pipe.components, **changes})
+    """A pipeline of the same class that shares all components and settings but the ones given."""
+    components = {**pipe.components, **changes}
+    names = inspect.signature(type(pipe).__init__).parameters
+    settings = {name: pipe.config[name] for name in names if name in pipe.config and name not in components}
+    changed = type(pipe)(**components, **settings)
     changed.set_progress_bar_config(disable=True)
     return changed
+
+
+def decoder_of(pipe: DiffusionPipeline) -> nn.Module | None:
+    """The first stage of a latent pipeline, which turns latents into images; None for others."""
+    return getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
 
 
 def noise_generators(seed: int, start: int, count: int, role: str = "evaluation") -> list[torch.Generator]:
@@ -100,40 +83,83 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
     return [torch.Generator().manual_seed(base + i) for i in range(start, start + count)]
 
 
-def check_counts(pipe: DiffusionPipeline, n: int, steps: int, batch_size: int) -> None:
+def check_counts(pipe: DiffusionPipeline, n: int, steps: int, batch_size: int | None = None) -> None:
     """Raise ValueError for counts below 1 and for more steps than the model was trained with."""
     for name, value in (("n", n), ("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value!r} must be at least 1")
     limit = pipe.scheduler.config.num_train_timesteps
     if steps > limit:
         raise ValueError(f"steps={steps} exceeds the {limit} steps that the model was trained with")
 
 
+def images_at_once(pipe: DiffusionPipeline) -> int:
+    """How many images a pipeline draws at once: 64, fewer where decoding them takes much memory."""
+    decoder = decoder_of(pipe)
+    if decoder is None:
+        return MOST_IMAGES
+    size = pipe.unet.config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    pixels = height * width * 4 ** (len(decoder.config.block_out_channels) - 1)
+    return min(MOST_IMAGES, max(1, MOST_DECODED // pixels))
+
+
 def run_batch(
-    pipe: DiffusionPipeline, start: int, count: int, steps: int, seed: int, role: str = "evaluation"
+    pipe: DiffusionPipeline,
+    start: int,
+    count: int,
+    steps: int,
+    seed: int,
+    role: str = "evaluation",
+    request: Request = PLAIN,
 ) -> Tensor:
     """One run of the pipeline: ``count`` images of the seed from ``start`` on, uint8 (count, C, H, W)."""
     generators = noise_generators(seed, start, count, role)
-    out = pipe(batch_size=count, generator=generators, num_inference_steps=steps, output_type="np").images
+    with seeded_steps(pipe, generators):
+        arguments = request.arguments(start, count)
+        arguments |= {"generator": generators, "num_inference_steps": steps, "output_type": "np"}
+        out = pipe(**arguments).images
     return (torch.from_numpy(out).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
 
 
 @contextmanager
-def each_step(pipe: DiffusionPipeline, callback: Callable[[Tensor], None]):
-    """Call ``callback(x_t)`` with the scheduler's output after every denoising step."""
-    original = pipe.scheduler.step
-
-    def step(*args, **kwargs):
-        out = original(*args, **kwargs)
-        callback((out[0] if isinstance(out, tuple) else out.prev_sample).detach())
-        return out
-
-    pipe.scheduler.step = step
+def replaced_step(pipe: DiffusionPipeline, wrap: Callable[[Callable], Callable]):
+    """Within the block, the scheduler's ``step`` is ``wrap(step)``; its signature stays readable."""
+    original, own = pipe.scheduler.step, vars(pipe.scheduler).get("step")
+    pipe.scheduler.step = functools.wraps(original)(wrap(original))
     try:
         yield
     finally:
         del pipe.scheduler.step
+        if own is not None:
+            pipe.scheduler.step = own
+
+
+def each_step(pipe: DiffusionPipeline, callback: Callable[[Tensor], None]):
+    """Within the block, ``callback(x_t)`` gets the scheduler's output after every denoising step."""
+
+    def wrap(original):
+        def step(*args, **kwargs):
+            out = original(*args, **kwargs)
+            callback((out[0] if isinstance(out, tuple) else out.prev_sample).detach())
+            return out
+
+        return step
+
+    return replaced_step(pipe, wrap)
+
+
+def seeded_steps(pipe: DiffusionPipeline, generators: list[torch.Generator]):
+    """Within the block, steps that add noise draw it from ``generators``, though a pipeline forget it."""
+    added = {"generator": generators} if takes_generator(pipe.scheduler) else {}
+
+    def wrap(original):
+        def step(*args, **kwargs):
+            return original(*args, **{**added, **kwargs})
+
+        return step
+
+    return replaced_step(pipe, wrap)
 
 
 def sample(
@@ -142,19 +168,34 @@ def sample(
     steps: int,
     seed: int = 0,
     first: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     record: bool = False,
     progress: bool = False,
+    prompts: Sequence[str] | None = None,
+    guidance: float = GUIDANCE,
+    eta: float = 0.0,
 ) -> Samples:
     """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
 
     The noise of an image depends on the seed and its number alone, whatever the model and the batch size.
-    record: keep the whole trajectory, as for Figure 3 of the paper. progress: show a bar with an ETA. Raises
-    ValueError for counts below 1 and for more steps than the model has.
+
+    Args:
+        batch_size: images at once; None: 64, fewer where decoding them takes much memory.
+        record: keep the whole trajectory, as for Figure 3 of the paper.
+        progress: show a bar with an ETA.
+        prompts: texts, for pipelines that draw from text: image i shows ``prompts[i % len(prompts)]``.
+        guidance: scale of classifier-free guidance; 1 or less: none.
+        eta: share of fresh noise in each step of DDIM, for pipelines that take it.
+
+    Raises:
+        ValueError: counts below 1, more steps than the model has, prompts missing or not taken by the
+            pipeline, an eta that it does not take. TypeError: prompts are one string.
     """
+    request = Request.checked(pipe, prompts, guidance, eta)
     check_counts(pipe, n, steps, batch_size)
+    size = batch_size or images_at_once(pipe)
     images, trajectories = [], []
-    starts = range(first, first + n, batch_size)
+    starts = range(first, first + n, size)
     with progress_bar(total=steps * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
         for start in starts:
             kept: list[Tensor] = []
@@ -165,7 +206,8 @@ def sample(
                     kept.append(x.cpu())
 
             with each_step(pipe, after_step):
-                images.append(run_batch(pipe, start, min(batch_size, first + n - start), steps, seed))
+                count = min(size, first + n - start)
+                images.append(run_batch(pipe, start, count, steps, seed, request=request))
             if record:
                 trajectories.append(torch.stack(kept))
     return Samples(torch.cat(images), torch.cat(trajectories, dim=1) if record else None)

@@ -7,26 +7,39 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from .attention import QuantAttnProcessor
+from .cost import TEXT_TOKENS
 from .grid import FLOAT_BITS, Grid
-from .layers import QuantAttnProcessor, QuantLayer
+from .layers import QuantLayer
 from .recipes import Recipe
 from .tracing import Trace
 
 EDGES = ("conv_in", "conv_out")
+SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # where a recipe leaves them open: the paper's choice
 
 
 def example_inputs(unet: nn.Module, batch: int = 1, device: str | torch.device = "cpu") -> dict:
-    """Keyword arguments for one forward pass of ``unet``, made from its config: zeros of the right shapes."""
+    """Keyword arguments for one forward pass of ``unet``, made from its config: zeros of the right shapes.
+
+    A UNet2DConditionModel also gets ``encoder_hidden_states``, (batch, 77, width of the text encoder).
+    """
     config = unet.config
     size = config.sample_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
     dtype = next(unet.parameters()).dtype
     sample = torch.zeros(batch, config.in_channels, height, width, device=device, dtype=dtype)
     inputs = {"sample": sample, "timestep": torch.zeros(batch, device=device, dtype=torch.long)}
-    if "cross_attention_dim" in config:
-        context = (batch, 77, config.cross_attention_dim)
+    if reads_text(unet):
+        width = config.encoder_hid_dim or config.cross_attention_dim
+        width = width if isinstance(width, int) else width[0]  # all blocks see the same text
+        context = (batch, TEXT_TOKENS, width)
         inputs["encoder_hidden_states"] = torch.zeros(context, device=device, dtype=dtype)
     return inputs
+
+
+def reads_text(unet: nn.Module) -> bool:
+    """Whether the network's attention reads the embedding of a text."""
+    return "cross_attention_dim" in unet.config
 
 
 def is_quantized(name: str, recipe: Recipe) -> bool:
@@ -73,7 +86,7 @@ def activation_grid(bits: int, recipe: Recipe) -> Grid | None:
 
 def _insert_processors(unet: nn.Module, recipe: Recipe) -> None:
     grid = activation_grid(recipe.activations, recipe)
-    softmax = Grid(recipe.softmax_bits)
+    softmax = Grid(recipe.softmax_bits or (TEXT_SOFTMAX_BITS if reads_text(unet) else SOFTMAX_BITS))
     for name, module in unet.named_modules():
         if not isinstance(module, Attention) or not is_quantized(name, recipe):
             continue

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,13 +88,20 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
         device: anything that ``torch.device`` takes.
 
     Raises:
-        ValueError: the name is unknown, the folder holds no model or only pickled weights, or the hub cannot
-            be reached or has no such model.
+        ValueError: the name is unknown, the folder holds no model, lacks a component or has only pickled
+            weights, transformers is not installed where a model needs it, or the hub cannot be reached or
+            has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
+    import torch
+
+    from .architectures import set_heads
+
     pipe = _open(name_or_path)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    if hasattr(pipe, "unet"):
+        set_heads(pipe.unet)
+    return pipe.to(device, torch.float32)
 
 
 def _open(name_or_path: str | Path) -> "DiffusionPipeline":
@@ -116,6 +124,7 @@ def _open(name_or_path: str | Path) -> "DiffusionPipeline":
 
 def _from_folder(folder: Path) -> "DiffusionPipeline":
     """A quantized checkpoint or a diffusers pipeline in a local folder."""
+    _check_components(folder)
     if (folder / "quantized.json").is_file():
         from .checkpoint import load_quantized
 
@@ -140,6 +149,24 @@ def _in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
         if isinstance(part, nn.Module):
             part.float()
     return pipe
+
+
+def _check_components(folder: Path) -> None:
+    """Raise ValueError where a component that ``model_index.json`` names cannot be loaded."""
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    for name, value in parts.items():
+        library, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
+        if library == "transformers" and find_spec("transformers") is None:
+            raise ValueError(
+                f"name_or_path={str(folder)!r}: its {name} needs transformers, which is not installed: "
+                "run `python -m pip install transformers`"
+            )
+        if library is not None and not (folder / name).is_dir():
+            raise ValueError(
+                f"name_or_path={str(folder)!r} lacks its {name}: model_index.json names a {kind}, but there "
+                f"is no folder {name!r}; copy the whole pipeline, as save_pretrained writes it"
+            )
 
 
 def _refuse_pickled(folder: Path) -> None:

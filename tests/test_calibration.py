@@ -128,12 +128,14 @@ def places(rows, seen):
 def test_rows_are_what_the_sampler_saw(make, rule):
     pipe = make()
     found = record(pipe, rule, samples=12, steps=6, seed=5)
-    expected = rule.counts(len(pipe.scheduler.timesteps), 12, torch.Generator().manual_seed(5))
+    times = torch.as_tensor(pipe.scheduler.timesteps)
+    first = [i for i, time in enumerate(times) if i == 0 or time != times[i - 1]]  # PLMS asks twice at one
+    expected = rule.counts(len(first), 12, torch.Generator().manual_seed(5))
     assert len(found) == 12 and found.inputs["sample"].shape == (12, 1, 8, 8)
     assert torch.equal(torch.bincount(found.step, minlength=len(expected)), expected)
-    assert torch.equal(found.inputs["timestep"], torch.as_tensor(pipe.scheduler.timesteps)[found.step])
+    assert torch.equal(found.inputs["timestep"], times[first][found.step])
     pool = 2 * int(expected.max())
-    seen = trajectories(pipe, pool, 6, seed=5, role="calibration")
+    seen = trajectories(pipe, pool, 6, seed=5, role="calibration")[first]
     for step in found.step.unique():
         index = places(found.inputs["sample"][found.step == step], seen[step])
         assert len(index.unique()) == len(index), "a trajectory was drawn twice at one step"
@@ -233,7 +235,7 @@ class GuidedPipeline(DDPMPipeline):
 
 def test_classifier_free_guidance_is_refused():
     plain = ddpm()
-    with pytest.raises(ValueError, match="6 rows of 'sample' for 3 images: classifier-free guidance"):
+    with pytest.raises(ValueError, match="6 rows of 'sample' for 3 images in 1 passes: classifier"):
         record(GuidedPipeline(unet=plain.unet, scheduler=plain.scheduler), Uniform(), 9, 3, batch_size=3)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from qdiff_lib import arguments, cli
+from qdiff_lib import argument_types, arguments, cli
 
 QUANTIZE = ["quantize", "--model", "ddpm-fashion", "--out", "new"]
 SAMPLE = ["sample", "--model", "ddpm-fashion", "--out", "new.png"]
 EVALUATE = ["evaluate", "--model", "ddpm-fashion", "--against", "fashion-mnist"]
 ROOT = Path(cli.__file__).parents[1]
-COMMANDS = ("quantize", "sample", "evaluate", "demo", "doctor")
+COMMANDS = ("quantize", "sample", "evaluate", "convert", "demo", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +68,23 @@ def set_command(monkeypatch, name, raised):
         ([*SAMPLE, "--out", "new.jpg"], "'new.jpg'", ".png"),
         (["evaluate", "--model", "ddpm-fashion", "--against", "cats"], "'cats'", "'fashion-mnist'"),
         ([*EVALUATE, "--n", "1"], "'1'", "at least 2"),
+        (["evaluate", "--model", "ddpm-fashion"], "--original", "required"),
+        ([*EVALUATE, "--original", "x"], "--original", "not allowed with"),
+        ([*SAMPLE, "--eta", "1.5"], "'1.5'", "from 0 to 1"),
+        ([*SAMPLE, "--guidance", "-1"], "'-1'", "at least 0"),
+        ([*SAMPLE, "--guidance", "much"], "'much'", "at least 0"),
+        ([*SAMPLE, "--sampler", "heun"], "'heun'", "'ddim', 'ddim-quadratic', 'plms'"),
+        ([*SAMPLE, "--prompt", "flag", "--prompts", "file"], "--prompts", "not allowed with"),
+        ([*QUANTIZE, "--preset", "sdxl"], "'sdxl'", "'sd-v1.4'"),
+        (
+            ["convert", "--checkpoint", "x", "--preset", "sd-v1.4", "--out", "new"],
+            "'sd-v1.4'",
+            "'ldm4-bedrooms'",
+        ),
         ([*EVALUATE, "--extractor", "vgg"], "'vgg'", "'fashion-classifier', 'inception'"),
         ([*EVALUATE, "--out", "scores.txt"], "'scores.txt'", ".json"),
         (["demo", "--profile", "huge"], "'huge'", "'tiny'"),
-        (["quantise"], "'quantise'", "'quantize', 'sample', 'evaluate', 'demo', 'doctor'"),
+        (["quantise"], "'quantise'", "'quantize', 'sample', 'evaluate', 'convert', 'demo', 'doctor'"),
         ([], "COMMAND", "required"),
     ],
     ids=lambda case: " ".join(case[-2:]) if isinstance(case, list) else "",
@@ -183,11 +196,15 @@ def test_help_says_what_the_numbers_mean(command, capsys):
 
 
 def test_the_choices_are_those_of_the_library():
-    from qdiff_lib import grid, recipes
+    from qdiff_lib import compvis, grid, presets, recipes, samplers, zoo
 
-    assert arguments.BITS == (*grid.ALLOWED_BITS, grid.FLOAT_BITS)
+    assert argument_types.BITS == (*grid.ALLOWED_BITS, grid.FLOAT_BITS)
     assert arguments.METHODS == recipes.METHODS
     assert set(arguments.PROFILES) == set(recipes.PROFILES)
+    assert set(arguments.PRESETS) == set(presets.PRESETS)
+    assert set(arguments.ORIGINALS) == set(compvis.ORIGINALS)
+    assert set(arguments.SAMPLERS) == set(samplers.SAMPLERS)
+    assert {preset.hub for preset in presets.PRESETS.values() if preset.hub} <= set(zoo.HUB)
 
 
 def test_defaults():

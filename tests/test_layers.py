@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -12,7 +11,6 @@ from torch import nn
 from qdiff_lib.grid import Grid, dequantize, fake_quantize, quantize, scale_for_range
 from qdiff_lib.layers import (
     ActivationQuantizer,
-    QuantAttnProcessor,
     QuantLayer,
     activation_quantizers,
     quant_layers,
@@ -390,115 +388,3 @@ def test_lists_of_layers_and_quantizers():
     assert quant_layers(pair) == [pair.shortcut, pair.inner[0], pair.inner[2]]
     assert quant_layers(pair.shortcut) == [pair.shortcut]
     assert activation_quantizers(pair) == [*pair.shortcut.inputs, *pair.inner[0].inputs]
-
-
-# Attention
-
-ATTENTIONS = {  # options of the attention, shape of the input, shape of the context, shape of the mask
-    "self-image": (dict(norm_num_groups=4, residual_connection=True), (2, 16, 4, 4), None, None),
-    "self-image-rescaled": (dict(norm_num_groups=2, rescale_output_factor=2.0), (2, 16, 2, 6), None, None),
-    "self-tokens": (dict(bias=True), (2, 10, 16), None, None),
-    "cross": (dict(cross_attention_dim=12), (2, 10, 16), (2, 7, 12), None),
-    "cross-image": (
-        dict(cross_attention_dim=12, norm_num_groups=4, residual_connection=True),
-        (2, 16, 4, 4),
-        (2, 7, 12),
-        None,
-    ),
-    "cross-normed": (
-        dict(cross_attention_dim=12, cross_attention_norm="layer_norm"),
-        (2, 10, 16),
-        (2, 7, 12),
-        None,
-    ),
-    "self-mask": ({}, (2, 10, 16), None, (2, 1, 10)),
-    "cross-mask": (dict(cross_attention_dim=12), (2, 10, 16), (2, 7, 12), (2, 1, 7)),
-    "query-mask": (dict(cross_attention_dim=12), (2, 10, 16), (2, 7, 12), (2, 10, 7)),
-}
-
-
-def make_attention(kind):
-    """An attention in double precision and the arguments of one call."""
-    options, *shapes = ATTENTIONS[kind]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        attention = Attention(16, heads=4, dim_head=4, processor=AttnProcessor2_0(), **options)
-        x, context, mask = (shape and torch.randn(shape, dtype=torch.float64) for shape in shapes)
-    if mask is not None:
-        mask = torch.where(mask > 0.5, -10_000.0, 0.0).double()
-        assert (mask < 0).any()
-    return attention.eval().double(), (x, context, mask)
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_attention_without_ranges_is_that_of_diffusers(kind):
-    # Five steps in double precision (normalization, projection, scores, softmax times v, output), each a sum
-    # of at most 64 terms whose absolute values sum to less than 100, and each passing on the error of the one
-    # before at most 100-fold in this small network's output: far below (64 * 100 * U64 = 7e-13) * 100.
-    attention, arguments = make_attention(kind)
-    with torch.no_grad():
-        expected = attention(*arguments)
-        attention.set_processor(QuantAttnProcessor(Grid(8), Grid(8)))
-        found = attention(*arguments)
-    assert found.shape == expected.shape
-    assert ((found - expected).abs() <= 100 * 64 * 100 * U64).all()
-
-
-def test_mask_changes_the_attention():
-    attention, (x, context, mask) = make_attention("cross-mask")
-    attention.set_processor(QuantAttnProcessor(Grid(8), Grid(8)))
-    assert (attention(x, context, mask) - attention(x, context)).abs().max() > 1e-3
-
-
-def test_quantized_attention_is_the_explicit_formula():
-    attention, (x, context, _) = make_attention("cross")
-    processor = QuantAttnProcessor(Grid(4, symmetric=True), Grid(3))
-    attention.set_processor(processor)
-    original = attention(x, context)
-    for quantizer in activation_quantizers(processor):
-        quantizer.reservoir = Reservoir(5, torch.Generator().manual_seed(0))
-    assert torch.equal(attention(x, context), original)
-    for quantizer in activation_quantizers(processor):
-        quantizer.range_from_reservoir("min_max")
-
-    def symmetric(value):  # a 4-bit grid with zero point 8
-        scale = max(-value.min() / 8, value.max() / 7)
-        return scale * (value / scale).round().clamp(-8, 7)
-
-    query, key, value = attention.to_q(x), attention.to_k(context), attention.to_v(context)
-    query, key, value = (symmetric(part).unflatten(-1, (4, 4)) for part in (query, key, value))
-    weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(2).softmax(-1)
-    # The range is that of the unquantized softmax, which the reservoir saw.
-    scale = processor.softmax.scale
-    weights = scale * (weights / scale).round().clamp(0, 7)
-    expected = attention.to_out[0](torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2))
-    found = attention(x, context)
-    # As above: the same sums in double precision. No value lies so near to the middle of two codes that the
-    # rounding error decides, else the difference would be a whole step.
-    assert ((found - expected).abs() <= 100 * 64 * 100 * U64).all()
-    assert (found - original).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("bits", [4, 8, 16], ids="{}-bit".format)
-@pytest.mark.parametrize("range_name", ["min_max", "mse_search", "percentile"])
-def test_softmax_grid_is_unsigned(bits, range_name):
-    attention, (x, _, _) = make_attention("self-tokens")
-    processor = QuantAttnProcessor(Grid(8, symmetric=True), Grid(bits))
-    processor.softmax.reservoir = Reservoir(100, torch.Generator().manual_seed(0))
-    attention.set_processor(processor)
-    attention(x)
-    processor.softmax.range_from_reservoir(range_name)
-    assert processor.softmax.zero_point == 0
-    assert 0 < processor.softmax.scale <= 1 / (2**bits - 1)
-
-
-def test_symmetric_softmax_grid_is_refused():
-    with pytest.raises(ValueError, match="symmetric=True wastes half of the softmax's grid"):
-        QuantAttnProcessor(Grid(8), Grid(8, symmetric=True))
-
-
-def test_processor_is_part_of_the_attention():
-    attention, _ = make_attention("self-tokens")
-    attention.set_processor(QuantAttnProcessor(Grid(8), Grid(8)))
-    names = [name for name, module in attention.named_modules() if isinstance(module, ActivationQuantizer)]
-    assert names == [f"processor.{name}" for name in ("q", "k", "v", "softmax")]

@@ -19,8 +19,9 @@ from tiny_models import (
 )
 
 from qdiff_lib import Recipe, quantize, sample
+from qdiff_lib.attention import QuantAttnProcessor
 from qdiff_lib.cost import layer_costs
-from qdiff_lib.layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from qdiff_lib.layers import QuantLayer, activation_quantizers, quant_layers
 from qdiff_lib.pipeline import layer_bits_of
 from qdiff_lib.recipes import METHODS
 from qdiff_lib.sampling import with_components

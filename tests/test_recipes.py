@@ -27,7 +27,7 @@ recipes = st.builds(
     method=st.sampled_from(METHODS),
     weights=bits,
     activations=bits,
-    softmax_bits=st.sampled_from(ALLOWED_BITS),
+    softmax_bits=st.none() | st.sampled_from(ALLOWED_BITS),
     edge_bits=st.none() | bits,
     symmetric_activations=st.booleans(),
     quantize_attention=st.booleans(),
@@ -40,6 +40,8 @@ recipes = st.builds(
     rule=rules,
     steps=counts,
     sampler=st.none() | st.just("ddim"),
+    eta=shares,
+    guidance=st.floats(0, 20),
     samples=counts,
     iterations=counts,
     step_iterations=counts,
@@ -110,7 +112,7 @@ def test_paper_profile_has_the_papers_numbers(method):
     assert (recipe.iterations, recipe.step_iterations, recipe.batch_size) == (20_000, 5_000, 32)
     assert (recipe.lr, recipe.lr_steps, recipe.regularization) == (1e-3, 4e-4, 0.01)
     assert (recipe.beta, recipe.warmup) == ((20, 2), 0.2)
-    assert (recipe.weights, recipe.activations, recipe.softmax_bits) == (4, 8, 8)
+    assert (recipe.weights, recipe.activations, recipe.softmax_bits) == (4, 8, None)
     assert recipe.activation_range == ("mse_search" if method == "ptq4dm" else "min_max")
 
 
@@ -159,7 +161,8 @@ def test_recipe_is_frozen():
         ("weights", "4", "2, 3, 4, 5, 6, 7, 8, 16, 32"),
         ("weights", None, "2, 3, 4, 5, 6, 7, 8, 16, 32"),
         ("activations", 12, "2, 3, 4, 5, 6, 7, 8, 16, 32"),
-        ("softmax_bits", 0, "2, 3, 4, 5, 6, 7, 8, 16"),
+        ("eta", 1.5, "from 0 to 1"),
+        ("softmax_bits", 0, "None, 2, 3, 4, 5, 6, 7, 8, 16"),
         ("softmax_bits", 32, "2, 3, 4, 5, 6, 7, 8, 16"),
         ("edge_bits", 9, "None, 2, 3, 4, 5, 6, 7, 8, 16, 32"),
         ("weight_range", "mse", "'min_max', 'mse_search', 'percentile'"),

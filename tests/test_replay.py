@@ -41,7 +41,7 @@ def walk(replay):
         rows = replay.advance(k, given)
         arguments, out = tree_leaves(given.batch(slice(0, N), torch.device("cpu"))), rows[slice(0, N)]
         given.free(replay.store)
-        replay.forget(k)
+        replay.finish(k)
         yield k, arguments, out
 
 
@@ -96,7 +96,7 @@ def test_advancing_without_collected_arguments_gives_the_same(unet):
     collected, direct = replay_of(unet), replay_of(unet)
     for k, _, out in walk(collected):
         assert torch.equal(direct.advance(k)[slice(0, N)], out)
-        direct.forget(k)
+        direct.finish(k)
 
 
 def test_a_change_of_one_unit_reaches_the_later_ones():
@@ -172,12 +172,26 @@ def test_no_attention_matrix_is_cached(make, monkeypatch):
     assert not matrices & cached
 
 
+def test_the_networks_own_inputs_are_not_stored_again():
+    replay = replay_of(conditional_unet().requires_grad_(False))
+    shapes, allocate = [], replay.store.allocate
+    replay.store.allocate = lambda shape: shapes.append(shape) or allocate(shape)
+    text = replay.inputs.rows(slice(0, N))["encoder_hidden_states"]
+    for k, arguments, _ in walk(replay):
+        texts = [v for v in arguments if isinstance(v, torch.Tensor) and v.shape == text.shape]
+        assert all(torch.equal(v, text) for v in texts)
+        assert bool(texts) == replay.trace.units[k].name.endswith("transformer_blocks.0")
+    assert tuple(text.shape) not in shapes
+    assert shapes.count((N, 1, 8, 8)) == 1  # the network's output, not its input
+
+
 def test_repeated_arguments_share_their_rows():
     unet = unet2d().requires_grad_(False)
     replay = replay_of(unet)
     shared = torch.arange(4 * 3.0).view(4, 3)
     other = shared.clone()
-    kept = replay._allocate([shared, other, shared, 1.5, None, torch.tensor(2.0)], slice(0, 4))
+    batch = {"sample": torch.zeros(4, 1)}
+    kept = replay._allocate([shared, other, shared, 1.5, None, torch.tensor(2.0)], batch)
     assert kept[0] is kept[2] and kept[0] is not kept[1]
     assert kept[0].shape == (N, 3) and kept[3:] == [1.5, None, torch.tensor(2.0)]
     assert len(replay.store.held) == 2

@@ -1,15 +1,15 @@
 """The same noise whatever the batch, trajectories that end in the images, clear errors."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from tiny_models import ddim, ddpm
 
 from qdiff_lib.sampling import (
     ROLES,
-    QuadraticDDIM,
     each_step,
+    images_at_once,
     noise_generators,
     run_batch,
     sample,
@@ -141,54 +141,75 @@ def test_wrong_counts_are_refused(options, message):
 
 
 def test_an_unknown_sampler_is_refused():
-    with pytest.raises(ValueError, match="sampler='plms' is unknown"):
-        with_sampler(ddpm(), "plms")
+    with pytest.raises(ValueError, match="sampler='heun' is unknown"):
+        with_sampler(ddpm(), "heun")
 
 
-def test_quadratic_times_are_those_of_ddim_without_the_repeated_ones():
-    scheduler = QuadraticDDIM()
-    scheduler.set_timesteps(50)
-    theirs = (np.linspace(0, np.sqrt(0.8 * 1000), 50) ** 2).astype(int)[::-1]
-    assert theirs[-4:].tolist() == [2, 1, 0, 0]
-    assert scheduler.timesteps.tolist() == [*theirs[:-4].tolist(), 3, 2, 1, 0]
+# Latent and text-guided pipelines
+
+LATENT = {
+    "text": (stable_diffusion, dict(prompts=PROMPTS)),
+    "text-without-guidance": (stable_diffusion, dict(prompts=PROMPTS, guidance=1.0)),
+    "text-eta": (lambda: with_sampler(stable_diffusion(), "ddim"), dict(prompts=PROMPTS, eta=1.0)),
+    "latent": (latent_diffusion, {}),
+    "latent-eta": (latent_diffusion, dict(eta=1.0)),
+}
 
 
-@pytest.mark.parametrize("steps", [2, 3, 20, 99, 100])
-def test_no_quadratic_time_comes_twice(steps):
-    scheduler = QuadraticDDIM(num_train_timesteps=100)
-    scheduler.set_timesteps(steps)
-    times = scheduler.timesteps
-    assert len(times) == steps and times[-1] == 0 and times[0] >= 80 and (times.diff() < 0).all()
+@pytest.mark.parametrize("make, options", LATENT.values(), ids=LATENT.keys())
+def test_latent_images_depend_on_the_seed_and_their_number_alone(make, options):
+    pipe = make()
+    together = sample(pipe, 4, 3, seed=3, record=True, **options)
+    later = sample(pipe, 3, 3, seed=3, first=1, batch_size=2, record=True, **options)
+    assert together.images.shape == (4, 3, 16, 16) and together.images.dtype == torch.uint8
+    assert together.trajectory.shape[1:] == (4, 4, 8, 8)
+    torch.testing.assert_close(later.trajectory, together.trajectory[:, 1:], rtol=1e-3, atol=1e-3)
+    assert torch.equal(sample(pipe, 4, 3, seed=3, **options).images, together.images)
+    assert not torch.equal(sample(pipe, 4, 3, seed=4, **options).images, together.images)
 
 
-def test_a_quadratic_step_goes_to_the_next_time():
-    """Along the exact noise of x_0, DDIM stays on x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e at every time."""
-    scheduler = QuadraticDDIM(clip_sample=False)
-    scheduler.set_timesteps(7)
-    generator = torch.Generator().manual_seed(0)
-    clean, noise = torch.rand(2, 1, 4, 4, generator=generator), torch.randn(2, 1, 4, 4, generator=generator)
-    x = scheduler.add_noise(clean, noise, scheduler.timesteps[:1])
-    for time, following in zip(scheduler.timesteps, [*scheduler.timesteps[1:], None], strict=True):
-        x = scheduler.step(noise, time, x).prev_sample
-        expected = clean if following is None else scheduler.add_noise(clean, noise, following[None])
-        torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+def test_images_are_decoded_from_the_last_latent():
+    pipe = stable_diffusion()
+    drawn = sample(pipe, 2, 2, record=True, prompts=["flag"])
+    with torch.no_grad():
+        decoded = pipe.vae.decode(drawn.trajectory[-1] / pipe.vae.config.scaling_factor).sample
+    expected = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round()
+    assert (drawn.images.float() - expected).abs().max() <= 1
 
 
-def test_the_quadratic_sampler_draws_and_records():
-    pipe = with_sampler(ddpm(), "ddim-quadratic")
-    drawn = sample(pipe, 2, 5, record=True)
-    assert drawn.images.shape == (2, 1, 8, 8) and len(drawn.trajectory) == 5
-    assert isinstance(pipe.scheduler, QuadraticDDIM)
-    assert not torch.equal(drawn.images, sample(with_sampler(ddpm(), "ddim"), 2, 5).images)
+def test_text_guidance_and_eta_change_the_images():
+    pipe = with_sampler(stable_diffusion(), "ddim")
+    plain = sample(pipe, 1, 3, prompts=["flag"]).images
+    for other in (dict(prompts=["red apple"]), dict(guidance=2.0), dict(eta=1.0)):
+        assert not torch.equal(sample(pipe, 1, 3, **{"prompts": ["flag"], **other}).images, plain)
 
 
-def test_what_quadratic_steps_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="num_inference_steps=1 must be at least 2"):
-        QuadraticDDIM().set_timesteps(1)
-    with pytest.raises(ValueError, match="'v_prediction' must be 'epsilon'"):
-        QuadraticDDIM(prediction_type="v_prediction").set_timesteps(5)
-    scheduler = QuadraticDDIM()
-    scheduler.set_timesteps(5)
-    x = torch.zeros(1, 1, 2, 2)
-    with pytest.raises(ValueError, match="eta=0.5 adds noise"):
-        scheduler.step(x, scheduler.timesteps[0], x, eta=0.5)
+def test_prompts_go_round_the_images():
+    pipe = stable_diffusion()
+    both = sample(pipe, 3, 2, prompts=["flag", "bicycle"]).images
+    alone = sample(pipe, 3, 2, prompts=["flag"]).images
+    same = [(a.int() - b.int()).abs().max() <= 1 for a, b in zip(both, alone, strict=True)]
+    assert same == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "make, size, expected",
+    [
+        (ddpm, 8, 64),
+        (ddpm, 1024, 64),
+        (stable_diffusion, 8, 64),
+        (stable_diffusion, 256, 8),
+        (latent_diffusion, 2048, 1),
+    ],
+)
+def test_images_at_once_follow_what_is_decoded(make, size, expected):
+    pipe = make()
+    pipe.unet.register_to_config(sample_size=size)
+    assert images_at_once(pipe) == expected
+
+
+def test_with_components_keeps_the_settings_of_a_pipeline(caplog):
+    pipe = stable_diffusion()
+    changed = with_components(pipe, unet=pipe.unet)
+    assert changed.config.requires_safety_checker is False
+    assert "safety checker" not in caplog.text

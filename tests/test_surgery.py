@@ -17,7 +17,8 @@ from tiny_models import (
 )
 
 from qdiff_lib import Recipe
-from qdiff_lib.layers import QuantAttnProcessor, QuantLayer, activation_quantizers, quant_layers
+from qdiff_lib.attention import QuantAttnProcessor
+from qdiff_lib.layers import QuantLayer, activation_quantizers, quant_layers
 from qdiff_lib.surgery import example_inputs
 
 MODELS = pytest.mark.parametrize("make", [unet2d, conditional_unet], ids=["plain", "text"])
@@ -163,6 +164,15 @@ def test_softmax_bits_and_grids_of_attention():
     assert [q.grid.bits for q in (processor.q, processor.k, processor.v)] == [6, 6, 6]
     assert processor.q.grid.symmetric
     assert processor.softmax.grid.bits == 16 and not processor.softmax.grid.symmetric
+
+
+@pytest.mark.parametrize("make, bits", [(unet2d, 8), (conditional_unet, 16)], ids=["plain", "text"])
+def test_softmax_has_16_bits_where_a_text_is_read(make, bits):
+    unet = make()
+    for recipe, expected in ((Recipe(), bits), (Recipe(softmax_bits=6), 6)):
+        modules = with_quantizers(unet, recipe).modules()
+        processors = [m.processor for m in modules if isinstance(m, Attention)]
+        assert processors and {p.softmax.grid.bits for p in processors} == {expected}
 
 
 @pytest.mark.parametrize(

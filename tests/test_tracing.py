@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import Transformer2DModel
 from tiny_models import conditional_unet, random_inputs, traced, unet2d
 from torch import nn
 
+from qdiff_lib import tracing
 from qdiff_lib.layers import QUANTIZABLE
 from qdiff_lib.tracing import trace, unit_modules
 
@@ -122,30 +124,40 @@ def test_seams_are_deep_and_skip_in_this_order():
     }
 
 
-def needs_by_autograd(unet, units):
-    """Which units' outputs reach each unit's inputs: cut the graph at every output, then ask autograd."""
+def needs_by_autograd(unet, units, outlets):
+    """Which kept outputs reach each unit's inputs or outlet: cut the graph at each, then ask autograd."""
     leaves, needs = {}, {}
 
-    def before(name, module, arguments):
+    def reached(arguments):
         tensors = [v for v in arguments if isinstance(v, torch.Tensor) and v.requires_grad]
         grads = [None] * len(leaves)
         if tensors and leaves:
             total = sum(t.sum() for t in tensors)
             grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, retain_graph=True)
-        needs[name] = {units[other] for other, g in zip(leaves, grads, strict=True) if g is not None}
+        return {units[other] for other, g in zip(leaves, grads, strict=True) if g is not None}
+
+    def before(name, module, arguments):
+        if name in units:
+            needs[name] = reached(arguments)
 
     def after(name, out):
-        leaves[name] = out.detach().requires_grad_()
-        return leaves[name]
+        unit = outlets.get(name, name)
+        if name in outlets:
+            needs[unit] |= reached(out) - {units[unit]}
+            out = out[0]
+        leaves[unit] = out.detach().requires_grad_()
+        return (leaves[unit],) if name in outlets else leaves[unit]
 
-    hooked(unet.requires_grad_(False), {n: unet.get_submodule(n) for n in units}, before, after)
+    modules = {name: unet.get_submodule(name) for name in [*units, *outlets]}
+    hooked(unet.requires_grad_(False), modules, before, after)
     return needs
 
 
 def test_needs_agrees_with_autograd(unet):
     found = traced(unet)
     index = {unit.name: k for k, unit in enumerate(found.units)}
-    expected = needs_by_autograd(unet, index)
+    outlets = {unit.outlet: unit.name for unit in found.units if unit.outlet}
+    expected = needs_by_autograd(unet, index, outlets)
     assert {unit.name: set(unit.needs) for unit in found.units} == expected
     for k in range(len(found.units)):
         users = [index[name] for name, needed in expected.items() if k in needed]
@@ -161,6 +173,41 @@ def test_a_skip_is_needed_until_the_way_up_takes_it():
     assert last["down_blocks.1.attentions.0"] == "up_blocks.0.resnets.0"
     assert last["mid_block.resnets.0"] == "mid_block.attentions.0"
     assert last["conv_out"] == "conv_out"
+
+
+def test_a_transformer_is_kept_as_one_output():
+    unet = conditional_unet(layers_per_block=2)
+    found = traced(unet)
+    outlets = {unit.outlet: unit for unit in found.units if unit.outlet}
+    names = {name for name, module in unet.named_modules() if isinstance(module, Transformer2DModel)}
+    assert outlets.keys() == names and len(names) == 6
+    for name, unit in outlets.items():
+        assert unit.name == f"{name}.proj_out" and unit.outlet_shape == unit.shape
+    first = next(k for k, unit in enumerate(found.units) if unit.name == "down_blocks.0.resnets.0")
+    assert found.units[found.last_use(first)].name == "down_blocks.0.attentions.0.proj_out"
+
+
+def test_what_a_unit_is_given_but_for_the_networks_own_inputs():
+    units = {unit.name: unit for unit in traced(conditional_unet()).units}
+    assert units["conv_in"].given == 0
+    assert units["time_embedding.linear_1"].given == 8
+    assert units["down_blocks.0.resnets.0"].given == 8 * 64 + 32  # image and time
+    assert units["down_blocks.0.attentions.0.transformer_blocks.0"].given == 8 * 64  # the text is an input
+    assert units["up_blocks.1.resnets.1"].given == (8 + 8) * 64 + 32
+
+
+@pytest.mark.parametrize(
+    "make, widest",
+    [(unet2d, (24 + 8) * 64), (conditional_unet, 2 * 4 * 8 * 64)],
+    ids=["concatenation", "geglu"],
+)
+def test_the_widest_layer_bounds_the_batch(make, widest, monkeypatch):
+    found = traced(make())
+    assert found.widest == widest and found.batch_size == 64
+    monkeypatch.setattr(tracing, "MOST_NUMBERS", 5 * widest + 1)
+    assert found.batch_size == 5
+    monkeypatch.setattr(tracing, "MOST_NUMBERS", 1)
+    assert found.batch_size == 1
 
 
 class Twice(nn.Module):

@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 from qdiff_lib import Recipe
-from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.calibration import CalibrationSet, Shared
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
 
@@ -78,7 +78,8 @@ def random_inputs(unet, n=6, seed=0):
     }
     if "cross_attention_dim" in unet.config:
         width = unet.config.cross_attention_dim
-        inputs["encoder_hidden_states"] = torch.randn(n, TOKENS, width, generator=generator)
+        texts = torch.randn(n, TOKENS, width, generator=generator)
+        inputs["encoder_hidden_states"] = Shared(texts, torch.arange(n))
     return CalibrationSet(inputs, torch.zeros(n, dtype=torch.long), {})
 
 
