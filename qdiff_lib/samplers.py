@@ -1,5 +1,6 @@
 """The samplers of the paper's tables: DDIM with even and with quadratic steps, PLMS, and DPM-Solver++."""
 
+import functools
 import inspect
 
 import torch
@@ -30,6 +31,7 @@ class QuadraticDDIM(DDIMScheduler):
         times = (0.8 * self.config.num_train_timesteps * share).long().maximum(index)
         self.timesteps = times.flip(0).to(device)
 
+    @functools.wraps(DDIMScheduler.step, assigned=())  # pipelines ask its signature what a step takes
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = True, **options
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
