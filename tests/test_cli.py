@@ -190,6 +190,12 @@ def test_the_choices_are_those_of_the_library():
     assert set(arguments.PROFILES) == set(recipes.PROFILES)
 
 
+def test_the_optional_install_is_that_of_the_library(capsys):
+    from qdiff_lib.extractors import INSTALL_INCEPTION
+
+    assert INSTALL_INCEPTION in " ".join(help_of(["evaluate"], capsys).split())
+
+
 def test_defaults():
     args = arguments.build_parser(cli.COMMANDS).parse_args(QUANTIZE)
     chosen = (args.method, args.weights, args.activations, args.seed, args.resume, args.device)
