@@ -76,7 +76,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for name, value in scores.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if args.out is not None:
-        write_json(args.out, scores)
+        write_json(args.out, {name: None if value != value else value for name, value in scores.items()})
     return 0
 
 

@@ -207,6 +207,12 @@ def test_the_choices_are_those_of_the_library():
     assert {preset.hub for preset in presets.PRESETS.values() if preset.hub} <= set(zoo.HUB)
 
 
+def test_the_optional_install_is_that_of_the_library(capsys):
+    from qdiff_lib.extractors import INSTALL_INCEPTION
+
+    assert INSTALL_INCEPTION in " ".join(help_of(["evaluate"], capsys).split())
+
+
 def test_defaults():
     args = arguments.build_parser(cli.COMMANDS).parse_args(QUANTIZE)
     chosen = (args.method, args.weights, args.activations, args.seed, args.resume, args.device)

@@ -168,20 +168,36 @@ def line(text, start):
 
 
 class TestTable1:
+    def test_a_method_is_compared_with_full_precision_of_its_seeds(self):
+        rows = [row("full precision", 32, 32, seed, frechet) for seed, frechet in ((0, 2.0), (1, 4.0))]
+        rows += [
+            row("linear", 4, 8, 0, 3.0),
+            row("Q-Diffusion", 4, 8, 0, 2.2),
+            row("Q-Diffusion", 4, 8, 1, 4.4),
+        ]
+        planned = [(case["label"], case["weights"], case["activations"], case["seed"]) for case in rows]
+        above = table1.text(data(rows, planned)).split("### Above full precision")[1]
+        cells = [line.split(" | ")[1:4] for line in above.splitlines() if line.startswith("| 4/8")]
+        assert cells == [["Q-Diffusion", "+0.30", "+10.0 %"], ["linear", "+1.00", "+50.0 %"]]
+
     def test_a_row_that_is_not_recorded_is_empty(self):
         text = table1.text(data([row("full precision", 32, 32), row("linear", 4, 8, frechet=6.0)], PLANNED))
         assert set(line(text, "| 4/8 | SQuant |")[2:]) == {""}
         assert "2 of 4 rows are not recorded yet" in text
-        assert "SQuant +" not in text and "linear +200.0 % (+4357.6 %)" in text
+        above = text.split("### Above full precision")[1]
+        assert line(above, "| 4/8")[1:] == ["linear", "+4.00", "+200.0 %", "+4357.6 %"]
+        assert "SQuant" not in above
 
     def test_full_precision_is_not_compared_with_itself(self):
         assert line(table1.text(data([row("full precision", 32, 32)], PLANNED)), "| 32/32")[-4:] == [""] * 4
 
     def test_spread_of_one_seed_and_of_two(self):
         rows = [row("full precision", 32, 32), row("linear", 4, 8, 0, 6.0)]
+        planned = [*PLANNED, ("full precision", 32, 32, 1)]
         one = line(table1.text(data(rows, PLANNED)), "| 4/8 | linear")
         assert one[2] == "1" and one[5:8] == ["6.00 ± 0.10", "6.00", "9.00 ± 0.25"]
-        two = line(table1.text(data([*rows, row("linear", 4, 8, 1, 8.0)], PLANNED)), "| 4/8 | linear")
+        rows += [row("full precision", 32, 32, 1), row("linear", 4, 8, 1, 8.0)]
+        two = line(table1.text(data(rows, planned)), "| 4/8 | linear")
         assert two[2] == "2" and two[5:7] == ["7.00 ± 1.41", "7.00 ± 1.41"]
 
     def test_fid_stands_where_inception_was_there(self):

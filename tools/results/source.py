@@ -44,10 +44,10 @@ def read(data: Path) -> dict[str, Recorded]:
     return found
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; the first column is text, the others are numbers, aligned to the right."""
-    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Markdown; the first ``texts`` columns are text, the others are numbers, aligned to the right."""
+    marks = ["---"] * texts + ["---:"] * (len(titles) - texts)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, marks, *rows])
 
 
 def fixed(value: float | None, digits: int = 2, factor: float = 1.0) -> str:
