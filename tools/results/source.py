@@ -44,6 +44,11 @@ def read(data: Path) -> dict[str, Recorded]:
     return found
 
 
+def flow(text: str) -> str:
+    """A paragraph that was written over several lines, as one line."""
+    return " ".join(text.split())
+
+
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
     """Markdown; the first ``texts`` columns are text, the others are numbers, aligned to the right."""
     marks = ["---"] * texts + ["---:"] * (len(titles) - texts)

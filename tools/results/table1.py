@@ -9,7 +9,7 @@ from qdiff_lib.architectures import DDPM_CIFAR10, build
 from qdiff_lib.cost import parameter_count
 
 from ..expansion import ROOT
-from .source import fixed, pair, share, spread, table
+from .source import fixed, flow, pair, share, spread, table
 
 FULL, OURS = "full precision", "Q-Diffusion"
 OWN, INCEPTION = "fashion-classifier", "inception"
@@ -48,22 +48,16 @@ def mean(rows: list[dict], name: str, extractor: str = OWN) -> float:
 
 def intro(data: dict) -> str:
     missing = len(data["planned"]) - len(data["rows"])
-    waiting = (
-        f" {missing} of {len(data['planned'])} rows are not recorded yet: their cells are empty."
-        if missing
-        else ""
-    )
-    return (
-        f"`ddpm-fashion`, {data['n']:,} images a row, DDIM with {data['steps']} quadratic steps, "
-        "calibrated at the "
-        f"profile `{data['profile']}`; `seeds` counts how often noise and calibration were drawn anew. "
-        "KID, Fréchet distance and IS are of the shipped classifier's features, against 5,000 real test "
-        "images; "
-        "FID is of Inception's. KID stands first: at this n the Fréchet distance is biased, KID is not. "
-        "MSE and SNR compare x after the last step with full precision from the same noise. "
-        "± is the standard deviation over the seeds where there are several; else that of KID's subsets, of "
-        f"IS's splits, and the standard error of the MSE over the images.{waiting}"
-    )
+    waiting = f"{missing} of {len(data['planned'])} rows are not recorded yet: their cells are empty."
+    return flow(f"""
+        `ddpm-fashion`, {data["n"]:,} images a row, DDIM with {data["steps"]} quadratic steps, calibrated
+        at the profile `{data["profile"]}`; "seeds" counts how often noise and calibration were drawn
+        anew. KID, Fréchet distance and IS are of the shipped classifier's features, against 5,000 real
+        test images; FID is of Inception's. KID stands first: at this n the Fréchet distance is biased,
+        KID is not. MSE and SNR compare x after the last step with full precision from the same noise. ±
+        is the standard deviation over the seeds where there are several; else that of KID's subsets, of
+        IS's splits, and the standard error of the MSE over the images. {waiting if missing else ""}
+    """)
 
 
 def our_table(data: dict) -> str:
@@ -130,28 +124,33 @@ def differences(data: dict) -> str:
     their_size = parameter_count(build(DDPM_CIFAR10, device="meta")) / 1e6
     ratio = theirs["n"]["value"] * theirs["steps"]["value"] / (data["n"] * data["steps"])
     listed = [
-        f"Network and images: {data['parameters'] / 1e6:.2f} million parameters, trained for this project "
-        "on grey "
-        f"garments; the paper's has {their_size:.1f} million, on CIFAR-10. Everything shipped runs on a "
-        "laptop.",
-        f"n = {data['n']:,} instead of {number(theirs['n'])}, and {data['steps']} steps instead of "
-        f"{number(theirs['steps'])}, so that a row costs {ratio:.0f} times fewer passes through the "
-        "network. The "
-        "times of the steps are those of DDIM's code, as in the paper, without its repeated ones.",
-        f"Calibration: {own['samples']:,} inputs and {own['iterations']:,} + {own['step_iterations']:,} "
-        "iterations a "
-        f"unit instead of {number(theirs['samples'])} and {number(theirs['iterations'])} + "
-        f"{number(theirs['step_iterations'])}, so that it takes minutes on two CPU cores.",
-        "Features: the shipped classifier knows garments, Inception does not; distances of different "
-        "features have "
-        "different units, so that only ratios and orders can be compared.",
-        f"{OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and "
-        "the last "
-        f"layer {data['edge_bits']} bits, which bytes and BOPs count. The last row of our table is without "
-        "all three: the "
-        "paper's method. The baselines quantize every layer alike, as the paper's do.",
+        f"""
+        Network and images: {data["parameters"] / 1e6:.2f} million parameters, trained for this project on
+        grey garments; the paper's has {their_size:.1f} million, on CIFAR-10. Everything shipped runs on a
+        laptop.
+        """,
+        f"""
+        n = {data["n"]:,} instead of {number(theirs["n"])}, and {data["steps"]} steps instead of
+        {number(theirs["steps"])}: a row costs {ratio:.0f} times fewer passes through the network. The
+        times of the steps are those of DDIM's code, as in the paper, without its repeated ones.
+        """,
+        f"""
+        Calibration: {own["samples"]:,} inputs and {own["iterations"]:,} + {own["step_iterations"]:,}
+        iterations a unit instead of {number(theirs["samples"])} and {number(theirs["iterations"])} +
+        {number(theirs["step_iterations"])}, so that it takes minutes on two CPU cores.
+        """,
+        """
+        Features: the shipped classifier knows garments, Inception does not. Distances of different
+        features have different units, so that only ratios and orders can be compared.
+        """,
+        f"""
+        {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and
+        the last layer {data["edge_bits"]} bits, which bytes and BOPs count. The last row of our table is
+        without all three: the paper's method. The baselines quantize every layer alike, as the paper's
+        do; `qdiff_lib/recipes.py` says what each takes from its own paper.
+        """,
     ]
-    return "What differs, and why:\n\n" + "\n".join(f"- {line}" for line in listed)
+    return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)
 
 
 def number(entry: dict) -> str:
@@ -173,12 +172,12 @@ def findings(data: dict) -> str:
         published = share(theirs[name] / theirs[FULL, 32, 32] - 1) if name in theirs else ""
         cells = [f"{weights}/{activations}", label, f"{1e3 * kid[0]:+.2f}", share(distance[1]), published]
         rows.append(cells)
-    spread = fixed(data["real"][OWN]["kid"][1], 2, 1e3)
     titles = ["W/A", "method, best first", "KID x 1000", "Fréchet", "FID, paper"]
-    return (
-        "### Above full precision\n\nAgainst full precision of the same seeds; the KID x 1000 of groups of "
-        f"{data['n']:,} real images spreads by {spread}.\n\n{table(titles, rows, texts=2)}"
-    )
+    text = flow(f"""
+        Against full precision of the same seeds. The KID x 1000 of groups of {data["n"]:,} real images
+        spreads by {fixed(data["real"][OWN]["kid"][1], 2, 1e3)}.
+    """)
+    return f"### Above full precision\n\n{text}\n\n{table(titles, rows, texts=2)}"
 
 
 def above(data: dict, rows: list[dict], score: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from qdiff_lib.course.figures import lesson_01, lesson_02
 
-from .source import fixed, short, table
+from .source import fixed, flow, short, table
 
 SHOWN = 10  # layers of the divergence table
 
@@ -20,16 +20,17 @@ def error_per_step(data: dict) -> str:
         cells = [short(first * 1e3), short(last * 1e3), fixed(row["snr_db"][-1], 1), short(last / first, 2)]
         rows.append([row["label"], *cells])
     last = {row["label"]: row["mse"][-1] for row in data["rows"]}
-    learned, int8 = last["Q-Diffusion W4A32"], last["linear W8A32"]
-    return (
-        f"x after each of {data['steps']} steps against full precision from the same noise, mean of "
-        f"{data['n']} runs.\n\n"
-        f"{table(titles, rows)}\n\n"
-        "In the paper's Figure 3 linear INT8 stays low, linear INT4 grows, and calibrated INT4 stays near "
-        "INT8. Here "
-        f"calibrated INT4 ends at {learned / int8:.1f} times INT8's error, linear INT4 at "
-        f"{last['linear W4A32'] / int8:.0f} times; the calibration is shorter than the paper's by far."
-    )
+    learned, plain = (last[label] / last["linear W8A32"] for label in ("Q-Diffusion W4A32", "linear W4A32"))
+    before = flow(f"""
+        x after each of {data["steps"]} steps against full precision from the same noise, mean of
+        {data["n"]} runs.
+    """)
+    after = flow(f"""
+        In the paper's Figure 3 linear INT8 stays low, linear INT4 grows, and calibrated INT4 stays near
+        INT8. Here, after the last step, calibrated INT4 has {learned:.1f} times INT8's error and linear
+        INT4 {plain:.0f} times.
+    """)
+    return f"{before}\n\n{table(titles, rows)}\n\n{after}"
 
 
 def curves(data: dict) -> Figure:
@@ -43,34 +44,28 @@ def activation_ranges(data: dict) -> str:
     covered = lesson_02.shares(data)  # (layers, steps)
     half = data["steps"] // 2
     near, far = ((covered[:, k:] - covered[:, :-k]).abs().mean().item() for k in (1, half))
-    return (
-        f"The input of every layer in full precision, {data['n']:,} runs of {data['steps']} steps: how "
-        "much of "
-        "the range that would serve all steps each step covers. The paper's Figure 5 (DDIM with 100 steps, "
-        "1,000 "
-        "samples) says that neighbouring steps are alike and far ones differ. Here a layer's share changes "
-        "by "
-        f"{near:.1%} from one step to the next, and by {far:.1%} over half of the run, mean of all layers "
-        "and steps."
-    )
+    return flow(f"""
+        The input of every layer in full precision, {data["n"]:,} runs of {data["steps"]} steps: how much
+        of the range that would serve all steps each step covers. The paper's Figure 5 (DDIM with 100
+        steps, 1,000 samples) says that neighbouring steps are alike and far ones differ. Here a layer's
+        share changes by {near:.1%} from one step to the next, and by {far:.1%} over half of the run, mean
+        of all layers and steps.
+    """)
 
 
 def layer_divergence(data: dict) -> str:
     means = {row["label"]: [statistics.fmean(layer) for layer in row["values"]] for row in data["rows"]}
     labels = list(means)
-    first = means[labels[0]]
+    first, last = means[labels[0]], means[labels[-1]]
     order = sorted(range(len(first)), key=lambda i: -first[i])[:SHOWN]
     rows = [[data["layers"][i], *(short(means[label][i]) for label in labels)] for i in order]
     rows.append(["median of all layers", *(short(statistics.median(means[label])) for label in labels)])
-    smaller = sum(a > b for a, b in zip(first, means[labels[-1]], strict=True))
-    return (
-        "KL(full precision || quantized) in nats of what a layer puts out, mean over the steps; both "
-        "networks read the "
-        f"same {data['inputs']} inputs from {data['steps']} steps of runs that nothing was calibrated on. "
-        "Estimator: "
-        f"histograms of {data['bins']} equal bins over the joint range of both, {data['pseudocount']} "
-        "added to each "
-        f"count. The {SHOWN} layers where '{labels[0]}' diverges "
-        f"most:\n\n{table(['layer', *labels], rows)}\n\n"
-        f"'{labels[-1]}' diverges less than '{labels[0]}' in {smaller} of {len(first)} layers."
-    )
+    text = flow(f"""
+        KL(full precision, quantized) in nats of what a layer puts out, mean over the steps. Both networks
+        read the same {data["inputs"]} inputs from {data["steps"]} steps of runs that nothing was
+        calibrated on. Estimator: histograms of {data["bins"]} equal bins over the joint range of both,
+        {data["pseudocount"]} added to each count. The {SHOWN} layers where {labels[0]} diverges most:
+    """)
+    smaller = sum(a > b for a, b in zip(first, last, strict=True))
+    compared = f"{labels[-1]} diverges less than {labels[0]} in {smaller} of {len(first)} layers."
+    return "\n\n".join([text, table(["layer", *labels], rows), compared])
