@@ -189,6 +189,16 @@ def test_the_script_gets_the_resized_image_in_minus_one_to_one(tmp_path):
     torch.testing.assert_close(found[:, 0], torch.tensor([-1.0, 0.0, 127 / 128]))
 
 
+def test_image_psnr():
+    images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    other = images.clone()
+    other[:, 0] = 103  # a third of the values is 3 off: MSE 3
+    assert metrics.image_psnr(images, other) == pytest.approx(10 * math.log10(255**2 / 3))
+    assert metrics.image_psnr(images, images) == math.inf
+    with pytest.raises(ValueError, match="give images of one shape"):
+        metrics.image_psnr(images, other[:1])
+
+
 def test_trajectory_mse_and_snr():
     reference = torch.ones(3, 2, 1, 4, 4)
     other = reference + torch.tensor([0.0, 0.1, 1.0]).view(3, 1, 1, 1, 1)
