@@ -69,8 +69,7 @@ def first_stage(kind, **options):
             up_block_types=("UpDecoderBlock2D",) * 2,
             block_out_channels=(4, 8),
             norm_num_groups=2,
-            latent_channels=4,
-            **options,
+            **{"latent_channels": 4, **options},
         )
     )
 

@@ -255,6 +255,16 @@ def test_real_groups_that_there_are_not(n):
         metrics.real_scores(n)
 
 
+def test_image_psnr():
+    images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    other = images.clone()
+    other[:, 0] = 103  # a third of the values is 3 off: MSE 3
+    assert metrics.image_psnr(images, other) == pytest.approx(10 * math.log10(255**2 / 3))
+    assert metrics.image_psnr(images, images) == math.inf
+    with pytest.raises(ValueError, match="give images of one shape"):
+        metrics.image_psnr(images, other[:1])
+
+
 def test_trajectory_mse_and_snr():
     reference = torch.ones(3, 2, 1, 4, 4)
     other = reference + torch.tensor([0.0, 0.1, 1.0]).view(3, 1, 1, 1, 1)

@@ -152,6 +152,22 @@ def test_folders_without_a_model(tmp_path):
         zoo.load(tmp_path)
 
 
+def test_a_missing_component_is_named(saved, tmp_path):
+    folder = tmp_path / "part"
+    shutil.copytree(saved, folder)
+    shutil.rmtree(folder / "scheduler")
+    with pytest.raises(ValueError, match="part' lacks its scheduler: model_index.json names a DDPMScheduler"):
+        zoo.load(folder)
+
+
+def test_a_text_model_without_transformers(tmp_path, monkeypatch):
+    index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(zoo, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="its text_encoder needs transformers, which is not installed: run"):
+        zoo.load(tmp_path)
+
+
 def test_pickled_weights_are_refused(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.bin is pickled"):
