@@ -83,6 +83,32 @@ def test_binder_has_what_the_package_imports():
     )
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A folder of packages with what Binder's requirements install, and nothing else."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in provided() & {canonical(found.name) for found in importlib.metadata.distributions()}:
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(distribution.locate_file(top))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_imports_what_the_lessons_import_and_loads_the_model(fresh):
+    """With torch's build of this machine in place of the CPU build; warnings would stand in the lessons."""
+    nodes = [node for name in lesson_names() for node in ast.walk(ast.parse(lesson_code(name)))]
+    imports = {ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)}
+    path = f"import sys; sys.path += {[str(ROOT), str(fresh)]}"
+    only = "import importlib.util; assert not importlib.util.find_spec('pytest')"
+    start = "import qdiff_lib.course; qdiff_lib.course.start('00_start_here')"
+    run = "from qdiff_lib import load, sample; sample(load('ddpm-fashion'), 1, 2)"
+    code = "\n".join([path, only, start, *sorted(imports), run])
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
 def test_a_missing_module_would_be_found():
     assert missing(imported("import pytest, json, torch.nn\nfrom nbval import plugin")) == {"pytest", "nbval"}
 

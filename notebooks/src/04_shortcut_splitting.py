@@ -1,27 +1,13 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3 (ipykernel)
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # Why does one grid fail where two branches meet, and what do two grids cost?
 #
-# **You will be able to**
-#
-# - find the seams of a U-shaped network: the layers that read `concat(deep, skip)`;
-# - predict, from the ratio of two ranges, when one grid erases the smaller half;
-# - implement the shortcut split, and check equation 8 in exact integers;
-# - tell by measurement whether a given model needs the split.
-#
-# **You need** lesson 00 (grids). **Time** 40 minutes to work through, half a minute to run on two CPU cores.
-# **Memory** below 900 MB. **Paper** section 4.2, Figures 6 and 7, equations 6 to 8 (Q-Diffusion, ICCV 2023).
+# | | |
+# |---|---|
+# | You will be able to | **find** the seams of a U-shaped network, the layers that read `concat(deep, skip)`; **predict** from the ratio of two ranges when one grid erases the smaller half; **write** the shortcut split, and check equation 8 in exact integers; **tell** by measurement whether a model needs the split |
+# | You need | lesson 00 (grids), PyTorch |
+# | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
+# | Memory | below 900 MB |
+# | In the paper | section 4.2, Figures 6 and 7, equations 6 to 8 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
 
 # %% [markdown]
 # ## The picture first
@@ -55,9 +41,9 @@ whole = [seam for seam in seams if not groups_straddle(pipe.unet, seam, seams[se
 stretched = stretch_skips(pipe, seams, {s: 50 * widths[s][0] / widths[s][1] for s in whole})
 poor = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=False)
 good = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=True)
-half = quantize_seams(stretched, seams, calibration, weights=8, activations=8, split=False)
+eight = quantize_seams(stretched, seams, calibration, weights=8, activations=8, split=False)
 
-models = {"original": pipe, "stretched": stretched, "W8A8, one grid": half, "W4A8, one grid": poor}
+models = {"original": pipe, "stretched": stretched, "W8A8, one grid": eight, "W4A8, one grid": poor}
 images = {name: sample(m, n=8, steps=20).images for name, m in (models | {"W4A8, two grids": good}).items()}
 show(figures.pictures(images, steps=20))
 error = [(x / 255 - images["original"] / 255).square().mean().item() for x in images.values()]
@@ -152,7 +138,7 @@ print(f"added before scaling, which is wrong: {(s_x * s_w)[0] * integers.sum():.
 # %% [markdown]
 # ### Exercise: split and quantize
 #
-# *Difficulty 3 of 5, importance 5 of 5, 10 minutes.* Equation 6 for an image: `x` is (N, C, H, W), and `sizes` says how many
+# *Difficulty 3 of 5, importance 5 of 5, 8 minutes.* Equation 6 for an image: `x` is (N, C, H, W), and `sizes` says how many
 # channels each part has. Every part gets a min-max grid of its own: `min_max(part, Grid(bits))`
 # gives its scale and zero point, `fake_quantize(part, scale, zero_point, bits)` its values.
 
@@ -177,7 +163,7 @@ def split_quantize(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
 # %% [markdown]
 # ### Exercise: equation 8 in integers
 #
-# *Difficulty 4 of 5, importance 5 of 5, 15 minutes.* A chip multiplies integers. You get both halves as codes and return the
+# *Difficulty 4 of 5, importance 5 of 5, 12 minutes.* A chip multiplies integers. You get both halves as codes and return the
 # output of the layer. A `Half` has `x_codes` (N, C) and `w_codes` (O, C), both uint8, `x_scale` and `x_zero`
 # (0-dimensional), `w_scale` and `w_zero` (O,): one for each output channel. All of them are tensors.
 

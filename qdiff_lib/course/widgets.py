@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from html import escape
 
 import ipywidgets
 from IPython.display import Image as Shown
@@ -21,12 +22,13 @@ def slider(plot: Callable[[object], Figure], label: str, values: Sequence) -> ip
         options=list(values), description=label, continuous_update=False, style=whole
     )
     own_size = {"align_self": "flex-start"}  # the box would stretch it to the width of the page
-    picture = ipywidgets.Image(format="png", value=png(plot(knob.value)), layout=own_size)
-    words = ipywidgets.Label(plot(knob.value).get_label())
+    figure = plot(knob.value)
+    picture = ipywidgets.Image(format="png", value=png(figure), layout=own_size)
+    words = ipywidgets.HTML(escape(figure.get_label()))  # a Label would cut it, not wrap it
 
     def redraw(change: dict) -> None:
         figure = plot(change["new"])
-        picture.value, words.value = png(figure), figure.get_label()
+        picture.value, words.value = png(figure), escape(figure.get_label())
 
     knob.observe(redraw, names="value")
     return ipywidgets.VBox([knob, picture, words])

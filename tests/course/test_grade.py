@@ -152,9 +152,8 @@ ENDLESS = "def file_bytes(count, bits, channels):\n    while True:\n        pass
 REACHES = "import socket\ndef integer_dot(*a):\n    socket.create_connection(('192.0.2.1', 80))\n"
 LOUD = "import os\ndef file_bytes(*a):\n    os.write(1, b'right')\n    print('right')\n    os._exit(0)\n"
 EXPECTED = {
-    "amy/lesson.ipynb": ["right", "right"],
-    "ben/00_start_here.ipynb": ["error: no answer within 10 s", "right"],
-    "cleo.ipynb": ["not attempted", "wrong: your function raised PermissionError: an answer may neither use"],
+    "amy/lesson.ipynb": ["right", "wrong: your function raised PermissionError: an answer may neither use"],
+    "ben/00_start_here.ipynb": ["error: no answer within 3 s", "right"],
     "dan.ipynb": ["error: its process ended without an answer", "missing"],
     "eve.ipynb": ["error: this file cannot be read as a lesson"],
 }
@@ -164,9 +163,8 @@ EXPECTED = {
 def test_no_notebook_loses_the_grade_of_another(tmp_path, lesson):
     """Through the command, with a process for each notebook."""
     answers = {
-        "amy/lesson.ipynb": {BYTES: MATH + RIGHT, DOT: DOT_RIGHT},
+        "amy/lesson.ipynb": {BYTES: MATH + RIGHT, DOT: REACHES},
         "ben/00_start_here.ipynb": {BYTES: ENDLESS, DOT: DOT_RIGHT},
-        "cleo.ipynb": {DOT: REACHES},
         "dan.ipynb": {BYTES: LOUD, DOT: ""},
     }
     folder, out = tmp_path / "submitted", tmp_path / "grades.csv"
@@ -175,13 +173,13 @@ def test_no_notebook_loses_the_grade_of_another(tmp_path, lesson):
         nbformat.write(lesson(codes), folder / file)
         assert RIGHT not in codes.values() or RIGHT in "".join(code_cells(folder / file))
     (folder / "eve.ipynb").write_text("{")
-    command = [sys.executable, "-m", "tools.grade", str(folder), "--out", str(out), "--timeout", "10"]
+    command = [sys.executable, "-m", "tools.grade", str(folder), "--out", str(out), "--timeout", "3"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stdout.count("\n") == 10, run.stderr
+    assert run.returncode == 1 and run.stdout.count("\n") == 8, run.stderr
     with out.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     found = {file: [row for row in rows if row["file"] == file] for file in EXPECTED}
-    assert sum(map(len, found.values())) == len(rows) == 9
+    assert sum(map(len, found.values())) == len(rows) == 7
     for file, expected in EXPECTED.items():
         said = [f"{row['verdict']}: {row['message']}" for row in found[file]]
         assert all(s.startswith(e) for s, e in zip(said, expected, strict=True)), said

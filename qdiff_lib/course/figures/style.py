@@ -46,9 +46,8 @@ def png(figure: Figure) -> bytes:
     raw, small = io.BytesIO(), io.BytesIO()
     with matplotlib.style.context(STYLE):
         figure.savefig(raw, format="png")
-    Image.open(raw).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(
-        small, format="png", optimize=True
-    )
+    few = Image.open(raw).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+    few.save(small, format="png", optimize=True)
     return small.getvalue()
 
 
