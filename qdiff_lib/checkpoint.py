@@ -33,6 +33,7 @@ from .pipeline import Quantization
 from .recipes import Recipe
 from .surgery import example_inputs, insert_quantizers
 from .tracing import trace
+from .zoo import in_single_precision
 
 FORMAT = 1
 TENSORS = "unet/quantized.safetensors"
@@ -110,7 +111,7 @@ def load_quantized(folder: Path) -> DiffusionPipeline:
         unet = unet.to_empty(device="cpu")
     unet.quantization = Quantization(recipe, found, about.get("calibration", {}))
     restore_packed(unet, load_file(folder / TENSORS))
-    pipe = DiffusionPipeline.from_pretrained(folder, unet=unet, use_safetensors=True).to(torch.float32)
+    pipe = in_single_precision(DiffusionPipeline.from_pretrained(folder, unet=unet, use_safetensors=True))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

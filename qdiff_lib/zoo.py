@@ -93,15 +93,13 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
             has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
-    import torch
-
     from .architectures import set_heads
 
     pipe = _open(name_or_path)
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe, "unet"):
         set_heads(pipe.unet)
-    return pipe.to(device, torch.float32)
+    return pipe.to(device)
 
 
 def _open(name_or_path: str | Path) -> "DiffusionPipeline":
@@ -138,11 +136,15 @@ def _from_folder(folder: Path) -> "DiffusionPipeline":
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return _in_single_precision(pipe)
+    return in_single_precision(pipe)
 
 
-def _in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
-    """The pipeline with all networks in float32; text encoders otherwise keep the precision of their file."""
+def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
+    """The pipeline with all networks in float32; text encoders otherwise keep the precision of their file.
+
+    Network by network: the pipeline's own ``to(dtype)`` warns, and the name of the option that sets the
+    precision while loading differs between versions of diffusers.
+    """
     from torch import nn
 
     for part in pipe.components.values():
@@ -185,7 +187,7 @@ def _from_hub(name: str) -> "DiffusionPipeline":
     from diffusers import DiffusionPipeline
 
     try:
-        return _in_single_precision(DiffusionPipeline.from_pretrained(name, use_safetensors=True))
+        return in_single_precision(DiffusionPipeline.from_pretrained(name, use_safetensors=True))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -26,7 +26,6 @@ def models():
 def test_qdiffusion_beats_linear_at_w4a8(models):
     drawn = {name: sample(pipe, IMAGES, STEPS, record=True).trajectory for name, pipe in models.items()}
     error = {name: trajectory_mse(drawn["fp"], drawn[name])[-1].item() for name in ("linear", "qdiffusion")}
-    print(error)
     assert error["qdiffusion"] < MARGIN * error["linear"]
 
 

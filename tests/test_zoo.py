@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -172,3 +173,11 @@ def test_pickled_weights_are_refused(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.bin is pickled"):
         zoo.load(tmp_path)
+
+
+def test_loading_warns_of_nothing():
+    """In a process of its own: diffusers warns through a logger, which a lesson shows in red."""
+    code = "from diffusers.utils import logging; from qdiff_lib import load; logging.disable_progress_bar()"
+    code += "; load('ddpm-fashion')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
