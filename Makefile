@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(RUN) -m qdiff_lib demo --out build/demo
 
 test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
