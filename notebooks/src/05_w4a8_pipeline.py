@@ -316,8 +316,8 @@ print("rungs that made it worse:", ", ".join(up))
 #
 # Nothing in the library knows a model by name: units and shortcuts are found by running the network once. So the call
 # below is the same for a network of the paper, or of your own. It needs the weights and a GPU for hours, and is defined
-# here, not called. A text-to-image model is calibrated on prompts: `prompted` runs the pipeline on yours and keeps what
-# the network gets, the rows with and without text alike. FID is the Fréchet Inception distance of drawn from real
+# here, not called. A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and samples. A
+# text-to-image model is calibrated on your prompts, with and without text alike. FID is the Fréchet Inception distance of drawn from real
 # pictures: smaller is better. Numbers that nobody recorded with this library yet say so.
 #
 # Sizes and bit operations need no weights: the networks are built without memory (on the *meta device*) and counted. A
@@ -325,20 +325,18 @@ print("rungs that made it worse:", ", ".join(up))
 # counts as 23, the bits of its mantissa.
 
 # %%
-from qdiff_lib.course.paper_scale import prompted, table
+from pathlib import Path
 
-HUB = {
-    "google/ddpm-cifar10-32": dict(steps=100),
-    "CompVis/ldm-celebahq-256": dict(steps=200, split=False),
-    "CompVis/stable-diffusion-v1-4": dict(steps=50, softmax_bits=16, batch_size=8),
-}
+from qdiff_lib.course.paper_scale import table
+from qdiff_lib.presets import PRESETS
 
 
-def at_paper_scale(name, prompts=()):
-    full = load(name, device="cuda")
-    calibration = prompted(full, prompts, steps=50, every=2) if prompts else None
-    recipe = Recipe.qdiffusion(weights=4, activations=8, profile="paper", **HUB[name])
-    return quantize(full, recipe, calibration, work=f"build/{name}", resume=True)
+def at_paper_scale(
+    name, folder="", prompts=None
+):  # name: of the preset; folder: of a model that is not on the hub
+    full = load(folder or PRESETS[name].hub, device="cuda")
+    recipe = PRESETS[name].recipe(weights=4, activations=8)
+    return quantize(full, recipe, work=Path("build", name), resume=True, prompts=prompts)
 
 
 print(table(("DDPM, CIFAR-10", "LDM-4, bedrooms", "Stable Diffusion v1.4")))

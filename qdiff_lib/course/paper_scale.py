@@ -1,9 +1,5 @@
-"""At the paper's scale: inputs from prompts, published results, and what was recorded with this library."""
+"""At the paper's scale: published results, and what was recorded with this library."""
 
-import torch
-from diffusers import DiffusionPipeline
-
-from ..calibration import CalibrationSet
 from .recorded import recorded
 
 ROWS = ("full precision", "linear W4A8", "Q-Diffusion W4A8")
@@ -42,47 +38,3 @@ def table(networks: tuple[str, ...]) -> str:
                 f"{network:24}{row:20}{fid:>14}  {here.get((network, row), MISSING):20}{by}".rstrip()
             )
     return "\n".join(lines)
-
-
-def prompted(
-    pipe: DiffusionPipeline,
-    prompts: list[str],
-    steps: int = 50,
-    every: int = 2,
-    batch_size: int = 8,
-    seed: int = 0,
-) -> CalibrationSet:
-    """What the UNet of a text-to-image pipeline gets at every ``every``-th step, in random order.
-
-    With guidance the pipeline asks its UNet twice for each image, without and with the text; both are kept.
-    """
-    rows: dict[str, list] = {"sample": [], "timestep": [], "encoder_hidden_states": [], "step": []}
-    step = 0
-
-    def keep(unet, args, kwargs) -> None:
-        nonlocal step
-        if step % every == 0:
-            call = {
-                **dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)),
-                **kwargs,
-            }
-            count = len(call["sample"])
-            rows["sample"].append(call["sample"].cpu())
-            rows["timestep"].append(torch.as_tensor(call["timestep"]).cpu().expand(count))
-            rows["encoder_hidden_states"].append(call["encoder_hidden_states"].cpu())
-            rows["step"].append(torch.full((count,), step))
-        step += 1
-
-    handle = pipe.unet.register_forward_pre_hook(keep, with_kwargs=True)
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        for start in range(0, len(prompts), batch_size):
-            step = 0
-            pipe(prompts[start : start + batch_size], num_inference_steps=steps, generator=generator)
-    finally:
-        handle.remove()
-    inputs = {name: torch.cat(values) for name, values in rows.items()}
-    order = torch.randperm(len(inputs["step"]), generator=generator)
-    inputs = {name: values[order] for name, values in inputs.items()}
-    made_by = {"prompts": len(prompts), "steps": steps, "every": every, "seed": seed}
-    return CalibrationSet(inputs, inputs.pop("step"), made_by)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import conditional_unet, ddim, random_inputs
+from tiny_models import ddim, random_inputs
 
 from qdiff_lib import Recipe, quantize, save_quantized
 from qdiff_lib.course import one_unit as units
@@ -75,32 +75,6 @@ def test_results_at_scale_say_what_is_missing(monkeypatch):
     monkeypatch.setattr(paper_scale, "recorded", lambda name: Recorded({"rows": [row]}, {}))
     lines = paper_scale.table(("DDPM, CIFAR-10",)).splitlines()
     assert "4.93" in lines[-1] and "5.00" in lines[-1] and paper_scale.MISSING in lines[1]
-
-
-class Prompted:
-    """What ``prompted`` needs of a text-to-image pipeline: the rows of two passes in each call."""
-
-    def __init__(self):
-        self.unet = conditional_unet()
-
-    def __call__(self, prompts, num_inference_steps, generator):
-        for step in range(num_inference_steps):
-            x = torch.randn(2 * len(prompts), 1, 8, 8, generator=generator)
-            text = torch.full((2 * len(prompts), 5, 12), float(step))
-            with torch.no_grad():
-                self.unet(x, torch.tensor(10 * step), encoder_hidden_states=text)
-
-
-def test_inputs_of_prompts_are_kept_and_calibrate():
-    pipe = Prompted()
-    kept = paper_scale.prompted(pipe, ["shoe"] * 3, steps=5, every=2, batch_size=2)
-    assert len(kept) == 3 * 2 * 3  # 3 prompts, 2 passes, steps 0, 2 and 4
-    assert sorted(kept.step.unique().tolist()) == [0, 2, 4]
-    assert torch.equal(kept.inputs["timestep"], 10 * kept.step)
-    assert torch.equal(kept.inputs["encoder_hidden_states"][:, 0, 0], kept.step.float())
-    assert not pipe.unet._forward_pre_hooks
-    with torch.no_grad():
-        assert pipe.unet(**kept.rows(slice(0, 4))).sample.shape == (4, 1, 8, 8)
 
 
 # Figures
