@@ -113,13 +113,23 @@ def run_batch(
     role: str = "evaluation",
     request: Request = PLAIN,
 ) -> Tensor:
-    """One run of the pipeline: ``count`` images of the seed from ``start`` on, uint8 (count, C, H, W)."""
+    """One run of the pipeline: ``count`` images of the seed from ``start`` on, uint8 (count, C, H, W).
+
+    Raises ValueError where a safety checker made images black; those of calibration are never looked at.
+    """
     generators = noise_generators(seed, start, count, role)
     with seeded_steps(pipe, generators):
         arguments = request.arguments(start, count)
         arguments |= {"generator": generators, "num_inference_steps": steps, "output_type": "np"}
-        out = pipe(**arguments).images
-    return (torch.from_numpy(out).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+        out = pipe(**arguments)
+    black = [start + i for i, found in enumerate(getattr(out, "nsfw_content_detected", None) or ()) if found]
+    if black and role == "evaluation":
+        raise ValueError(
+            f"the safety checker made images {black} of seed={seed} black: load the pipeline without it, "
+            f"{type(pipe).__name__}.from_pretrained(..., safety_checker=None, requires_safety_checker=False), "
+            "and for the command line give the folder to which save_pretrained then writes it"
+        )
+    return (torch.from_numpy(out.images).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
 
 
 @contextmanager
@@ -189,7 +199,8 @@ def sample(
 
     Raises:
         ValueError: counts below 1, more steps than the model has, prompts missing or not taken by the
-            pipeline, an eta that it does not take. TypeError: prompts are one string.
+            pipeline, an eta that it does not take, images that a safety checker made black.
+        TypeError: prompts are one string.
     """
     request = Request.checked(pipe, prompts, guidance, eta)
     check_counts(pipe, n, steps, batch_size)

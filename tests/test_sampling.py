@@ -3,9 +3,12 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from tiny_models import ddim, ddpm
+from transformers import CLIPConfig, CLIPImageProcessor
 
+from qdiff_lib.calibration import Last, record
 from qdiff_lib.sampling import (
     ROLES,
     each_step,
@@ -190,6 +193,22 @@ def test_prompts_go_round_the_images():
     alone = sample(pipe, 3, 2, prompts=["flag"]).images
     same = [(a.int() - b.int()).abs().max() <= 1 for a, b in zip(both, alone, strict=True)]
     assert same == [True, False, True]
+
+
+def test_images_that_a_safety_checker_made_black_are_no_result():
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config = CLIPConfig(vision_config=dict(sizes, image_size=16, patch_size=8), projection_dim=8)
+    checker = StableDiffusionSafetyChecker(config)
+    processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    pipe = with_components(stable_diffusion(), safety_checker=checker, feature_extractor=processor)
+    shown = sample(pipe, 2, 2, prompts=["flag"]).images
+    assert torch.equal(shown, sample(stable_diffusion(), 2, 2, prompts=["flag"]).images)
+    checker.concept_embeds_weights.fill_(-2.0)  # any picture is closer than that to any concept
+    with pytest.raises(
+        ValueError, match=r"images \[3, 4\] of seed=0 black: .*safety_checker=None, requires_"
+    ):
+        sample(pipe, 2, 2, first=3, prompts=["flag"])
+    record(pipe, Last(1), 4, 2, prompts=["flag"])
 
 
 @pytest.mark.parametrize(
