@@ -42,6 +42,9 @@ class Request:
             raise ValueError(f"eta={eta!r} must be from 0 to 1")
         if eta and "eta" not in inspect.signature(pipe.__call__).parameters:
             raise ValueError(f"eta={eta!r}: {name} takes no eta; use 0")
+        if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:
+            kind = type(pipe.scheduler).__name__
+            raise ValueError(f"eta={eta!r}: a {kind} takes no eta; use 0, or sampler='ddim'")
         return cls(() if prompts is None else checked_prompts(prompts), guidance, eta)
 
     @property

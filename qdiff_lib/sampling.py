@@ -125,9 +125,9 @@ def run_batch(
     black = [start + i for i, found in enumerate(getattr(out, "nsfw_content_detected", None) or ()) if found]
     if black and role == "evaluation":
         raise ValueError(
-            f"the safety checker made images {black} of seed={seed} black: load the pipeline without it, "
-            f"{type(pipe).__name__}.from_pretrained(..., safety_checker=None, requires_safety_checker=False), "
-            "and for the command line give the folder to which save_pretrained then writes it"
+            f"the safety checker made images {black} of seed={seed} black: load {type(pipe).__name__} with "
+            "from_pretrained(..., safety_checker=None, requires_safety_checker=False), and for the command "
+            "line give the folder to which save_pretrained then writes it"
         )
     return (torch.from_numpy(out.images).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
 

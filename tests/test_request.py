@@ -4,6 +4,7 @@ import pytest
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from tiny_models import ddim, ddpm
 
+from qdiff_lib import with_sampler
 from qdiff_lib.request import PLAIN, Request
 
 
@@ -32,7 +33,8 @@ def test_described():
 
 
 def test_each_pipeline_gets_what_it_takes(text_pipe):
-    assert Request.checked(text_pipe, list(PROMPTS), 5.0, 0.5) == Request(PROMPTS, 5.0, 0.5)
+    noisy = with_sampler(text_pipe, "ddim")
+    assert Request.checked(noisy, list(PROMPTS), 5.0, 0.5) == Request(PROMPTS, 5.0, 0.5)
     assert Request.checked(latent_diffusion(), None, 7.5, 1.0) == Request(eta=1.0)
     assert Request.checked(ddpm(), None, 7.5, 0.0) == PLAIN
 
@@ -51,3 +53,13 @@ def test_eta_out_of_range_or_not_taken():
         Request.checked(ddim(), None, 7.5, 1.5)
     with pytest.raises(ValueError, match="eta=1: DDPMPipeline takes no eta"):
         Request.checked(ddpm(), None, 7.5, 1)
+
+
+@pytest.mark.parametrize("sampler, kind", [("plms", "PNDM"), ("dpm++", "DPMSolverMultistep")])
+def test_samplers_that_take_no_eta(text_pipe, sampler, kind):
+    """Their pipeline takes one, and leaves it out."""
+    pipe = with_sampler(text_pipe, sampler)
+    with pytest.raises(
+        ValueError, match=f"eta=1.0: a {kind}Scheduler takes no eta; use 0, or sampler='ddim'"
+    ):
+        Request.checked(pipe, list(PROMPTS), 7.5, 1.0)

@@ -204,9 +204,7 @@ def test_images_that_a_safety_checker_made_black_are_no_result():
     shown = sample(pipe, 2, 2, prompts=["flag"]).images
     assert torch.equal(shown, sample(stable_diffusion(), 2, 2, prompts=["flag"]).images)
     checker.concept_embeds_weights.fill_(-2.0)  # any picture is closer than that to any concept
-    with pytest.raises(
-        ValueError, match=r"images \[3, 4\] of seed=0 black: .*safety_checker=None, requires_"
-    ):
+    with pytest.raises(ValueError, match=r"images \[3, 4\] of seed=0 black: .*safety_checker=None"):
         sample(pipe, 2, 2, first=3, prompts=["flag"])
     record(pipe, Last(1), 4, 2, prompts=["flag"])
 
