@@ -21,7 +21,7 @@ from .files import atomic_path
 from .progress import progress_bar
 from .recorder import Enough, Recorder
 from .request import GUIDANCE, Request
-from .sampling import check_counts, images_at_once, run_batch
+from .sampling import check_counts, images_at_once, run_batch, sampling_times
 
 PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's steps
 FRESH_DRAWS = 512  # twice as many trajectories as draws, up to this many, so that each step draws its own
@@ -200,12 +200,13 @@ def record(
     that leave the trajectory, and what ``sample`` refuses.
     """
     request = Request.checked(pipe, prompts, guidance, eta)
-    check_counts(pipe, samples, steps, batch_size)
+    check_counts(samples, steps, batch_size)
+    times = sampling_times(pipe, steps).unique_consecutive()  # PLMS asks twice at one of them
     size = batch_size or images_at_once(pipe)
     if samples % request.passes:
         raise ValueError(f"samples={samples} must be even: half of them with the text, half without")
     generator = torch.Generator().manual_seed(seed)
-    counts = rule.counts(distinct_steps(pipe, steps), samples // request.passes, generator)
+    counts = rule.counts(len(times), samples // request.passes, generator)
     most = int(counts.max())
     pool = max(most, min(2 * most, FRESH_DRAWS))
     chosen = [torch.randperm(pool, generator=generator)[:n] for n in counts]
@@ -222,12 +223,6 @@ def record(
     order = torch.randperm(samples, generator=generator)
     made_by = {"rule": rule_to_dict(rule), "samples": samples, "steps": steps, "seed": seed}
     return recorded_rows(recorder, order, {**made_by, **request.described()})
-
-
-def distinct_steps(pipe: DiffusionPipeline, steps: int) -> int:
-    """At how many times the sampler asks the network; PLMS asks twice at one of them."""
-    pipe.scheduler.set_timesteps(steps)
-    return len(torch.as_tensor(pipe.scheduler.timesteps).unique_consecutive())
 
 
 def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> CalibrationSet:

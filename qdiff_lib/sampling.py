@@ -26,7 +26,9 @@ MOST_DECODED = 2**21  # pixels that a decoder puts out at once: 8 images of Stab
 class Samples:
     """images: uint8 (N, C, H, W). trajectory: x_t after each step, (T, N, C, H, W), None unless recorded.
 
-    In latent pipelines x_t is a latent, and the images are decoded from the last one.
+    In latent pipelines x_t is a latent, and the images are decoded from the last one. T is the number of the
+    sampler's calls of the network: the number of steps, but one more for PLMS, which makes its first step
+    twice: row 1 is a better estimate of the x_t in row 0.
     """
 
     images: Tensor
@@ -83,14 +85,31 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
     return [torch.Generator().manual_seed(base + i) for i in range(start, start + count)]
 
 
-def check_counts(pipe: DiffusionPipeline, n: int, steps: int, batch_size: int | None = None) -> None:
-    """Raise ValueError for counts below 1 and for more steps than the model was trained with."""
+def check_counts(n: int, steps: int, batch_size: int | None = None) -> None:
+    """Raise ValueError for counts below 1."""
     for name, value in (("n", n), ("steps", steps), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value!r} must be at least 1")
+
+
+def sampling_times(pipe: DiffusionPipeline, steps: int) -> Tensor:
+    """The diffusion times at which the sampler asks the network, one for each call, (calls,).
+
+    Some samplers make more calls than steps: PLMS makes one more, and asks twice at one time. Raises
+    ValueError for more steps than the model was trained with, and for times that it was not trained at.
+    """
     limit = pipe.scheduler.config.num_train_timesteps
     if steps > limit:
         raise ValueError(f"steps={steps} exceeds the {limit} steps that the model was trained with")
+    pipe.scheduler.set_timesteps(steps)
+    times = torch.as_tensor(pipe.scheduler.timesteps)
+    if times.max() >= limit:
+        kind = type(pipe.scheduler).__name__
+        raise ValueError(
+            f"steps={steps}: {kind} starts at time {times.max():g}, and the model's last one is {limit - 1}; "
+            f"use at most {limit - 1} steps"
+        )
+    return times
 
 
 def images_at_once(pipe: DiffusionPipeline) -> int:
@@ -198,16 +217,17 @@ def sample(
         eta: share of fresh noise in each step of DDIM, for pipelines that take it.
 
     Raises:
-        ValueError: counts below 1, more steps than the model has, prompts missing or not taken by the
+        ValueError: counts below 1, steps or times beyond the model's, prompts missing or not taken by the
             pipeline, an eta that it does not take, images that a safety checker made black.
         TypeError: prompts are one string.
     """
     request = Request.checked(pipe, prompts, guidance, eta)
-    check_counts(pipe, n, steps, batch_size)
+    check_counts(n, steps, batch_size)
+    calls = len(sampling_times(pipe, steps))
     size = batch_size or images_at_once(pipe)
     images, trajectories = [], []
     starts = range(first, first + n, size)
-    with progress_bar(total=steps * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
+    with progress_bar(total=calls * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
         for start in starts:
             kept: list[Tensor] = []
 

@@ -16,6 +16,7 @@ from qdiff_lib.sampling import (
     noise_generators,
     run_batch,
     sample,
+    sampling_times,
     with_components,
     with_sampler,
 )
@@ -143,6 +144,21 @@ def test_wrong_counts_are_refused(options, message):
         sample(ddim(), **options)
 
 
+@pytest.mark.parametrize(
+    "make, options, kind",
+    [(stable_diffusion, dict(prompts=PROMPTS), "PNDM"), (latent_diffusion, {}, "DDIM")],
+)
+def test_times_beyond_the_models_last_are_refused(make, options, kind):
+    """As many steps as times, with an offset of one."""
+    pipe = make()
+    message = f"steps=100: {kind}Scheduler starts at time 100, .* last one is 99; use at most 99 steps"
+    with pytest.raises(ValueError, match=message):
+        sample(pipe, 1, 100, **options)
+    with pytest.raises(ValueError, match=message):
+        record(pipe, Last(1), 2, 100, **options)
+    assert int(sampling_times(pipe, 99).max()) == 99
+
+
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match="sampler='heun' is unknown"):
         with_sampler(ddpm(), "heun")
@@ -169,6 +185,12 @@ def test_latent_images_depend_on_the_seed_and_their_number_alone(make, options):
     torch.testing.assert_close(later.trajectory, together.trajectory[:, 1:], rtol=1e-3, atol=1e-3)
     assert torch.equal(sample(pipe, 4, 3, seed=3, **options).images, together.images)
     assert not torch.equal(sample(pipe, 4, 3, seed=4, **options).images, together.images)
+
+
+def test_every_call_of_plms_is_a_row_and_a_tick(capsys):
+    drawn = sample(stable_diffusion(), 2, 4, batch_size=1, prompts=["flag"], record=True, progress=True)
+    assert len(drawn.trajectory) == 5
+    assert "10/10" in capsys.readouterr().err
 
 
 def test_images_are_decoded_from_the_last_latent():
