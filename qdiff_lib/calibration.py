@@ -33,6 +33,10 @@ class Uniform:
 
     interval: int | None = None
 
+    def __post_init__(self):
+        if self.interval is not None and self.interval < 1:
+            raise ValueError(f"interval={self.interval!r} must be at least 1, or None for about 20 steps")
+
     def chosen(self, steps: int) -> range:
         return range(0, steps, self.interval or max(1, steps // PAPER_STEPS))
 

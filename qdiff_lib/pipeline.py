@@ -72,13 +72,16 @@ def quantize(
     the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
-    in float32, a recipe that fits no layer of it, or a ``work`` folder of another run.
+    in float32, a recipe that fits no layer of it, a ``work`` folder of another run, or prompts beside a
+    calibration set.
     """
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
     if pipe.unet.dtype != torch.float32:
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
+    if calibration is not None and prompts is not None:
+        raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
     start = time.monotonic()
     if work is not None:
         Path(work).mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from .calibration import Normal, Rule, Uniform, rule_from_dict, rule_to_dict
 from .grid import ALLOWED_BITS, FLOAT_BITS
 from .ranges import RANGES
-from .request import GUIDANCE
+from .request import GUIDANCE, check_guidance
 from .rounding import ROUNDINGS
 
 SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
@@ -122,6 +122,7 @@ class Recipe:
             raise ValueError(f"rounding_start={self.rounding_start!r} is unknown; use 'fraction' or 'gptq'")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta!r} must be from 0 to 1")
+        check_guidance(self.guidance)
         least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0, "batch_size": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:

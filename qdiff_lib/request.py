@@ -1,15 +1,25 @@
 """What a pipeline is asked for beside noise and steps: texts, guidance, fresh noise."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from diffusers import DiffusionPipeline
 
 from .prompts import checked_prompts
-from .support import takes_prompts
+from .support import check_pipeline, takes_prompts
 
 GUIDANCE = 7.5  # the paper's scale of classifier-free guidance for Stable Diffusion
+
+
+def check_guidance(guidance: float) -> None:
+    """Raise TypeError unless ``guidance`` is a number, and ValueError unless it is finite."""
+    if isinstance(guidance, bool) or not isinstance(guidance, Real):
+        raise TypeError(f"guidance={guidance!r} must be a number, such as {GUIDANCE}; 1 for none")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance={guidance!r} must be finite, such as {GUIDANCE}; 1 for none")
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,12 @@ class Request:
     def checked(
         cls, pipe: DiffusionPipeline, prompts: Sequence[str] | None, guidance: float, eta: float
     ) -> "Request":
-        """A request that ``pipe`` can answer. Raises ValueError; TypeError for prompts that are a string."""
+        """A request that ``pipe``, which ``check_pipeline`` accepts, can answer.
+
+        Raises ValueError; TypeError for prompts that are a string and guidance that is no number.
+        """
+        check_pipeline(pipe)
+        check_guidance(guidance)
         name = type(pipe).__name__
         if takes_prompts(pipe) and prompts is None:
             raise ValueError(

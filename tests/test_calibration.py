@@ -82,12 +82,18 @@ def test_normal_prefers_the_clean_half_and_stays_in_the_trajectory():
 
 @pytest.mark.parametrize(
     "rule",
-    [Single(10), Single(-1), First(11), First(0), Middle(11), Last(11), Last(0), Uniform(-1)],
+    [Single(10), Single(-1), First(11), First(0), Middle(11), Last(11), Last(0)],
     ids=repr,
 )
 def test_rules_that_leave_the_trajectory_are_refused(rule):
     with pytest.raises(ValueError, match="outside of 0 to 9"):
         counts(rule, 10, 5)
+
+
+@pytest.mark.parametrize("interval", [0, -1])
+def test_an_interval_below_1_is_refused(interval):
+    with pytest.raises(ValueError, match=f"interval={interval} must be at least 1, or None for about 20"):
+        Uniform(interval)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=IDS)

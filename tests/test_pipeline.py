@@ -255,6 +255,12 @@ def test_half_precision_is_refused_with_the_fix():
         quantize(ddpm().to(torch.float16), small("linear", 8, 8))
 
 
+def test_prompts_beside_a_calibration_set_are_refused():
+    pipe = ddpm()
+    with pytest.raises(ValueError, match=r"prompts=\['flag'\]: leave them out, as the calibration set has"):
+        quantize(pipe, small("linear", 8, 8), random_inputs(pipe.unet), prompts=["flag"])
+
+
 def test_training_mode_of_the_original_is_kept():
     pipe = ddpm()
     pipe.unet.train()

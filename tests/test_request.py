@@ -1,10 +1,12 @@
 """What a pipeline is asked for, and requests that it cannot answer."""
 
+import math
+
 import pytest
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from tiny_models import ddim, ddpm
 
-from qdiff_lib import with_sampler
+from qdiff_lib import Recipe, with_sampler
 from qdiff_lib.request import PLAIN, Request
 
 
@@ -63,3 +65,20 @@ def test_samplers_that_take_no_eta(text_pipe, sampler, kind):
         ValueError, match=f"eta=1.0: a {kind}Scheduler takes no eta; use 0, or sampler='ddim'"
     ):
         Request.checked(pipe, list(PROMPTS), 7.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    "guidance, error, message",
+    [
+        ("7.5", TypeError, "guidance='7.5' must be a number"),
+        (None, TypeError, "guidance=None must be a number"),
+        (True, TypeError, "guidance=True must be a number"),
+        (math.nan, ValueError, "guidance=nan must be finite"),
+        (math.inf, ValueError, "guidance=inf must be finite"),
+    ],
+)
+def test_guidance_that_is_no_number(text_pipe, guidance, error, message):
+    with pytest.raises(error, match=message):
+        Request.checked(text_pipe, list(PROMPTS), guidance, 0.0)
+    with pytest.raises(error, match=message):
+        Recipe(guidance=guidance)

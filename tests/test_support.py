@@ -12,7 +12,8 @@ from diffusers import (
 )
 from tiny_models import CONDITIONAL, PLAIN, conditional_unet, ddpm, unet2d
 
-from qdiff_lib import Recipe, quantize
+from qdiff_lib import Recipe, quantize, record, sample
+from qdiff_lib.calibration import Uniform
 from qdiff_lib.sampling import with_components
 from qdiff_lib.support import check_pipeline, check_unet, takes_prompts
 
@@ -73,7 +74,20 @@ def autoencoder():
     return AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
 
 
-def test_diffusion_transformers_are_refused():
+def image_to_image():
+    parts = (autoencoder(), None, None, conditional_unet(), DDIMScheduler(), None, None)
+    return StableDiffusionImg2ImgPipeline(*parts, requires_safety_checker=False)
+
+
+USES = {
+    "quantize": lambda pipe: quantize(pipe, Recipe()),
+    "sample": lambda pipe: sample(pipe, 1, 2),
+    "record": lambda pipe: record(pipe, Uniform(), 2, 2),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_diffusion_transformers_are_refused(use):
     transformer = DiTTransformer2DModel(
         num_attention_heads=1, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=4
     )
@@ -81,33 +95,13 @@ def test_diffusion_transformers_are_refused():
     with pytest.raises(
         ValueError, match=r"DiTPipeline has no unet, but transformer \(DiTTransformer2DModel\)"
     ):
-        quantize(pipe, Recipe())
+        use(pipe)
 
 
 def test_pipelines_that_start_from_an_image_are_refused():
-    pipe = StableDiffusionImg2ImgPipeline(
-        autoencoder(),
-        None,
-        None,
-        conditional_unet(),
-        DDIMScheduler(),
-        None,
-        None,
-        requires_safety_checker=False,
-    )
     with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline takes 'image'"):
-        check_pipeline(pipe)
+        check_pipeline(image_to_image())
 
 
 def test_takes_prompts():
-    pipe = StableDiffusionImg2ImgPipeline(
-        autoencoder(),
-        None,
-        None,
-        conditional_unet(),
-        DDIMScheduler(),
-        None,
-        None,
-        requires_safety_checker=False,
-    )
-    assert takes_prompts(pipe) and not takes_prompts(ddpm())
+    assert takes_prompts(image_to_image()) and not takes_prompts(ddpm())
