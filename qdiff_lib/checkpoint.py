@@ -15,7 +15,6 @@ Grids and split seams are not stored: the recipe and a trace of the architecture
 """
 
 import copy
-import json
 from pathlib import Path
 
 import diffusers
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .architectures import set_heads
-from .files import atomic_path, sha256, write_json
+from .files import atomic_path, read_json, sha256, write_json
 from .grid import dequantize, quantize
 from .layers import QuantLayer, activation_quantizers
 from .packing import pack, unpack
@@ -87,8 +86,7 @@ def save_component(component: object, folder: Path) -> None:
 
 def forget_origin(config: Path) -> None:
     """Take the path that the full-precision model was loaded from out of a saved config."""
-    values = json.loads(config.read_text())
-    write_json(config, {name: value for name, value in values.items() if name != "_name_or_path"})
+    write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
 
 
 def load_quantized(folder: Path) -> DiffusionPipeline:
@@ -97,7 +95,7 @@ def load_quantized(folder: Path) -> DiffusionPipeline:
     Raises FileNotFoundError for a missing file and ValueError for a damaged one or another format.
     """
     folder = Path(folder)
-    about = json.loads((folder / "quantized.json").read_text())
+    about = read_json(folder / "quantized.json")
     if about.get("format") != FORMAT:
         raise ValueError(
             f"{folder}/quantized.json has format {about.get('format')!r}; this version reads {FORMAT}"

@@ -41,6 +41,22 @@ def write_json(path: str | Path, value: object) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds anything else.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, it is no JSON ({error}): copy or write it again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged, it holds no JSON object: copy or write it again")
+    return value
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes as 64 hexadecimal digits; the file is not held in memory."""
     with open(path, "rb") as file:

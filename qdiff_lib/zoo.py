@@ -1,19 +1,20 @@
 """Every model under one name: the embedded ones, local folders, quantized checkpoints, the hub."""
 
-import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import sha256
+from .files import read_json, sha256
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # files of a tokenizer, of which it needs one
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 FIX = "get it again with `git checkout -- data`, or install qdiff_lib again"
+COPY = "copy the whole pipeline, as save_pretrained writes it"
 
 _verified: set[tuple[Path, int, int]] = (
     set()
@@ -57,7 +58,7 @@ def verified(relative: str) -> Path:
         raise FileNotFoundError(f"{relative!r} is missing from {folder}: {FIX}")
     key = (path, path.stat().st_mtime_ns, path.stat().st_size)
     if key not in _verified:
-        listed = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+        listed = read_json(folder / "MANIFEST.json")["files"]
         if relative not in listed:
             raise ValueError(
                 f"relative={relative!r} is not in MANIFEST.json: run `python training/manifest.py`"
@@ -88,9 +89,9 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
         device: anything that ``torch.device`` takes.
 
     Raises:
-        ValueError: the name is unknown, the folder holds no model, lacks a component or has only pickled
-            weights, transformers is not installed where a model needs it, or the hub cannot be reached or
-            has no such model.
+        ValueError: the name is unknown, the folder holds no model, lacks a component, has damaged files or
+            only pickled weights, transformers is not installed where a model needs it, or the hub cannot be
+            reached or has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
     from .architectures import set_heads
@@ -154,9 +155,18 @@ def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
 
 
 def _check_components(folder: Path) -> None:
-    """Raise ValueError where a component that ``model_index.json`` names cannot be loaded."""
-    index = folder / "model_index.json"
-    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    """Raise ValueError where ``model_index.json``, or a component that it names, cannot be loaded."""
+    if not (folder / "model_index.json").is_file():
+        return
+    import diffusers
+
+    parts = read_json(folder / "model_index.json")
+    pipeline = parts.get("_class_name")
+    if not isinstance(pipeline, str) or not hasattr(diffusers, pipeline):
+        raise ValueError(
+            f"name_or_path={str(folder)!r}: model_index.json has _class_name={pipeline!r}, which is no class "
+            f"of diffusers {diffusers.__version__}: give a pipeline of diffusers' own, or upgrade diffusers"
+        )
     for name, value in parts.items():
         library, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
         if library == "transformers" and find_spec("transformers") is None:
@@ -164,11 +174,28 @@ def _check_components(folder: Path) -> None:
                 f"name_or_path={str(folder)!r}: its {name} needs transformers, which is not installed: "
                 "run `python -m pip install transformers`"
             )
-        if library is not None and not (folder / name).is_dir():
-            raise ValueError(
-                f"name_or_path={str(folder)!r} lacks its {name}: model_index.json names a {kind}, but there "
-                f"is no folder {name!r}; copy the whole pipeline, as save_pretrained writes it"
-            )
+        if library is not None:
+            _check_component(folder, name, kind)
+
+
+def _check_component(folder: Path, name: str, kind: str) -> None:
+    """Raise ValueError where the files of a component are missing or damaged; weights are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    needed = VOCABULARIES if "Tokenizer" in kind else ("*.json",)
+    if not any(path for pattern in needed for path in (folder / name).glob(pattern)):
+        raise ValueError(
+            f"name_or_path={str(folder)!r} lacks its {name}: model_index.json names a {kind}, but there is "
+            f"no {name}/{' or '.join(needed)}; {COPY}"
+        )
+    for path in (folder / name).glob("*.json"):
+        read_json(path)
+    for path in (folder / name).glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): {COPY}") from error
 
 
 def _refuse_pickled(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from latent_models import stable_diffusion
 
 from qdiff_lib import zoo
 
@@ -35,6 +36,13 @@ def tiny_pipeline():
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "tiny"
     tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text") / "model"
+    stable_diffusion().save_pretrained(folder)
     return folder
 
 
@@ -159,6 +167,47 @@ def test_a_missing_component_is_named(saved, tmp_path):
     shutil.rmtree(folder / "scheduler")
     with pytest.raises(ValueError, match="part' lacks its scheduler: model_index.json names a DDPMScheduler"):
         zoo.load(folder)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def without_vocabulary(folder):
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+
+
+def of_class(name):
+    return lambda folder: (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+
+
+DAMAGED = {
+    "no-vocabulary": (without_vocabulary, "lacks its tokenizer: .* names a CLIPTokenizer, but there is no"),
+    "cut-text": (
+        lambda folder: cut(folder / "text_encoder" / "model.safetensors"),
+        "model.safetensors is da",
+    ),
+    "cut-vae": (
+        lambda folder: cut(folder / "vae" / "diffusion_pytorch_model.safetensors"),
+        r"vae.diffusion_pytorch_model.safetensors is damaged \(.*\): copy the whole pipeline",
+    ),
+    "cut-config": (
+        lambda folder: cut(folder / "unet" / "config.json"),
+        "config.json is damaged, it is no JSON",
+    ),
+    "cut-index": (lambda folder: cut(folder / "model_index.json"), "model_index.json is damaged, it is no J"),
+    "list-index": (lambda folder: (folder / "model_index.json").write_text("[]"), "it holds no JSON object"),
+    "other-class": (of_class("MyPipeline"), "_class_name='MyPipeline', which is no class of diffusers"),
+    "no-class": (of_class(None), "_class_name=None, which is no class of diffusers"),
+}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_components_are_named(damage, message, text_model, tmp_path):
+    shutil.copytree(text_model, tmp_path / "copy")
+    damage(tmp_path / "copy")
+    with pytest.raises(ValueError, match=message):
+        zoo.load(tmp_path / "copy")
 
 
 def test_a_text_model_without_transformers(tmp_path, monkeypatch):
