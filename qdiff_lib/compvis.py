@@ -7,7 +7,6 @@ The hub has neither of them. Sampling uses the running average of the UNet's wei
 Load the folder with ``qdiff_lib.load``: plain diffusers overlooks that LDM-8 has eight heads at every level.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,22 +107,30 @@ def convert(checkpoint: str | Path, original: Original) -> LDMPipeline:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their original names."""
+    """The tensors of a checkpoint by their original names.
+
+    Raises FileNotFoundError, and ValueError for a damaged file and for one that is no checkpoint.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"no checkpoint {str(path)!r}: give CompVis' model.ckpt, or a safetensors file"
         )
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of any type: torch reads damaged bytes as if they were a pickle
         raise ValueError(
-            f"{str(path)!r} holds more than tensors, and loading the rest could run code: where you trust "
-            "it, save its state_dict as safetensors and give that file"
+            f"{str(path)!r} is damaged, or it holds more than tensors, and loading the rest could run code: "
+            "get it again, or where you trust it, save its state_dict as safetensors and give that file"
         ) from error
-    state = state.get("state_dict", state)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(tensors, Mapping):
+        raise ValueError(
+            f"{str(path)!r} holds a {type(tensors).__name__}, not tensors by name: give CompVis' model.ckpt"
+        )
+    return {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
 def unet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

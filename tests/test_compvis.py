@@ -115,6 +115,34 @@ def test_a_file_with_more_than_tensors_is_not_run(tmp_path):
         convert(tmp_path / "model.ckpt", ORIGINALS["ldm4-bedrooms"])
 
 
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x80\x02abc", b"\xff" * 99], ids=["empty", "text", "pickle", "noise"]
+)
+def test_bytes_that_are_no_checkpoint(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"{name}' is damaged, or it holds more than tensors.*: get it again"
+    ):
+        convert(tmp_path / name, ORIGINALS["ldm4-bedrooms"])
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "pickle"])
+def test_a_cut_checkpoint(new, tmp_path):
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(99)}}, path, _use_new_zipfile_serialization=new)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="model.ckpt' is damaged"):
+        convert(path, ORIGINALS["ldm4-bedrooms"])
+
+
+@pytest.mark.parametrize("held, kind", [([torch.zeros(2)], "list"), ({"state_dict": None}, "NoneType")])
+def test_a_file_of_other_things(held, kind, tmp_path):
+    torch.save(held, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=f"model.ckpt' holds a {kind}, not tensors by name"):
+        convert(tmp_path / "model.ckpt", ORIGINALS["ldm4-bedrooms"])
+
+
 def test_another_model_is_refused(case, tmp_path):
     name, original, unet, stage = case
     state = checkpoint(unet, stage, name, average=False)
