@@ -5,6 +5,7 @@ The arguments themselves are in ``arguments.py``.
 """
 
 import argparse
+import math
 import shlex
 import shutil
 import sys
@@ -76,8 +77,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for name, value in scores.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if args.out is not None:
-        write_json(args.out, {name: None if value != value else value for name, value in scores.items()})
+        write_json(args.out, {name: json_form(value) for name, value in scores.items()})
     return 0
+
+
+def json_form(value):
+    """The value, with None for numbers that JSON cannot write: nan, and the inf of equal images."""
+    if isinstance(value, list):
+        return [json_form(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:

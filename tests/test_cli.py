@@ -127,6 +127,11 @@ def test_resume_accepts_a_folder_with_work(tmp_path):
     cli.check_new_or_resumed(tmp_path, resume=True)
 
 
+def test_numbers_that_json_cannot_write_become_none():
+    assert cli.json_form([1.5, float("nan"), -float("inf")]) == [1.5, None, None]
+    assert [cli.json_form(value) for value in (float("inf"), 3, "nan")] == [None, 3, "nan"]
+
+
 def test_a_device_that_is_not_here_is_refused():
     torch = pytest.importorskip("torch")
     absent = f"cuda:{torch.cuda.device_count()}"

@@ -141,6 +141,15 @@ def test_evaluate_compares_with_the_original(packed, folder, tmp_path, capsys):
     assert f"image_psnr: {scores['image_psnr']:.4g}" in capsys.readouterr().out
 
 
+def test_equal_images_have_no_psnr_that_json_could_write(folder, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    argv = ["evaluate", "--model", str(folder / "sd"), "--original", str(folder / "sd"), "--n", "2"]
+    assert main([*argv, "--steps", "2", "--prompt", "flag", "--out", str(out)]) == 0
+    scores = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert scores["image_psnr"] is None and scores["mse_of_each_step"] == [0, 0]
+    assert "image_psnr: inf" in capsys.readouterr().out
+
+
 def refused(argv, capsys):
     assert main(argv) == 2
     err = capsys.readouterr().err
