@@ -92,8 +92,11 @@ def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) ->
     """Scores of a pipeline's images against real ones."""
     from dataclasses import asdict
 
+    from .datasets import check_channels
     from .metrics import score
+    from .sampling import decoder_of
 
+    check_channels((decoder_of(pipe) or pipe.unet).config.out_channels)
     images = draw(pipe, args, prompts).images
     return asdict(score(images, args.extractor, find_device(args.device))) | {"against": args.against}
 

@@ -54,3 +54,12 @@ def test_images() -> torch.Tensor:
 def test_labels() -> torch.Tensor:
     """The classes of ``test_images``, int64 (10000,), as indices into ``CLASS_NAMES``."""
     return read_idx(verified("fashion-mnist/t10k-labels-idx1-ubyte.gz")).long()
+
+
+def check_channels(channels: int) -> None:
+    """Raise ValueError unless images of so many channels can be compared with the shipped, grey ones."""
+    if channels != 1:
+        raise ValueError(
+            f"the images have {channels} channels, those of Fashion-MNIST have 1: compare with the "
+            "full-precision model's images instead, on the command line with --original"
+        )

@@ -127,7 +127,7 @@ class Scores:
 def score(
     images: Tensor, extractor: str = "fashion-classifier", device: str = "cpu", folder: Path | None = None
 ) -> Scores:
-    """Compare generated uint8 images (N, 1 or 3, H, W) with the shipped test images.
+    """Compare generated uint8 images (N, 1, H, W) with the shipped test images.
 
     A fixed shuffle halves the 10,000 test images. The first 5,000 are the reference of every score. The floor
     compares disjoint groups of n of the others (up to five; all of them where n is larger) with the same
@@ -144,6 +144,8 @@ def score(
         raise ValueError(
             f"images has {len(images)} images: give at least 2, and for a useful score 128 or more"
         )
+    if images.ndim == 4:
+        datasets.check_channels(images.shape[1])
     network = extractor_named(extractor).to(device)
     return compared(stored_features(images, network, folder), extractor, folder)
 

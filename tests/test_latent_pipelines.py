@@ -8,7 +8,7 @@ from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from safetensors.torch import load_file
 from tiny_models import SMALL, assert_same_tensors, snapshot
 
-from qdiff_lib import Recipe, load, quantize, recipes, sample, save_quantized, with_sampler
+from qdiff_lib import Recipe, cli, load, quantize, recipes, sample, save_quantized, with_sampler
 from qdiff_lib.cli import main
 from qdiff_lib.metrics import image_psnr, trajectory_mse
 
@@ -155,6 +155,12 @@ def refused(argv, capsys):
     err = capsys.readouterr().err
     assert err.count("error:") == 1
     return err
+
+
+def test_coloured_images_are_not_scored_against_grey_ones(folder, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "draw", lambda *args: pytest.fail("drawn before the check"))
+    argv = ["evaluate", "--model", str(folder / "sd"), "--against", "fashion-mnist", "--prompt", "flag"]
+    assert "the images have 3 channels, those of Fashion-MNIST have 1: compare" in refused(argv, capsys)
 
 
 def test_calibration_prompts_are_not_evaluated_on(packed, folder, capsys):

@@ -149,6 +149,11 @@ def test_too_few_images(n):
         metrics.score(datasets.test_images()[:n])
 
 
+def test_coloured_images_are_not_compared_with_grey_ones():
+    with pytest.raises(ValueError, match="images have 3 channels, those of Fashion-MNIST have 1: compare"):
+        metrics.score(datasets.test_images()[:2].expand(-1, 3, -1, -1))
+
+
 def test_unknown_extractor():
     with pytest.raises(ValueError, match="'fid'.*'fashion-classifier', 'inception'"):
         metrics.score(datasets.test_images()[:2], extractor="fid")
