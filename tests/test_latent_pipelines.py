@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, PNDMScheduler
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from safetensors.torch import load_file
 from tiny_models import SMALL, assert_same_tensors, snapshot
 
 from qdiff_lib import Recipe, cli, load, quantize, recipes, sample, save_quantized, with_sampler
+from qdiff_lib.arguments import build_parser
 from qdiff_lib.cli import main
 from qdiff_lib.metrics import image_psnr, trajectory_mse
 
@@ -124,6 +126,13 @@ def test_sample_takes_prompts(packed, tmp_path):
     argv = ["sample", "--model", str(packed), "--n", "2", "--steps", "2", "--out", str(tmp_path / "a.png")]
     assert main([*argv, "--prompt", "flag", "--prompt", "red apple", "--sampler", "plms"]) == 0
     assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.parametrize("sampler, kind", [("own", PNDMScheduler), ("dpm++", DPMSolverMultistepScheduler)])
+def test_the_sampler_of_the_command_line(sampler, kind, folder):
+    argv = ["sample", "--model", str(folder / "sd"), "--sampler", sampler, "--out", "new.png"]
+    args = build_parser(cli.COMMANDS).parse_args(argv)
+    assert type(cli.load_for(args, args.model).scheduler) is kind
 
 
 def test_evaluate_compares_with_the_original(packed, folder, tmp_path, capsys):
