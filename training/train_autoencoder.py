@@ -124,6 +124,16 @@ def train(args: argparse.Namespace) -> None:
     write_json(args.out / "training.json", record)
 
 
+def latent_parser(description: str, model: str, kind: str) -> argparse.ArgumentParser:
+    """The options of training ``model``, such as "sd-emoji", on the latents of the autoencoder ``kind``."""
+    folders = dict(work=Path(f"build/train-{model}"), out=Path(f"data/models/{model}"))
+    options = parser(description, steps=6000, batch_size=32, lr=1e-3, **folders)
+    options.add_argument("--data", type=Path, default=ARCHIVE, help="the archive that npm pack downloads")
+    trained = Path(f"build/emoji-{kind}")
+    options.add_argument("--autoencoder", type=Path, default=trained, help="the trained one")
+    return options
+
+
 def main() -> None:
     options = parser(__doc__, steps=3000, batch_size=16, lr=2e-3)
     options.add_argument("--kind", choices=("kl", "vq"), required=True)

@@ -9,14 +9,13 @@ Rombach et al. (2022, section 3.2). Killed runs resume from the last checkpoint 
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
-from emoji import ARCHIVE, read_emoji
-from fitting import draw, fit, inverse_root, noise_loss, noised, parser, record_of
+from emoji import read_emoji
+from fitting import draw, fit, inverse_root, noise_loss, noised, record_of
 from torch import Tensor
-from train_autoencoder import latents_of
+from train_autoencoder import latent_parser, latents_of
 
 from qdiff_lib.files import write_json
 
@@ -54,11 +53,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    folders = dict(work=Path("build/train-ldm-emoji"), out=Path("data/models/ldm-emoji"))
-    options = parser(__doc__, steps=6000, batch_size=32, lr=1e-3, **folders)
-    options.add_argument("--data", type=Path, default=ARCHIVE, help="the archive that npm pack downloads")
-    options.add_argument("--autoencoder", type=Path, default=Path("build/emoji-vq"), help="the trained one")
-    train(options.parse_args())
+    train(latent_parser(__doc__, "ldm-emoji", "vq").parse_args())
 
 
 if __name__ == "__main__":

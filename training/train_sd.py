@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from emoji import ARCHIVE, read_emoji
-from fitting import draw, fit, inverse_root, noise_loss, noised, parser, record_of
+from emoji import read_emoji
+from fitting import draw, fit, inverse_root, noise_loss, noised, record_of
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
-from train_autoencoder import latents_of
+from train_autoencoder import latent_parser, latents_of
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from qdiff_lib.files import write_json
@@ -133,11 +133,7 @@ def save(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer, sched
 
 
 def main() -> None:
-    folders = dict(work=Path("build/train-sd-emoji"), out=Path("data/models/sd-emoji"))
-    options = parser(__doc__, steps=6000, batch_size=32, lr=1e-3, **folders)
-    options.add_argument("--data", type=Path, default=ARCHIVE, help="the archive that npm pack downloads")
-    options.add_argument("--autoencoder", type=Path, default=Path("build/emoji-kl"), help="the trained one")
-    train(options.parse_args())
+    train(latent_parser(__doc__, "sd-emoji", "kl").parse_args())
 
 
 if __name__ == "__main__":
