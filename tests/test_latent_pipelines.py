@@ -60,7 +60,8 @@ def test_samplers_work_unchanged(kind, sampler, request):
     )
     assert found.images.shape == (2, 3, 16, 16) and found.trajectory.isfinite().all()
     errors = trajectory_mse(full.trajectory, found.trajectory)
-    assert 0 < errors[0] < full.trajectory[0].square().mean()
+    power = full.trajectory.double().square().flatten(1).mean(dim=1)
+    assert ((errors > 0) & (errors < 0.1 * power)).all()
 
 
 def test_a_checkpoint_of_a_text_pipeline(text_pair, tmp_path):

@@ -105,7 +105,7 @@ def test_costs_at_full_size(full_size):
     assert [layer for unit in found.units for layer in unit.layers] == layers
 
 
-# The same architectures made narrow, as the hub would give them
+# The same architectures, of as many layers but narrow, as the hub would give them
 
 NARROW = {
     "ddpm-cifar10": dict(block_out_channels=(8, 16, 16, 16), sample_size=8),
@@ -124,9 +124,7 @@ NARROW = {
 
 
 def narrow_pipeline(name):
-    unet = seeded(
-        lambda: build({**PRESETS[name].unet, **NARROW[name], "norm_num_groups": 4, "layers_per_block": 1})
-    )
+    unet = seeded(lambda: build({**PRESETS[name].unet, **NARROW[name], "norm_num_groups": 4}))
     if name == "sd-v1.4":
         return stable_diffusion(unet)
     if name == "ddpm-cifar10":
@@ -148,9 +146,9 @@ def test_a_narrow_model_is_loaded_quantized_and_sampled(name, tmp_path):
     prompts = PROMPTS if name == "sd-v1.4" else None
     recipe = PRESETS[name].recipe(**{**SMALL, "iterations": 1, "step_iterations": 1}, rule=Uniform(2))
     quantized = quantize(pipe, recipe, prompts=prompts, progress=False)
-    assert len(quant_layers(quantized.unet)) == sum(
-        len(u.layers) for u in quantized.unet.quantization.trace.units
-    )
+    found = quantized.unet.quantization.trace
+    assert (len(found.units), len(found.seams)) == (sum(UNITS[name][:-1]), UNITS[name][-1])
+    assert len(quant_layers(quantized.unet)) == sum(len(unit.layers) for unit in found.units)
     drawn = {}
     save_quantized(quantized, tmp_path / "packed")
     for label, model in {"fp": pipe, "q": quantized, "packed": load(tmp_path / "packed")}.items():
