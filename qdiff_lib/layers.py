@@ -9,6 +9,8 @@ A layer quantizes its input and its weight, then computes what it always did. A 
 An ordinary layer is the case of one part.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -59,7 +61,18 @@ class ActivationQuantizer(nn.Module):
         if self.scale is None:
             return x
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        return fake_quantize(x, scale, self.zero_point, self.grid.bits)
+        wide = x.to(torch.promote_types(x.dtype, scale.dtype))
+        return fake_quantize(wide, scale, self.zero_point, self.grid.bits).to(x.dtype)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        """Go where the network goes, but never to a narrower type: float16 cannot count 2^16 codes."""
+
+        def moved(value: Tensor) -> Tensor:
+            changed = fn(value)
+            narrower = changed.dtype.itemsize < value.dtype.itemsize
+            return value.to(changed.device) if narrower else changed
+
+        return super()._apply(moved, recurse)
 
 
 class QuantLayer(nn.Module):

@@ -19,7 +19,7 @@ from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
 from .replay import row_batches
-from .resume import UnitReport
+from .resume import UnitReport, kept_set
 from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
 from .support import check_pipeline
@@ -68,8 +68,9 @@ def quantize(
 
     calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says, for
     pipelines that draw from a text with ``prompts``.
-    work: folder in which finished units are kept, so that ``resume=True`` goes on after a kill and ends with
-    the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback: called after each unit.
+    work: folder in which recorded inputs and finished units are kept, so that ``resume=True`` goes on after a
+    kill and ends with the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback:
+    called after each unit.
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
     in float32, a recipe that fits no layer of it, a ``work`` folder of another run, or prompts beside a
@@ -83,11 +84,9 @@ def quantize(
     if calibration is not None and prompts is not None:
         raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
     start = time.monotonic()
-    if work is not None:
-        Path(work).mkdir(parents=True, exist_ok=True)
     with evaluating(pipe.unet) as full:
         if calibration is None:
-            calibration = recorded_set(pipe, recipe, progress, prompts)
+            calibration = recorded_set(pipe, recipe, progress, prompts, work, resume)
         found = trace(full, example_inputs(full, device=full.device))
         unet = insert_quantizers(full, recipe, found)
         unet.quantization = Quantization(recipe, found, calibration.made_by)
@@ -111,12 +110,26 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def recorded_set(
-    pipe: DiffusionPipeline, recipe: Recipe, progress: bool, prompts: Sequence[str] | None = None
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    progress: bool,
+    prompts: Sequence[str] | None = None,
+    work: Path | None = None,
+    resume: bool = False,
 ) -> CalibrationSet:
-    """The calibration set that the recipe describes."""
+    """The calibration set that the recipe describes; with ``work`` it is kept there, for ``resume``."""
     sampler, counts = with_sampler(pipe, recipe.sampler), (recipe.samples, recipe.steps, recipe.seed)
     asked = dict(prompts=prompts, guidance=recipe.guidance, eta=recipe.eta)
-    return record(sampler, recipe.rule, *counts, progress=progress, **asked)
+
+    def recorded() -> CalibrationSet:
+        return record(sampler, recipe.rule, *counts, progress=progress, **asked)
+
+    if work is None:
+        return recorded()
+    networks = [part for part in sampler.components.values() if isinstance(part, nn.Module)]
+    settings = {"recipe": recipe.to_dict(), "prompts": prompts and list(prompts)}
+    settings["scheduler"] = sampler.scheduler.to_json_string()
+    return kept_set(recorded, networks, settings, work, resume)
 
 
 @torch.no_grad()

@@ -1,14 +1,15 @@
-"""Resuming: finished units on disk, a file each, and the hash that says what they belong to."""
+"""Resuming: the recorded inputs and the finished units on disk, and the hashes that say whose they are."""
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .calibration import CalibrationSet
 from .files import atomic_path, write_json
@@ -66,7 +67,36 @@ class UnitFiles:
 
 def fingerprint(unet: nn.Module, recipe: Recipe, inputs: CalibrationSet) -> str:
     """A hash of everything that decides the result of a reconstruction."""
-    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
-    for tensor in [*unet.state_dict().values(), *inputs.tensors().values()]:
+    return digest_of(recipe.to_dict(), [*unet.state_dict().values(), *inputs.tensors().values()])
+
+
+def digest_of(settings: dict, tensors: Iterable[Tensor]) -> str:
+    """A hash of JSON settings and the bytes of tensors, in order."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def kept_set(
+    record: Callable[[], CalibrationSet],
+    networks: list[nn.Module],
+    settings: dict,
+    folder: Path,
+    resume: bool,
+) -> CalibrationSet:
+    """The calibration set that an earlier call recorded into ``folder``, or else a new one, kept there.
+
+    networks, settings: what decides the set; their hash is in the file's name, so that the set of another
+    model or request is never taken for this one.
+    """
+    tensors = [tensor for network in networks for tensor in network.state_dict().values()]
+    path = Path(folder) / f"calibration-{digest_of(settings, tensors)[:16]}.safetensors"
+    if resume and path.exists():
+        return CalibrationSet.load(path)
+    inputs = record()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob("calibration-*.safetensors"):
+        old.unlink()
+    inputs.save(path)
+    return inputs

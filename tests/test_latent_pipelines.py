@@ -1,5 +1,6 @@
 """Latent and text-guided pipelines end to end: quantized, with every sampler, saved, by the command line."""
 
+import copy
 import json
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, PNDMScheduler
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from safetensors.torch import load_file
-from tiny_models import SMALL, assert_same_tensors, snapshot
+from tiny_models import SMALL, assert_same_tensors, random_inputs, snapshot
 
 from qdiff_lib import Recipe, cli, load, quantize, recipes, sample, save_quantized, with_sampler
 from qdiff_lib.arguments import build_parser
 from qdiff_lib.cli import main
+from qdiff_lib.layers import activation_quantizers
 from qdiff_lib.metrics import image_psnr, trajectory_mse
 
 EVALUATED = ("green apple", "dog")
@@ -93,6 +95,20 @@ def test_half_precision_components_stay_so_on_disk(latent_pair, tmp_path):
         again = load(tmp_path / f"{name}-packed")
         assert_same_tensors(snapshot(again.vqvae), snapshot(quantized.vqvae))
         assert torch.equal(sample(again, 1, 2).images, sample(quantized, 1, 2).images)
+
+
+def test_grids_stay_in_single_precision_when_the_network_is_halved(text_pair):
+    """65,535 steps of a 16-bit softmax are more than float16 can count."""
+    full, single = (pipe.unet for pipe in text_pair)
+    half = copy.deepcopy(single).half()
+    quantizers = activation_quantizers(half)
+    assert any(q.grid.bits == 16 for q in quantizers)
+    assert {q.scale.dtype for q in quantizers} == {torch.float32} and half.dtype == torch.float16
+    inputs = random_inputs(single, 4).rows(slice(None))
+    with torch.no_grad():
+        original, expected = (unet(**inputs).sample for unet in (full, single))
+        found = half(**{name: x.half() if x.is_floating_point() else x for name, x in inputs.items()}).sample
+    assert (found - expected).square().mean() < (expected - original).square().mean()  # a few codes flip
 
 
 # The command line

@@ -24,7 +24,7 @@ from tiny_models import (
 )
 from torch.nn import functional
 
-from qdiff_lib import Recipe, quantize, reconstruction, resume
+from qdiff_lib import Recipe, pipeline, quantize, reconstruction, record, resume
 from qdiff_lib.grid import dequantize
 from qdiff_lib.grid import quantize as codes_of
 from qdiff_lib.layers import activation_quantizers, quant_layers
@@ -326,6 +326,29 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, uninterrupted, mon
     assert_same_tensors(snapshot(quantized), tensors)
     assert [report.index for report in quantized.quantization.units] == list(range(units))
     assert len(unit_files(tmp_path)) == units
+
+
+@pytest.mark.parametrize("change, recordings", [({}, 1), ({"seed": 1}, 2)])
+def test_recorded_inputs_are_kept_for_the_same_request_alone(change, recordings, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        pipeline, "record", lambda *args, **kwargs: calls.append(args) or record(*args, **kwargs)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        quantize(ddim(), small(), work=tmp_path, progress=False, callback=kill_after(0))
+    for unit in tmp_path.glob("units/*"):
+        unit.unlink()
+    again = small(**change)
+    quantized = quantize(ddim(), again, work=tmp_path, resume=True, progress=False)
+    assert len(calls) == recordings
+    assert_same_tensors(snapshot(quantized.unet), snapshot(quantize(ddim(), again, progress=False).unet))
+    assert len(list(tmp_path.glob("calibration-*"))) == 1
+
+
+def test_a_refused_request_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="prompts"):
+        quantize(ddim(), small(), work=tmp_path / "work", progress=False, prompts=["red apple"])
+    assert not (tmp_path / "work").exists()
 
 
 RUN = """
