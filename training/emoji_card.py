@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d
 
 from qdiff_lib.figures import image_grid
 from qdiff_lib.files import atomic_path
+from qdiff_lib.sampling import sample
 from qdiff_lib.zoo import data_folder, load
 
 STEPS, GUIDANCE, COLUMNS = 25, 5.0, 8
@@ -56,7 +57,7 @@ teaching and testing quantization, and good for nothing else.
 | training | {steps:,} steps of {batch_size} latents, AdamW at {lr}, weights averaged (0.999), {precision} |
 | hardware | {machine}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |
 | last loss | {last_loss:.4f} (mean squared error of the noise, all time steps alike) |
-| autoencoder | `{autoencoder[command]}`: {autoencoder[steps]:,} steps of {autoencoder[batch_size]}, {autoencoder[hours]} hours |
+| autoencoder | {autoencoders} |
 
 ![loss](loss.png)
 
@@ -84,12 +85,15 @@ LDM = dict(
 
 def samples(pipe: DiffusionPipeline) -> torch.Tensor:
     """32 pictures of seed 0, uint8 (32, 3, 64, 64), of the prompts where the model takes text."""
-    options = dict(generator=torch.Generator().manual_seed(0), num_inference_steps=STEPS, output_type="np")
-    if "text_encoder" in pipe.components:
-        images = pipe(list(PROMPTS), guidance_scale=GUIDANCE, **options).images
-    else:
-        images = pipe(batch_size=len(PROMPTS), **options).images
-    return torch.from_numpy(images * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
+    prompts = PROMPTS if "text_encoder" in pipe.components else None
+    return sample(pipe, len(PROMPTS), STEPS, prompts=prompts, guidance=GUIDANCE).images
+
+
+def autoencoders(record: dict) -> str:
+    """The training of the autoencoder, after that of the one it started from."""
+    before = autoencoders(record["start"]) + ", then " if "start" in record else ""
+    steps = f"{record['steps']:,} steps of {record['batch_size']}"
+    return f"{before}`{record['command']}`: {steps}, {record['hours']} hours"
 
 
 def recall(images: torch.Tensor, archive: Path) -> str:
@@ -129,6 +133,7 @@ def main() -> None:
         loss_figure(training["losses"]).savefig(temporary, dpi=110)
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
     measured = dict(parameters=parameters(pipe), megabytes=size, last_loss=training["losses"][-1])
+    measured["autoencoders"] = autoencoders(training["autoencoder"])
     measured["recall"] = recall(images, args.data) if name == "sd-emoji" else ""
     text = CARD.format(name=name, **(SD if name == "sd-emoji" else LDM), **training, **measured)
     with atomic_path(folder / "README.md") as temporary:

@@ -121,6 +121,8 @@ def train(args: argparse.Namespace) -> None:
     model.register_to_config(scaling_factor=round(scale, 5))
     model.save_pretrained(args.out)
     record = record_of(args, f"train_autoencoder.py --kind {args.kind}", progress)
+    if args.kind == "vq":
+        record["start"] = json.loads((args.start / "training.json").read_text())
     write_json(args.out / "training.json", record)
 
 
