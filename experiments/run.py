@@ -9,12 +9,14 @@ import argparse
 import re
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import activation_ranges
 import calibration_sampling
 import error_per_step
 import ladder
+import latent
 import layer_divergence
 import seams
 import ship_quantized
@@ -40,7 +42,7 @@ TABLES = {
 }
 """Each makes its table; one that takes long yields it after each row, with the rows that are there."""
 
-NAMES = ("ship_quantized", *TABLES)
+NAMES = ("ship_quantized", *TABLES, "latent")
 
 
 def main() -> None:
@@ -55,12 +57,17 @@ def main() -> None:
         if name == "ship_quantized":
             ship_quantized.run(lab, out / "models", command)
         else:
-            for data in TABLES[name](lab):
+            for data in table(lab, name, out / "recorded"):
                 made = provenance(command) | {"seeds": seeds(lab)}
                 write_table(out / "recorded" / f"{name}.json", {"data": data, "provenance": made})
                 write_json(out / "MANIFEST.json", manifest(out))
         write_json(out / "MANIFEST.json", manifest(out))
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
+
+
+def table(lab: Lab, name: str, recorded: Path) -> Iterator[dict]:
+    """The table as it grows; that of the latent models writes pictures beside it."""
+    return latent.run(lab, recorded / name) if name == "latent" else TABLES[name](lab)
 
 
 def seeds(lab: Lab) -> dict:

@@ -10,6 +10,7 @@ from qdiff_lib import Recipe, load
 from qdiff_lib.demo import EDGE_BITS
 
 MODEL = "ddpm-fashion"
+LATENT = {"sd-emoji": "sd-v1.4", "ldm-emoji": "ldm8-churches"}  # and the paper's models of their classes
 
 
 def shipped_pipeline() -> DDPMPipeline:
@@ -36,6 +37,24 @@ class Table1:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """How much work it is.
+
+    models: names in ``LATENT``. bits: weights and activations of the rows. steps, images: drawn of each row;
+    shown: of them, in the picture. guidance: scale, for models that read a text. recipe: changes to the
+    recipes' "tiny" profile.
+    """
+
+    models: tuple[str, ...] = tuple(LATENT)
+    bits: tuple[tuple[int, int], ...] = ((4, 32), (4, 8))
+    steps: int = 25
+    images: int = 16
+    shown: int = 8
+    guidance: float = 5.0
+    recipe: dict = field(default_factory=lambda: dict(samples=256, iterations=130, step_iterations=20))
+
+
+@dataclass(frozen=True)
 class Settings:
     """pipeline: makes the full-precision model. recipe: changes to the recipes' "tiny" profile.
 
@@ -43,7 +62,7 @@ class Settings:
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
     first, middle and last take. sweeps: values of each setting that is changed alone. divergence_inputs: of
-    the layers' divergences. table1: see ``Table1``.
+    the layers' divergences. table1: see ``Table1``. latent: see ``Latent``.
     """
 
     pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
@@ -69,6 +88,7 @@ class Settings:
     )
     divergence_inputs: int = 320
     table1: Table1 = Table1()
+    latent: Latent = Latent()
 
     def linear(self, weights: int, activations: int, **changes) -> Recipe:
         """The baseline's recipe at this size of work."""
@@ -120,6 +140,14 @@ PROFILES = {
         ),
         divergence_inputs=10,
         table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
+        latent=Latent(
+            models=("sd-emoji",),
+            bits=((4, 8),),
+            steps=3,
+            images=2,
+            shown=2,
+            recipe=dict(steps=3, samples=4, iterations=1, step_iterations=1, batch_size=2),
+        ),
     ),
 }
 """laptop: what is recorded. tiny: the whole path in a minute, on random weights; its numbers mean nothing."""

@@ -18,7 +18,9 @@ def test_the_models_are_whole_and_small(name, kind, megabytes):
 
 
 def test_text_is_attended_to_at_several_levels():
-    levels = {name.split(".")[1] for name, _ in load("sd-emoji").unet.named_modules() if ".attn2.to_q" in name}
+    levels = {
+        name.split(".")[1] for name, _ in load("sd-emoji").unet.named_modules() if ".attn2.to_q" in name
+    }
     assert len(levels) >= 2
 
 
