@@ -133,7 +133,8 @@ def run(lab: Lab, pictures: Path) -> Iterator[dict]:
             "prompts": chosen.prompts and list(PROMPTS[: work.images]),
             "rows": rows(chosen, pictures / f"{name}.png"),
         }
-        about_all = dict(steps=work.steps, n=work.images, guidance=work.guidance, edge_bits=EDGE_BITS)
+        about_all = dict(steps=work.steps, n=work.images, shown=work.shown)
+        about_all |= dict(guidance=work.guidance, edge_bits=EDGE_BITS)
         calibration = {key: work.recipe[key] for key in ("samples", "iterations", "step_iterations")}
         yield {**about_all, "calibration": calibration, "models": models}
 

@@ -207,7 +207,7 @@ def written(tmp_path_factory):
     """The folder of the whole path at numbers that mean nothing, and the tables in it."""
     work = tmp_path_factory.mktemp("tables")
     experiments(work)
-    tables = {path.stem: json.loads(path.read_text()) for path in (work / "recorded").iterdir()}
+    tables = {path.stem: json.loads(path.read_text()) for path in (work / "recorded").glob("*.json")}
     return work, tables
 
 
@@ -217,7 +217,7 @@ class TestTables:
         assert set(written[1]) == {
             "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "seams", "table1",
             "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
-            "softmax_bits",
+            "softmax_bits", "latent",
         }  # fmt: skip
         for name, table in written[1].items():
             assert set(table) == {"data", "provenance"}
@@ -233,6 +233,18 @@ class TestTables:
         assert min(row["trajectory_mse"] for row in data["rows"][:-1]) > 0
         assert max(row["bytes"] for row in data["rows"][:-1]) < data["rows"][-1]["bytes"]
         assert data["floor"] > 0 and data["n"] == 8 and data["steps"] == 10
+
+    def test_latent(self, written):
+        data = written[1]["latent"]["data"]
+        assert list(data["models"]) == ["sd-emoji"] and data["models"]["sd-emoji"]["sampler"] == "plms"
+        full, linear, learned = data["models"]["sd-emoji"]["rows"]
+        assert [full["label"], linear["label"], learned["label"]] == [
+            "full precision", "linear W4A8", "Q-Diffusion W4A8",
+        ]  # fmt: skip
+        for row in (linear, learned):
+            assert len(row["mse"]) == len(row["snr_db"]) == 4 and min(row["mse"]) > 0  # PLMS: a call more
+            assert row["bytes"] < full["bytes"] / 5 and row["bops"] < full["bops"] / 14
+        assert (written[0] / "recorded" / "latent" / "sd-emoji.png").is_file()
 
     def test_error_per_step(self, written):
         data = written[1]["error_per_step"]["data"]

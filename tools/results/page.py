@@ -12,7 +12,7 @@ from qdiff_lib.course.figures import lesson_02, lesson_03, lesson_05
 from qdiff_lib.course.figures.style import png
 from qdiff_lib.files import atomic_path
 
-from . import ablations, plots, table1, trajectories
+from . import ablations, latent, plots, table1, trajectories
 from .source import Recorded, Section
 
 HEAD = """# Results
@@ -66,6 +66,7 @@ SECTIONS = (
         trajectories.layer_divergence,
         plots.divergences,
     ),
+    Section("latent", "Latent models, and a text", latent.text, lesson_05.latent_errors),
 )
 
 

@@ -1,9 +1,11 @@
 """Figures of lesson 5: pictures of three models, roundings of one neuron, of one unit, bytes, the ladder."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from torch import Tensor
 
 from ...figures import OKABE_ITO
@@ -190,3 +192,31 @@ def ladder_table(rows: Sequence[Mapping]) -> str:
         )
         before = error
     return "\n".join(lines)
+
+
+@styled
+def latent_pictures(model: Mapping, picture: Path) -> tuple[Figure, str]:
+    """The sheet of one of ``recorded("latent")``'s models, a PNG, pixel by pixel."""
+    pixels = imread(picture)
+    figure = Figure(figsize=(pixels.shape[1] / 110, pixels.shape[0] / 110))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow(pixels)
+    axis.axis("off")
+    text = f" and text: {', '.join(model['prompts'])}" if model["prompts"] else ""
+    labels = ", ".join(row["label"] for row in model["rows"])
+    return figure, f"Pictures in rows: {labels}. Columns: the same noise{text}."
+
+
+@styled
+def latent_errors(data: Mapping) -> tuple[Figure, str]:
+    """The error of the latents after each step, a panel for each model of ``recorded("latent")``."""
+    figure, listed = Figure(figsize=(7.6, 3.4)), []
+    panels = figure.subplots(1, len(data["models"]), squeeze=False)[0]
+    for axis, (name, model) in zip(panels, data["models"].items(), strict=True):
+        for colour, row in zip((PINK, SKY, ORANGE, BLUE), model["rows"][1:], strict=False):
+            axis.plot(range(1, len(row["mse"]) + 1), row["mse"], color=colour, label=row["label"])
+            listed.append(f"{name} {row['label']} {row['mse'][-1]:.3g}")
+        axis.set(title=name, yscale="log", xlabel="denoising step (noisy to clean)")
+    panels[0].set(ylabel="mean squared error of the latents")
+    panels[-1].legend(fontsize=8)
+    return figure, f"Error of the latents along the steps; after the last one: {'; '.join(listed)}."
