@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def small_profiles():
 @pytest.mark.slow
 def test_quantize_sample_evaluate_work_as_written(small_profiles, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "data/prompts", tmp_path / "data/prompts")
     for name in ("quantize", "sample", "evaluate"):
         assert commands(name), f"the README shows no {name} command"
         for arguments in commands(name):
@@ -41,6 +43,7 @@ def test_quantize_sample_evaluate_work_as_written(small_profiles, tmp_path, monk
     assert (tmp_path / "build/w4a8/quantized.json").is_file()
     assert (tmp_path / "build/w4a8.png").is_file()
     assert not (tmp_path / "build/w4a8/work").exists()
+    assert (tmp_path / "build/emoji.png").is_file()
 
 
 @pytest.mark.slow

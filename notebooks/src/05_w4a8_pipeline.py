@@ -312,6 +312,27 @@ print("rungs that made it worse:", ", ".join(up))
 # 200 times apart. Such small differences are also a matter of luck: of 128 images, one that turns into another garment
 # moves the mean.
 #
+# ## The same call with a text
+#
+# Stable Diffusion draws in the *latent space* of an autoencoder, and its UNet reads a text by *cross-attention*. It asks
+# the UNet twice at each step, with and without the text, and goes beyond the difference of the two answers (*guidance*).
+# So calibration inputs are taken of both kinds, in equal parts, and nothing else changes. Two small models of emoji come
+# with the course, one with a text and one without; they were quantized on prompts other than those below.
+#
+# **Predict:** in which rows will the pictures still show what the text says?
+
+# %%
+latent = recorded("latent")
+models = latent.data["models"]
+show(figures.latent_pictures(models["sd-emoji"], verified("recorded/latent/sd-emoji.png")))
+show(figures.latent_errors(latent.data))
+print(latent.source())
+for name, model in models.items():
+    last = {row["label"]: row["mse"][-1] for row in model["rows"][1:]}
+    ratio = last["linear W4A8"] / last["Q-Diffusion W4A8"]
+    claim(ratio > 1.5, f"{name}: linear W4A8 has {ratio:.1f} times the error of Q-Diffusion W4A8")
+
+# %% [markdown]
 # ## The same call at the paper's scale
 #
 # Nothing in the library knows a model by name: units and shortcuts are found by running the network once. So the call
