@@ -67,5 +67,9 @@ def layer_divergence(data: dict) -> str:
         {data["pseudocount"]} added to each count. The {SHOWN} layers where {labels[0]} diverges most:
     """)
     smaller = sum(a > b for a, b in zip(first, last, strict=True))
-    compared = f"{labels[-1]} diverges less than {labels[0]} in {smaller} of {len(first)} layers."
+    compared = flow(f"""
+        {labels[-1]} diverges less than {labels[0]} in {smaller} of {len(first)} layers. A `time_emb_proj`
+        reads the time alone, which all inputs of a step share: its histogram has one spike a channel, and a
+        small error moves a spike to another bin, which counts as much as a large one.
+    """)
     return "\n\n".join([text, table(["layer", *labels], rows), compared])
