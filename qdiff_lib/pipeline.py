@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from .attention import QuantAttnProcessor
+from .budget import check_disk
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
 from .grid import FLOAT_BITS
@@ -73,8 +74,8 @@ def quantize(
     called after each unit.
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
-    in float32, a recipe that fits no layer of it, a ``work`` folder of another run, or prompts beside a
-    calibration set.
+    in float32, a recipe that fits no layer of it, a ``work`` folder of another run, prompts beside a
+    calibration set, or a disk with too little room for what is cached (see ``budget``).
     """
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
@@ -85,9 +86,11 @@ def quantize(
         raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
     start = time.monotonic()
     with evaluating(pipe.unet) as full:
+        found = trace(full, example_inputs(full, device=full.device))
+        if recipe.rounding not in ROUNDINGS:
+            check_disk(found, recipe.samples if calibration is None else len(calibration), memory_gb, work)
         if calibration is None:
             calibration = recorded_set(pipe, recipe, progress, prompts, work, resume)
-        found = trace(full, example_inputs(full, device=full.device))
         unet = insert_quantizers(full, recipe, found)
         unet.quantization = Quantization(recipe, found, calibration.made_by)
         if recipe.rounding in ROUNDINGS:
