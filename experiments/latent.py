@@ -155,7 +155,7 @@ def rows(chosen: Subject, picture: Path) -> list[dict]:
     title = f"{chosen.name}, {chosen.work.steps} steps; each column: the same noise"
     figure = samples_figure(shown, title + (" and text" if chosen.prompts else ""), chosen.work.shown)
     with atomic_path(picture) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=80)
     return found
 
 

@@ -198,8 +198,8 @@ def ladder_table(rows: Sequence[Mapping]) -> str:
 def latent_pictures(model: Mapping, picture: Path) -> tuple[Figure, str]:
     """The sheet of one of ``recorded("latent")``'s models, a PNG, pixel by pixel."""
     pixels = imread(picture)
-    figure = Figure(figsize=(pixels.shape[1] / 110, pixels.shape[0] / 110))
-    axis = figure.add_axes((0, 0, 1, 1))
+    figure = Figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), layout="tight")
+    axis = figure.subplots()
     axis.imshow(pixels)
     axis.axis("off")
     text = f" and text: {', '.join(model['prompts'])}" if model["prompts"] else ""
