@@ -195,14 +195,15 @@ def ladder_table(rows: Sequence[Mapping]) -> str:
 
 
 @styled
-def latent_pictures(model: Mapping, picture: Path) -> tuple[Figure, str]:
-    """The sheet of one of ``recorded("latent")``'s models, a PNG, pixel by pixel."""
+def latent_pictures(data: Mapping, name: str, picture: Path) -> tuple[Figure, str]:
+    """The sheet of one of ``recorded("latent")``'s models, a PNG."""
+    model = data["models"][name]
     pixels = imread(picture)
     figure = Figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), layout="tight")
     axis = figure.subplots()
     axis.imshow(pixels)
     axis.axis("off")
-    text = f" and text: {', '.join(model['prompts'])}" if model["prompts"] else ""
+    text = f" and text: {', '.join(model['prompts'][: data['shown']])}" if model["prompts"] else ""
     labels = ", ".join(row["label"] for row in model["rows"])
     return figure, f"Pictures in rows: {labels}. Columns: the same noise{text}."
 
