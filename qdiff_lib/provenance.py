@@ -26,7 +26,8 @@ def provenance(command: str) -> dict:
 def machine() -> str:
     """The GPU's name where there is one, the processor's name, its cores, and torch's threads."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return f"{gpu}{processor()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{gpu}{processor()}, {psutil.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
 
 
 def processor() -> str:

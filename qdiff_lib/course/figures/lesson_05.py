@@ -199,8 +199,8 @@ def latent_pictures(data: Mapping, name: str, picture: Path) -> tuple[Figure, st
     """The sheet of one of ``recorded("latent")``'s models, a PNG."""
     model = data["models"][name]
     pixels = imread(picture)
-    figure = Figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), layout="tight")
-    axis = figure.subplots()
+    figure = Figure(figsize=(pixels.shape[1] / 110, pixels.shape[0] / 110), layout="none")
+    axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(pixels)
     axis.axis("off")
     text = f" and text: {', '.join(model['prompts'][: data['shown']])}" if model["prompts"] else ""
