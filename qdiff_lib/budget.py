@@ -49,6 +49,6 @@ def check_disk(trace: Trace, n: int, memory_gb: float, folder: Path | None) -> N
 def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = folder.resolve()
-    while not folder.is_dir():
+    while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return folder
