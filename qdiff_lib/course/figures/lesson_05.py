@@ -199,7 +199,7 @@ def latent_pictures(data: Mapping, name: str, picture: Path) -> tuple[Figure, st
     """The sheet of one of ``recorded("latent")``'s models, a PNG."""
     model = data["models"][name]
     pixels = imread(picture)
-    figure = Figure(figsize=(pixels.shape[1] / 110, pixels.shape[0] / 110), layout="none")
+    figure = Figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(pixels)
     axis.axis("off")
