@@ -2,7 +2,7 @@
 
 python experiments/run.py                     all of it, into data/; what is finished is not made again
 python experiments/run.py --only ladder       some of it
-python experiments/run.py --profile tiny      the whole path in about a minute, into build/tables-tiny
+python experiments/run.py --profile tiny      the whole path in minutes, into build/tables-tiny
 """
 
 import argparse

@@ -150,4 +150,4 @@ PROFILES = {
         ),
     ),
 }
-"""laptop: what is recorded. tiny: the whole path in a minute, on random weights; its numbers mean nothing."""
+"""laptop: what is recorded. tiny: the whole path in minutes, on random weights; its numbers mean nothing."""
