@@ -1,5 +1,6 @@
 """What a calibration caches and what fitting a unit takes: foretold, measured, and at the size of SD v1.4."""
 
+import copy
 import re
 import shutil
 from math import prod
@@ -15,14 +16,15 @@ from qdiff_lib import Recipe, quantize, reconstruction
 from qdiff_lib.architectures import SD_V1_4, build
 from qdiff_lib.budget import FLOAT_BYTES, cached_bytes, check_disk
 from qdiff_lib.cost import parameter_count
-from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.layers import activation_quantizers, quant_layers, quantized_state
 from qdiff_lib.presets import PRESETS
 from qdiff_lib.reconstruction import reconstruct, reconstruction_loss
 from qdiff_lib.store import RowStore
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
 
-TEXT = (Path(__file__).parent.parent / "docs" / "memory.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/memory.md", "README.md"))
 PAPER = PRESETS["sd-v1.4"].recipe()
 RECIPE = Recipe.qdiffusion(**{**SMALL, "iterations": 1, "step_iterations": 1})
 TEXT_MODELS = 0.83e9  # bytes of the text encoder (123 M parameters) and the autoencoder (84 M)
@@ -188,10 +190,13 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     cached = cached_bytes(found, PAPER.samples)
     inputs = PAPER.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
     text = FLOAT_BYTES * 129 * 77 * 768
+    finished = sum(tensor.nbytes for tensor in quantized_state(quantized).values())
     ram = 16 * 2**30 + inputs + text
     stated = {
         "inputs": inputs + text,
         "cache": max(cached),
+        "finished": finished,
+        "disk": max(cached) + finished + inputs + text,
         "ram": ram,
         "weights": 2 * weights,
         "fitting": max(fitting.values()),
@@ -203,6 +208,33 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     assert f"`{found.units[cached.index(max(cached))].name}`" in TEXT
     assert f"`{max(fitting, key=fitting.get)}`" in TEXT
     assert ram + 2e9 < 24e9 and device < 16e9
+
+
+def test_the_full_precision_unit_holds_no_attention_matrix(full_size):
+    """It is the worst one at its real size and on a real device, for few rows; diffusers attends there."""
+    unet, found = full_size
+    name = "down_blocks.0.attentions.0.transformer_blocks.0"
+    unit = copy.deepcopy(unet.get_submodule(name)).to_empty(device="cpu")
+    for parameter in unit.parameters():
+        torch.nn.init.zeros_(parameter)
+    given = {"hidden_states": torch.zeros(1, 64 * 64, 320), "encoder_hidden_states": torch.zeros(1, 77, 768)}
+    one, two = (run_bytes(unit, ((), given), rows) for rows in (1, 2))
+    matrix = FLOAT_BYTES * 8 * (64 * 64) ** 2
+    assert two == 2 * one < matrix
+    assert f"would take {found.batch_size * matrix / 1e9:.1f} GB for each" in TEXT
+    assert f"{found.batch_size * one / 1e9:.1f} GB | <!-- full -->" in TEXT, found.batch_size * one / 1e9
+
+
+def test_the_numbers_in_words(full_size):
+    """The largest unit's inputs and outputs for all N, which held in memory would be the alternative."""
+    found = full_size[1]
+    unit = max(found.units, key=lambda unit: unit.given + prod(unit.shape))
+    held = FLOAT_BYTES * PAPER.samples * (unit.given + prod(unit.shape))
+    assert f"needs {held / 1e9:.0f} GB for the largest one" in TEXT
+    assert f"{max(cached_bytes(found, 1)) / 1e6:.1f} MB an input" in TEXT
+    disk = re.search(r"([\d.]+) GB \| <!-- disk -->", TEXT)[1]
+    for text in (f"{float(disk):.0f} GB on a disk", f"{float(disk):.0f} GB of files"):
+        assert text in TEXT + README
 
 
 def test_the_cache_grows_with_the_inputs_alone(full_size):
