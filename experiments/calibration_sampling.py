@@ -22,21 +22,26 @@ def cases(steps: int, shares: tuple[float, ...]) -> list[tuple[str, float | None
 
 
 def run(lab: Lab) -> Iterator[dict]:
-    """A row for each rule, all with the same short budget; ``share``: null where the rule has none."""
+    """A row for each rule, all with the same short budget; ``share``: null where the rule has none.
+
+    ``seeds``: rows of uniform, calibrated with several seeds.
+    """
     settings, rows = lab.settings, []
+    budget = settings.sampling_budget
     for name, share, label, rule in cases(settings.steps, settings.shares):
         print(f"  {label}", flush=True)
-        judged = lab.judged(settings.qdiffusion(*BITS, **{**settings.sampling_budget, "rule": rule}))
+        judged = lab.judged(settings.qdiffusion(*BITS, **{**budget, "rule": rule}))
         rows.append({"rule": name, "share": share, "label": label, **judged})
     floor = [row.pop("floor") for row in rows][0]
     bits = dict(zip(("weights", "activations"), BITS, strict=True))
-    budget = settings.sampling_budget
+    print(f"  uniform, {len(settings.seeds)} seeds", flush=True)
     yield {
         **bits,
         "steps": settings.steps,
         "n": settings.images,
         **budget,
         "rows": rows,
+        "seeds": lab.judged_by_seed(settings.qdiffusion(*BITS, **budget)),
         "floor": floor,
         "real": lab.real(settings.images),
     }

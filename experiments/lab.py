@@ -7,7 +7,7 @@ the error per step, and is calibrated once.
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apart import apart
@@ -131,6 +131,13 @@ class Lab:
         named = recipe.to_dict() if recipe else None
         made_by = self.made_by(recipe=named, n=n, steps=steps, seed=SEED)
         return self.cache.value("judged", made_by, lambda: self._judge(recipe, n, steps))
+
+    def judged_by_seed(self, recipe: Recipe) -> list[dict]:
+        """``judged`` for the recipe with each of the settings' seeds: what chance does; the images' stays."""
+        rows = [{"seed": seed, **self.judged(replace(recipe, seed=seed))} for seed in self.settings.seeds]
+        for row in rows:
+            del row["floor"]
+        return rows
 
     def _judge(self, recipe: Recipe | None, n: int, steps: int) -> dict:
         reference = self.reference(n, steps)

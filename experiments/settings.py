@@ -61,8 +61,9 @@ class Settings:
     steps, images: DDIM steps and images of every row that has scores. long_steps, trajectories: of Figure 3.
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
-    first, middle and last take. sweeps: values of each setting that is changed alone. divergence_inputs: of
-    the layers' divergences. table1: see ``Table1``. latent: see ``Latent``.
+    first, middle and last take. sweeps: values of each setting that is changed alone. seeds: of calibrations
+    that differ in nothing else. divergence_inputs: of the layers' divergences. table1: see ``Table1``.
+    latent: see ``Latent``.
     """
 
     pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
@@ -86,6 +87,7 @@ class Settings:
             softmax_bits=(4, 6, 8, 16),
         )
     )
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     divergence_inputs: int = 320
     table1: Table1 = Table1()
     latent: Latent = Latent()
@@ -138,6 +140,7 @@ PROFILES = {
             adaround_iterations=(1, 2),
             softmax_bits=(4, 8),
         ),
+        seeds=(0, 1),
         divergence_inputs=10,
         table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
         latent=Latent(

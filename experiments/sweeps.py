@@ -42,13 +42,27 @@ SWEEPS = {
 """The tables by name, each with the recipe of a value; ``Settings.sweeps`` has the values."""
 
 
+SHORT = ("calibration_interval", "calibration_inputs")
+"""Those that have the short budget of ``calibration_sampling``."""
+
+
+def unchanged(name: str, make: Settings) -> Recipe:
+    """The recipe with the usual value of what the table changes."""
+    return make.qdiffusion(*BITS, **(make.sampling_budget if name in SHORT else {}))
+
+
 def sweep(name: str, lab: Lab) -> Iterator[dict]:
-    """The table after each value: ``rows`` has those that are there, of ``planned``."""
+    """The table after each value: ``rows`` has those that are there, of ``planned``.
+
+    ``seeds``: rows of the usual value, calibrated with several seeds.
+    """
     settings, rows = lab.settings, []
     values = settings.sweeps[name]
     about = {"weights": BITS[0], "activations": BITS[1], "steps": settings.steps, "n": settings.images}
     recipes = [SWEEPS[name](settings, value) for value in values]
     about |= {"calibration": budget(recipes), "planned": list(values)}
+    print(f"  {name}, {len(settings.seeds)} seeds", flush=True)
+    about["seeds"] = lab.judged_by_seed(unchanged(name, settings))
     for value, recipe in zip(values, recipes, strict=True):
         print(f"  {name} {value}", flush=True)
         rows.append({"value": value, **lab.judged(recipe)})

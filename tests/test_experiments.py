@@ -153,6 +153,8 @@ def test_a_sweep_changes_one_thing(module, name):
         recipes = [sweeps.SWEEPS[parameter](settings, value).to_dict() for value in values]
         changed = {key for key in recipes[0] if len({str(recipe[key]) for recipe in recipes}) > 1}
         assert len(changed) == 1 and list(values) == sorted(set(values))
+        usual = sweeps.unchanged(parameter, settings).to_dict()
+        assert all({key for key in usual if usual[key] != recipe[key]} <= changed for recipe in recipes)
         assert changed.isdisjoint(sweeps.budget([sweeps.SWEEPS[parameter](settings, v) for v in values]))
 
 
@@ -269,6 +271,15 @@ class TestTables:
         data = written[1]["calibration_sampling"]["data"]
         assert len(data["rows"]) == 12
         assert all(list(row) == ["rule", "share", "label", *SCORES] for row in data["rows"])
+        self.check_seeds(data)
+        assert {k: v for k, v in data["rows"][0].items() if k in SCORES} == {
+            k: v for k, v in data["seeds"][0].items() if k in SCORES
+        }
+
+    def check_seeds(self, data):
+        assert all(list(row) == ["seed", *SCORES] for row in data["seeds"])
+        assert [row["seed"] for row in data["seeds"]] == [0, 1]
+        assert len({row["trajectory_mse"] for row in data["seeds"]}) == 2
 
     def test_seams(self, written):
         data = written[1]["seams"]["data"]
@@ -285,6 +296,7 @@ class TestTables:
             data = written[1][name]["data"]
             assert [row["value"] for row in data["rows"]] == data["planned"] == values
             assert all(list(row) == ["value", *SCORES] for row in data["rows"])
+            self.check_seeds(data)
 
     def test_layer_divergence(self, written):
         data = written[1]["layer_divergence"]["data"]

@@ -239,9 +239,12 @@ class TestTable1:
 def test_a_sweep_leaves_what_is_not_recorded_empty():
     found = {"trajectory_mse": 0.002, "snr_db": 25.0, "kid": 0.011, "frechet": 2.0, "seconds": 90.0}
     about = {"weights": 4, "activations": 8, "steps": 20, "n": 128, "calibration": {"iterations": 40}}
+    about["seeds"] = [{**found, "trajectory_mse": mse} for mse in (0.0021, 0.004)]
     text = ablations.sweep(
         "calibration_inputs", {**about, "planned": [64, 5120], "floor": 0.7, "rows": [{"value": 64, **found}]}
     )
+    assert "2 calibrations with the usual value, which differ in their seed alone" in text
+    assert "MSE x 1000 from 2.1 to 4," in text and text.endswith("lie the values: 64.")
     assert line(text, "| 64")[1:] == ["2", "25.0", "11.00", "2.00", "90"]
     assert line(text, "| 5120")[1:] == [""] * 5
     assert "Fréchet distance of 0.70" in text and "in all rows 40 iterations" in text

@@ -68,10 +68,14 @@ def test_recorded_rules():
         ("last", 0.5, "last 50%", 0.02, 3.5),
         ("last", 0.1, "last 10%", 0.05, 6.0),
     ]
-    data = dict(weights=4, activations=8, n=128, samples=256, floor=0.8)
+    seeds = [dict(trajectory_mse=mse, frechet=3.0) for mse in (0.01, 0.03, 0.015)]
+    data = dict(weights=4, activations=8, n=128, samples=256, floor=0.8, seeds=seeds)
     figure = figures.recorded_rules({**data, "rows": [dict(zip(keys, row, strict=True)) for row in rows]})
     assert "last 10% 0.05 and 6; Floor" not in figure.get_label()
     assert "uniform 0.01 and 3; step 10 alone 0.04 and 5" in figure.get_label()
     assert "Floor of the distance: 0.8" in figure.get_label()
+    assert "By chance, with 3 seeds: 0.01 to 0.03." in figure.get_label()
+    (band,) = figure.axes[0].patches
+    assert (band.get_y(), band.get_height()) == pytest.approx((0.01, 0.02))
     last = next(line for line in figure.axes[0].lines if line.get_label() == "last steps")
     assert list(last.get_xdata()) == [10, 50] and list(last.get_ydata()) == [0.05, 0.02]

@@ -31,6 +31,24 @@ def conditions(data: dict) -> str:
     """)
 
 
+def chance(data: dict, of: str) -> str:
+    """What other seeds of the calibration do to the errors and scores of the same recipe."""
+    ends = {}
+    for score, factor in (("trajectory_mse", 1e3), ("kid", 1e3), ("frechet", 1)):
+        values = [factor * row[score] for row in data["seeds"]]
+        ends[score] = f"from {short(min(values))} to {short(max(values))}"
+    return flow(f"""
+        Chance: {len(data["seeds"])} calibrations {of}, which differ in their seed alone, have MSE x 1000
+        {ends["trajectory_mse"]}, KID x 1000 {ends["kid"]} and Fréchet distance {ends["frechet"]}.
+    """)
+
+
+def unlike(data: dict) -> list[dict]:
+    """The rows whose MSE lies outside of what chance does."""
+    errors = [row["trajectory_mse"] for row in data["seeds"]]
+    return [row for row in data["rows"] if not min(errors) <= row["trajectory_mse"] <= max(errors)]
+
+
 def scores(row: dict) -> list[str]:
     """The columns ``SCORES``; those against full precision are empty for full precision itself."""
     mse = short(row["trajectory_mse"] * 1e3) if row["snr_db"] is not None else ""
@@ -62,12 +80,14 @@ def sampling(data: dict) -> str:
         f"{min(('first', 'middle', 'last'), key=lambda rule: error[rule, share])} at {share:.0%}"
         for share in sorted({share for _, share in error if share})
     ]
-    better = sum(value < error["uniform", None] for value in error.values())
+    errors = [row["trajectory_mse"] for row in data["seeds"]]
+    better = sum(row["trajectory_mse"] < min(errors) for row in data["rows"])
+    worse = sum(row["trajectory_mse"] > max(errors) for row in data["rows"])
     text = flow(f"""
         The paper's Figure 4 says that uniform is best, that the ends are bad and the middle is least bad,
-        and that more steps help; its numbers are not known here. By the MSE, {better} of {len(error) - 1}
-        sets are better than uniform. Least bad of first, middle and last: {", ".join(least)} of the
-        steps.
+        and that more steps help; its numbers are not known here. {chance(data, "from uniform inputs")} Of the
+        {len(error) - 1} other sets, {worse} have a larger MSE than all of these, and {better} a smaller one.
+        Least bad of first, middle and last: {", ".join(least)} of the steps.
     """)
     budget = (
         f"{data['samples']} inputs and {data['iterations']} + {data['step_iterations']} iterations a unit"
@@ -81,11 +101,11 @@ def sweep(name: str, data: dict) -> str:
     found = {row["value"]: [*scores(row), fixed(row["seconds"], 0)] for row in data["rows"]}
     rows = [[str(value), *found.get(value, [""] * 5)] for value in data["planned"]]
     budget = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in data["calibration"].items())
-    best = min(data["rows"], key=lambda row: row["trajectory_mse"])
+    apart = ", ".join(f"{row['value']:,}" for row in unlike(data)) or "none"
     return (
         f"{width(data)}; in all rows {budget}. {conditions(data)}\n\n"
         f"{table([SWEPT[name], *SCORES, 'calibration (s)'], rows)}\n\n"
-        f"Of these, {best['value']:,} has the least MSE."
+        f"{chance(data, 'with the usual value')} Outside of this MSE lie the values: {apart}."
     )
 
 

@@ -5,6 +5,7 @@ import statistics
 from matplotlib.figure import Figure
 
 from qdiff_lib.course.figures import styled
+from qdiff_lib.course.figures.lesson_03 import band
 
 from .table1 import FULL, OWN, groups, mean
 
@@ -42,11 +43,12 @@ def methods(data: dict) -> tuple[Figure, str]:
 
 @styled
 def sweep(name: str, data: dict) -> tuple[Figure, str]:
-    """MSE and Fréchet distance against the value of one setting."""
+    """MSE and Fréchet distance against the value of one setting; a band shows what chance does."""
     figure = Figure(figsize=(7.2, 3))
     left, right = figure.subplots(1, 2)
     values = [row["value"] for row in data["rows"]]
     for axis, score in ((left, "trajectory_mse"), (right, "frechet")):
+        band(axis, data["seeds"], score)
         axis.plot(values, [row[score] for row in data["rows"]], "o-", color="C6")
         axis.set_xscale("log", base=2)
         axis.set_xticks(values, [str(value) for value in values])
@@ -55,7 +57,7 @@ def sweep(name: str, data: dict) -> tuple[Figure, str]:
     left.set(ylabel="MSE of x after the last step")
     right.set(ylabel=f"Fréchet distance, n = {data['n']}")
     right.axhline(data["floor"], color="0.5", ls=":", lw=1, label="real images")
-    right.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     listed = "; ".join(
         f"{row['value']}: {row['trajectory_mse']:.4g} and {row['frechet']:.3g}" for row in data["rows"]
     )

@@ -157,8 +157,9 @@ def recorded_rules(data: dict) -> tuple[Figure, str]:
     """The recorded result "calibration_sampling": final error and Fréchet distance of each rule."""
     figure = Figure(figsize=(7.6, 3.8))
     left, right = figure.subplots(1, 2)
-    draw_scores(left, data["rows"], "trajectory_mse")
-    draw_scores(right, data["rows"], "frechet")
+    for axis, score in ((left, "trajectory_mse"), (right, "frechet")):
+        band(axis, data["seeds"], score)
+        draw_scores(axis, data["rows"], score)
     right.axhline(data["floor"], color="0.5", lw=1, ls=":", label="floor: real images")
     left.set(ylabel="mean squared error of the images", yscale="log")
     right.set(ylabel="Fréchet distance (fashion classifier)", yscale="log")
@@ -166,14 +167,27 @@ def recorded_rules(data: dict) -> tuple[Figure, str]:
     handles = right.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(f"W{data['weights']}A{data['activations']}, n = {data['n']} images, smaller is better")
+    named = f"{len(data['seeds'])} seeds"
     listed = "; ".join(
         f"{row['label']} {row['trajectory_mse']:.4g} and {row['frechet']:.3g}" for row in data["rows"]
     )
     return figure, (
         f"W{data['weights']}A{data['activations']}, {data['samples']} calibration inputs, "
-        f"{data['n']} images. Mean squared error and Fréchet distance: {listed}. "
+        f"{data['n']} images. Mean squared error and Fréchet distance: {listed}. By chance, with {named}: "
+        f"{' to '.join(f'{end:.4g}' for end in ends(data['seeds'], 'trajectory_mse'))}. "
         f"Floor of the distance: {data['floor']:.3g}."
     )
+
+
+def ends(rows: list[dict], score: str) -> tuple[float, float]:
+    """The least and the greatest of the rows' scores."""
+    values = [row[score] for row in rows]
+    return min(values), max(values)
+
+
+def band(axis: Axes, seeds: list[dict], score: str) -> None:
+    """What chance does to a score: between the ends of calibrations that differ in their seed alone."""
+    axis.axhspan(*ends(seeds, score), color="0.88", zorder=0, label=f"{len(seeds)} seeds of one recipe")
 
 
 def draw_scores(axis: Axes, rows: list[dict], score: str) -> None:
