@@ -8,7 +8,7 @@ from settings import Settings
 from qdiff_lib import Recipe
 from qdiff_lib.recipes import EXTRAS
 
-PAPER = {name: getattr(Recipe(), name) for name in (*EXTRAS, "edge_bits")}
+PAPER = {name: getattr(Recipe(), name) for name in (*EXTRAS, "edge_bits", "network_iterations")}
 """Switches off what is not in the paper: the paper's values of these fields."""
 
 
@@ -26,6 +26,7 @@ def rungs(make: Settings) -> dict[str, Recipe | None]:
         "+ learned step sizes": make.qdiffusion(4, 8, **PAPER),
         "+ GPTQ start, learned scales": make.qdiffusion(4, 8, edge_bits=PAPER["edge_bits"]),
         "+ 16-bit first and last layer": make.qdiffusion(4, 8),
+        "+ whole network": make.qdiffusion(4, 8, network_iterations=make.network_iterations),
         "full precision": None,
     }
 

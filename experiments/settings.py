@@ -62,8 +62,8 @@ class Settings:
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
     first, middle and last take. sweeps: values of each setting that is changed alone. seeds: of calibrations
-    that differ in nothing else. divergence_inputs: of the layers' divergences. table1: see ``Table1``.
-    latent: see ``Latent``.
+    that differ in nothing else. network_iterations: of the ladder's last rung. divergence_inputs: of the
+    layers' divergences. table1: see ``Table1``. latent: see ``Latent``.
     """
 
     pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
@@ -88,6 +88,7 @@ class Settings:
         )
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    network_iterations: int = 300
     divergence_inputs: int = 320
     table1: Table1 = Table1()
     latent: Latent = Latent()
@@ -141,6 +142,7 @@ PROFILES = {
             softmax_bits=(4, 8),
         ),
         seeds=(0, 1),
+        network_iterations=1,
         divergence_inputs=10,
         table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
         latent=Latent(

@@ -21,7 +21,8 @@ from qdiff_lib.recipes import METHOD_NAMES
 SAMPLER = "ddim-quadratic"
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
-PLAIN = f"{OURS}, as in the paper"  # without what this library adds to it
+UNITS = f"{OURS}, units alone"  # without the stage after the last unit
+PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Case:
         """How the model is quantized; None: not at all. Q-Diffusion's edges are as in the demonstration."""
         if self.label == FULL:
             return None
-        methods = {name: method for method, name in METHOD_NAMES.items()} | {PLAIN: "qdiffusion"}
-        added = {OURS: {"edge_bits": EDGE_BITS}, PLAIN: PAPER}.get(self.label, {})
+        methods = {name: method for method, name in METHOD_NAMES.items()}
+        edges = {"edge_bits": EDGE_BITS}
+        added = {OURS: edges, UNITS: {**edges, "network_iterations": 0}, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)
-        return Recipe.named(methods[self.label], **sizes, **changes)
+        return Recipe.named(methods.get(self.label, "qdiffusion"), **sizes, **changes)
 
 
 def cases(table: Table1) -> list[Case]:
@@ -49,11 +51,11 @@ def cases(table: Table1) -> list[Case]:
     first, *more = table.bits
     seed, *others = table.seeds
     rows = [Case(FULL, FLOAT_BITS, FLOAT_BITS, seed)]
-    rows += [Case(label, *first, seed) for label in ("linear", OURS, "SQuant", "PTQ4DM")]
-    rows += [Case(label, *bits, seed) for bits in more for label in METHOD_NAMES.values()]
+    rows += [Case(label, *first, seed) for label in ("linear", OURS, UNITS, "SQuant", "PTQ4DM")]
+    rows += [Case(label, *bits, seed) for bits in more for label in (*METHOD_NAMES.values(), UNITS)]
     for other in others:
         rows.append(Case(FULL, FLOAT_BITS, FLOAT_BITS, other))
-        rows += [Case(label, *first, other) for label in ("linear", OURS)]
+        rows += [Case(label, *first, other) for label in ("linear", OURS, UNITS)]
     return [*rows, Case(PLAIN, *first, seed)]
 
 

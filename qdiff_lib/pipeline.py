@@ -16,6 +16,7 @@ from .calibration import CalibrationSet, record
 from .cost import LayerCost
 from .grid import FLOAT_BITS
 from .layers import QuantLayer, activation_quantizers, quant_layers
+from .network import fit_network
 from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
@@ -33,8 +34,8 @@ class Quantization:
     """What was done to a UNet; found at ``pipe.unet.quantization``.
 
     recipe: how. trace: its units and shortcut seams. calibration: how its inputs were made, with the prompts.
-    seconds: calibration, from start to end. units: how the reconstruction of each went; empty for recipes
-    without one.
+    seconds: calibration, from start to end. units: how the reconstruction of each went, and of the network
+    after them where the recipe says so; empty for recipes without one.
     """
 
     recipe: Recipe
@@ -98,6 +99,11 @@ def quantize(
         else:
             options = (work, resume, memory_gb, progress, callback)
             unet.quantization.units = reconstruct(full, unet, found, calibration, recipe, *options)
+            if recipe.network_iterations:
+                report = fit_network(full, unet, calibration, recipe, work, memory_gb, progress)
+                unet.quantization.units.append(report)
+                if callback:
+                    callback(report)
     unet.quantization.seconds = time.monotonic() - start
     return with_components(pipe, unet=unet)
 

@@ -16,7 +16,15 @@ from .rounding import ROUNDINGS
 SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
 PROFILES = {
     "tiny": dict(steps=20, samples=512, iterations=260, step_iterations=40, lr=3e-2, lr_steps=1e-3, **SHORT),
-    "laptop": dict(steps=50, samples=1024, iterations=1200, step_iterations=200, lr=1e-2, **SHORT),
+    "laptop": dict(
+        steps=50,
+        samples=1024,
+        iterations=1200,
+        step_iterations=200,
+        network_iterations=300,
+        lr=1e-2,
+        **SHORT,
+    ),
     "gpu": dict(steps=100, samples=2560, iterations=5_000, step_iterations=1_000, lr=3e-3),
     "paper": dict(),
 }
@@ -95,6 +103,11 @@ class Recipe:
     """Adam's learning rate on the rounding variables V."""
     lr_steps: float = 4e-4
     """Adam's learning rate on the log step sizes of activations, with cosine decay; see ``learn_affine``."""
+    network_iterations: int = 0
+    """Iterations after the last unit, in which all scales and biases of the network learn together (see
+    ``network``). Not in the paper; takes the memory of training the whole network on one batch."""
+    lr_network: float = 3e-3
+    """Adam's learning rate in these iterations, with cosine decay."""
     regularization: float = 0.01
     """Weight of the rounding regularizer."""
     beta: tuple[float, float] = (20.0, 2.0)
@@ -123,7 +136,8 @@ class Recipe:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta!r} must be from 0 to 1")
         check_guidance(self.guidance)
-        least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0, "batch_size": 1}
+        least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0}
+        least |= {"network_iterations": 0, "batch_size": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least {bound}")

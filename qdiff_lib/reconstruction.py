@@ -95,12 +95,9 @@ class UnitFitter:
             return
         codes = self.compensated_codes(layers) if self.recipe.rounding_start == "gptq" else {}
         rounds = [part for layer in layers for part in layer.start_rounding(codes.get(layer))]
-        biases = [layer.layer.bias for layer in layers if layer.layer.bias is not None]
         groups = [{"params": [part.v for part in rounds], "lr": self.recipe.lr}]
         if self.recipe.learn_affine:
-            scales = [part.learn_scale() for part in rounds]
-            affine = [*scales, *(bias.requires_grad_(True) for bias in biases)]
-            groups.append({"params": affine, "lr": self.recipe.lr_steps})
+            groups.append({"params": learned_affine(layers), "lr": self.recipe.lr_steps})
         optimizer = torch.optim.Adam(groups)
 
         def regularizer(iteration: int) -> Tensor | float:
@@ -110,10 +107,7 @@ class UnitFitter:
             return self.recipe.regularization * sum(part.regularizer(beta) for part in rounds)
 
         self.minimize(optimizer, self.recipe.iterations, regularizer)
-        for layer in layers:
-            layer.finish_rounding()
-        for bias in biases:
-            bias.requires_grad_(False).grad = None
+        decide(layers)
 
     def compensated_codes(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
@@ -144,6 +138,24 @@ class UnitFitter:
         self.minimize(optimizer, self.recipe.step_iterations, lambda _: 0.0, schedule)
         for quantizer in quantizers:
             quantizer.finish_learning()
+
+
+def learned_affine(layers: list[QuantLayer]) -> list[nn.Parameter]:
+    """The log(scale) of every weight whose rounding has been started, and the biases, as parameters."""
+    scales = [part.learn_scale() for layer in layers for part in layer.rounding]
+    return [*scales, *(layer.layer.bias.requires_grad_(True) for layer in with_bias(layers))]
+
+
+def decide(layers: list[QuantLayer]) -> None:
+    """End the learning of these layers' weights and biases."""
+    for layer in layers:
+        layer.finish_rounding()
+    for layer in with_bias(layers):
+        layer.layer.bias.requires_grad_(False).grad = None
+
+
+def with_bias(layers: list[QuantLayer]) -> list[QuantLayer]:
+    return [layer for layer in layers if layer.layer.bias is not None]
 
 
 def unit_seed(seed: int, index: int) -> int:
