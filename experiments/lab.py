@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from apart import apart
@@ -23,7 +24,7 @@ from qdiff_lib.calibration import CalibrationSet
 from qdiff_lib.files import atomic_path, write_json
 from qdiff_lib.hashing import tensors_hash
 from qdiff_lib.metrics import Scores, mean_and_std, real_scores, trajectory_mse, trajectory_snr
-from qdiff_lib.provenance import peak_memory
+from qdiff_lib.provenance import commit, peak_memory
 from qdiff_lib.recipes import METHOD_NAMES
 from qdiff_lib.resume import UnitReport
 
@@ -156,6 +157,7 @@ class Lab:
             "seconds": quantized.seconds,
             "bytes": quantized.bytes,
             "floor": rounded(scores.floor),
+            **made_now(),
         }
 
 
@@ -181,6 +183,11 @@ def calibrate(settings: Settings, cache: Cache, recipe: Recipe, folder: Path) ->
     shutil.rmtree(work)
     seconds = round(recording + fitting, 1)
     return {"seconds": seconds, "bytes": size, "memory": memory, "memory_before": before}
+
+
+def made_now() -> dict:
+    """The day and the commit of a row: those of a table whose run was resumed may differ."""
+    return {"date": date.today().isoformat(), "commit": commit()}
 
 
 def errors(reference: Tensor, other: Tensor) -> dict:

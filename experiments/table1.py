@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import date
 
 from drawing import Drawn, Order, draw
-from lab import Lab, Quantized, errors, rounded, scores_of
+from lab import Lab, Quantized, errors, made_now, rounded, scores_of
 from ladder import PAPER
 from settings import Table1
 
@@ -15,10 +14,10 @@ from qdiff_lib.demo import EDGE_BITS
 from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
 from qdiff_lib.grid import FLOAT_BITS
 from qdiff_lib.pipeline import layer_bits_of
-from qdiff_lib.provenance import commit
 from qdiff_lib.recipes import METHOD_NAMES
 
 SAMPLER = "ddim-quadratic"
+CALIBRATION = ("steps", "samples", "iterations", "step_iterations", "network_iterations")
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
 UNITS = f"{OURS}, units alone"  # without the stage after the last unit
@@ -81,7 +80,7 @@ def described(lab: Lab, planned: list[Case]) -> dict:
         "n": table.n,
         "parameters": parameter_count(lab.pipe.unet),
         "profile": table.profile,
-        "calibration": {k: recipe[k] for k in ("steps", "samples", "iterations", "step_iterations")},
+        "calibration": {k: recipe[k] for k in CALIBRATION},
         "edge_bits": EDGE_BITS,
         "seeds": list(table.seeds),
         "planned": [asdict(case) for case in planned],
@@ -155,6 +154,5 @@ def measure(lab: Lab, case: Case) -> dict:
         "trajectory_mse": last["mse"],
         "trajectory_mse_error": rounded(each.std().item() / len(each) ** 0.5),
         "snr_db": last["snr_db"],
-        "date": date.today().isoformat(),
-        "commit": commit(),
+        **made_now(),
     }

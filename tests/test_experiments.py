@@ -21,7 +21,7 @@ from tools.results.page import SECTIONS, draw, page
 from tools.results.source import read
 
 ROOT = Path(__file__).resolve().parents[1]
-SCORES = ["trajectory_mse", "snr_db", "frechet", "kid", "seconds", "bytes"]
+SCORES = ["trajectory_mse", "snr_db", "frechet", "kid", "seconds", "bytes", "date", "commit"]
 BITS = ["method", "weights", "activations"]
 
 
@@ -233,7 +233,7 @@ class TestTables:
 
     def test_ladder(self, written):
         data = written[1]["ladder"]["data"]
-        assert [list(row) for row in data["rows"]] == [["label", *SCORES]] * 8
+        assert [list(row) for row in data["rows"]] == [["label", *SCORES]] * 9
         assert [list(row) for row in data["besides"]] == [["label", *SCORES]] * 3
         assert data["rows"][-1]["trajectory_mse"] == 0 and data["rows"][-1]["snr_db"] is None
         assert min(row["trajectory_mse"] for row in data["rows"][:-1]) > 0

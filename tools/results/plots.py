@@ -9,8 +9,15 @@ from qdiff_lib.course.figures.lesson_03 import band
 
 from .table1 import FULL, OWN, groups, mean
 
-METHODS = ("linear", "SQuant", "PTQ4DM", "Q-Diffusion", "Q-Diffusion, as in the paper")
-MARKS = ("o", "s", "^", "D", "v")
+METHODS = (
+    "linear",
+    "SQuant",
+    "PTQ4DM",
+    "Q-Diffusion",
+    "Q-Diffusion, units alone",
+    "Q-Diffusion, as in the paper",
+)
+MARKS = ("o", "s", "^", "D", "d", "v")
 
 
 @styled
@@ -22,7 +29,7 @@ def methods(data: dict) -> tuple[Figure, str]:
     for axis, score, factor in zip(figure.subplots(1, 2), ("kid", "frechet"), (1e3, 1), strict=True):
         for i, method in enumerate(METHODS):
             rows = [row for name, own in found.items() if name[0] == method for row in own]
-            at = [widths.index((row["weights"], row["activations"])) + 0.12 * (i - 2) for row in rows]
+            at = [widths.index((row["weights"], row["activations"])) + 0.12 * (i - 2.5) for row in rows]
             values = [factor * row["scores"][OWN][score] for row in rows]
             axis.plot(at, values, MARKS[i], color=f"C{i + 1}", label=method)
         full = factor * mean(next(own for name, own in found.items() if name[0] == FULL), score)
