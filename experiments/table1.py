@@ -20,7 +20,7 @@ SAMPLER = "ddim-quadratic"
 CALIBRATION = ("steps", "samples", "iterations", "step_iterations", "network_iterations")
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
-UNITS = f"{OURS}, units alone"  # without the stage after the last unit
+WHOLE = f"{OURS}, whole network"  # with the stage after the last unit
 PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
@@ -39,7 +39,7 @@ class Case:
             return None
         methods = {name: method for method, name in METHOD_NAMES.items()}
         edges = {"edge_bits": EDGE_BITS}
-        added = {OURS: edges, UNITS: {**edges, "network_iterations": 0}, PLAIN: PAPER}.get(self.label, {})
+        added = {OURS: {**edges, "network_iterations": 0}, WHOLE: edges, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)
         return Recipe.named(methods.get(self.label, "qdiffusion"), **sizes, **changes)
@@ -50,11 +50,11 @@ def cases(table: Table1) -> list[Case]:
     first, *more = table.bits
     seed, *others = table.seeds
     rows = [Case(FULL, FLOAT_BITS, FLOAT_BITS, seed)]
-    rows += [Case(label, *first, seed) for label in ("linear", OURS, UNITS, "SQuant", "PTQ4DM")]
-    rows += [Case(label, *bits, seed) for bits in more for label in (*METHOD_NAMES.values(), UNITS)]
+    rows += [Case(label, *first, seed) for label in ("linear", OURS, WHOLE, "SQuant", "PTQ4DM")]
+    rows += [Case(label, *bits, seed) for bits in more for label in METHOD_NAMES.values()]
     for other in others:
         rows.append(Case(FULL, FLOAT_BITS, FLOAT_BITS, other))
-        rows += [Case(label, *first, other) for label in ("linear", OURS, UNITS)]
+        rows += [Case(label, *first, other) for label in ("linear", OURS, WHOLE)]
     return [*rows, Case(PLAIN, *first, seed)]
 
 
@@ -73,7 +73,7 @@ def run(lab: Lab) -> Iterator[dict]:
 def described(lab: Lab, planned: list[Case]) -> dict:
     """What all rows have in common; ``calibration``: the numbers of the recipes' profile."""
     table = lab.settings.table1
-    recipe = next(case for case in planned if case.label == OURS).recipe(lab).to_dict()
+    recipe = next(case for case in planned if case.label == WHOLE).recipe(lab).to_dict()
     return {
         "sampler": SAMPLER,
         "steps": table.steps,

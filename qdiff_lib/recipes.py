@@ -2,7 +2,7 @@
 
 ``Recipe.linear(weights=4, activations=8)`` is the paper's baseline, ``Recipe.qdiffusion(...)`` the paper's
 method. A profile sets numbers (steps, samples, iterations); all but "paper" also add ``EXTRAS``, which are
-not in the paper.
+not in the paper. Neither are "laptop"'s iterations of the whole network.
 """
 
 from dataclasses import dataclass, fields

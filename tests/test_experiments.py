@@ -94,13 +94,13 @@ class TestTable1:
 
     def test_rows_come_in_the_order_of_importance(self, cases):
         named = [(case.label, case.weights, case.activations, case.seed) for case in cases]
-        assert len(set(named)) == len(named) == 30
+        assert len(set(named)) == len(named) == 27
         assert named[:3] == [("full precision", 32, 32, 0), ("linear", 4, 8, 0), ("Q-Diffusion", 4, 8, 0)]
-        assert named[3] == ("Q-Diffusion, units alone", 4, 8, 0)
+        assert named[3] == ("Q-Diffusion, whole network", 4, 8, 0)
         assert {case[:3] for case in named[4:6]} == {("SQuant", 4, 8), ("PTQ4DM", 4, 8)}
-        assert [case[1:3] for case in named[6:21]] == [(4, 32)] * 5 + [(8, 8)] * 5 + [(8, 32)] * 5
-        assert named[21:29] == [(*case[:3], seed) for seed in (1, 2) for case in named[:4]]
-        assert named[29] == ("Q-Diffusion, as in the paper", 4, 8, 0)
+        assert [case[1:3] for case in named[6:18]] == [(4, 32)] * 4 + [(8, 8)] * 4 + [(8, 32)] * 4
+        assert named[18:26] == [(*case[:3], seed) for seed in (1, 2) for case in named[:4]]
+        assert named[26] == ("Q-Diffusion, as in the paper", 4, 8, 0)
 
     def test_recipes(self, module, cases):
         lab = type("Lab", (), {"settings": module("settings").PROFILES["laptop"]})
@@ -109,8 +109,8 @@ class TestTable1:
         assert recipes["linear", 4, 1] == Recipe.linear(4, 8, "laptop", sampler="ddim-quadratic", seed=1)
         assert recipes["SQuant", 4, 0].rounding == "squant" and recipes["PTQ4DM", 4, 0].method == "ptq4dm"
         assert recipes["Q-Diffusion", 4, 2].edge_bits == 16 and recipes["Q-Diffusion", 4, 2].learn_affine
-        ours, units = (recipes[f"Q-Diffusion{rest}", 4, 2] for rest in ("", ", units alone"))
-        assert ours.network_iterations > 0 and units == replace(ours, network_iterations=0)
+        units, whole = (recipes[f"Q-Diffusion{rest}", 4, 2] for rest in ("", ", whole network"))
+        assert whole.network_iterations > 0 and units == replace(whole, network_iterations=0)
         paper = Recipe.qdiffusion(profile="paper").to_dict()
         plain = recipes["Q-Diffusion, as in the paper", 4, 0].to_dict()
         changed = {name for name in paper if plain[name] != paper[name]}

@@ -61,7 +61,8 @@ def test_profile_table_has_the_numbers_of_the_code(name):
     recipe = recipes.Recipe.qdiffusion(profile=name)
     row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` "))
     numbers = [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", row.split("|", 3)[3])]
-    assert numbers == [recipe.steps, recipe.samples, recipe.iterations, recipe.step_iterations]
+    iterations = [recipe.iterations, recipe.step_iterations, recipe.network_iterations]
+    assert numbers == [recipe.steps, recipe.samples, *iterations]
 
 
 def test_demo_table_is_the_recorded_one():

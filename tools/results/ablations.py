@@ -66,7 +66,7 @@ def ladder(data: dict) -> str:
     worse = [row["label"] for before, row in steps if row["trajectory_mse"] > before["trajectory_mse"]]
     text = flow(f"""
         The last {len(data["besides"])} rows stand beside the ladder. "+ learned step sizes" is the
-        paper's method, at fewer iterations; the two rungs after it are not in the paper. From
+        paper's method, at fewer iterations; the rungs after it are not in the paper. From
         "{first["label"]}" to "{best["label"]}" the MSE falls
         {first["trajectory_mse"] / best["trajectory_mse"]:.0f} times. Rungs that made it larger:
         {", ".join(worse) or "none"}.

@@ -144,10 +144,10 @@ def differences(data: dict) -> str:
         features have different units, so that only ratios and orders can be compared.
         """,
         f"""
-        {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, gives the first and the
-        last layer {data["edge_bits"]} bits, which bytes and BOPs count, and after the last unit learns all
-        scales and biases of the network together in {own["network_iterations"]:,} iterations ("units
-        alone": without this). The last row of our table is without all four: the paper's method. The
+        {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and the
+        last layer {data["edge_bits"]} bits, which bytes and BOPs count. "Whole network" is the profile with
+        its last stage: after the last unit, {own["network_iterations"]:,} iterations in which all scales and
+        biases learn together. The last row of our table is without all of this: the paper's method. The
         baselines quantize every layer alike, as the paper's do; `qdiff_lib/recipes.py` says what each takes
         from its own paper.
         """,
