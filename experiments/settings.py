@@ -8,6 +8,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from qdiff_lib import Recipe, load
 from qdiff_lib.demo import EDGE_BITS
+from qdiff_lib.recipes import PROFILES as RECIPES
 
 MODEL = "ddpm-fashion"
 LATENT = {"sd-emoji": "sd-v1.4", "ldm-emoji": "ldm8-churches"}  # and the paper's models of their classes
@@ -62,7 +63,8 @@ class Settings:
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
     first, middle and last take. sweeps: values of each setting that is changed alone. seeds: of calibrations
-    that differ in nothing else. network_iterations: of the ladder's last rung. divergence_inputs: of the
+    that differ in nothing else. network_iterations: of the rows that have
+    the stage after the last unit. divergence_inputs: of the
     layers' divergences. table1: see ``Table1``. latent: see ``Latent``.
     """
 
@@ -88,7 +90,7 @@ class Settings:
         )
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    network_iterations: int = 300
+    network_iterations: int = RECIPES["laptop"]["network_iterations"]
     divergence_inputs: int = 320
     table1: Table1 = Table1()
     latent: Latent = Latent()

@@ -42,13 +42,10 @@ SWEEPS = {
 """The tables by name, each with the recipe of a value; ``Settings.sweeps`` has the values."""
 
 
-SHORT = ("calibration_interval", "calibration_inputs")
-"""Those that have the short budget of ``calibration_sampling``."""
-
-
 def unchanged(name: str, make: Settings) -> Recipe:
     """The recipe with the usual value of what the table changes."""
-    return make.qdiffusion(*BITS, **(make.sampling_budget if name in SHORT else {}))
+    short = name in ("calibration_interval", "calibration_inputs")
+    return make.qdiffusion(*BITS, **(make.sampling_budget if short else {}))
 
 
 def sweep(name: str, lab: Lab) -> Iterator[dict]:

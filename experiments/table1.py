@@ -38,11 +38,13 @@ class Case:
         if self.label == FULL:
             return None
         methods = {name: method for method, name in METHOD_NAMES.items()}
-        edges = {"edge_bits": EDGE_BITS}
-        added = {OURS: {**edges, "network_iterations": 0}, WHOLE: edges, PLAIN: PAPER}.get(self.label, {})
+        methods |= {WHOLE: "qdiffusion", PLAIN: "qdiffusion"}
+        ours = {"edge_bits": EDGE_BITS, "network_iterations": 0}
+        whole = {**ours, "network_iterations": lab.settings.network_iterations}
+        added = {OURS: ours, WHOLE: whole, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)
-        return Recipe.named(methods.get(self.label, "qdiffusion"), **sizes, **changes)
+        return Recipe.named(methods[self.label], **sizes, **changes)
 
 
 def cases(table: Table1) -> list[Case]:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from .grid import FLOAT_BITS, Grid, PerAxis, ScaleZero, fake_quantize
 from .ranges import RANGES, Reservoir, find_activation_range
-from .rounding import ROUNDINGS, AdaRound
+from .rounding import ROUNDINGS, AdaRound, Decided
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -93,7 +93,7 @@ class QuantLayer(nn.Module):
         self.channel_axis = -1 if isinstance(layer, nn.Linear) else 1
         self.weight_grid = None if weight_bits == FLOAT_BITS else Grid(weight_bits, granularity=PerAxis(0))
         self.inputs = nn.ModuleList(ActivationQuantizer(input_grid) for _ in sizes if input_grid)
-        self.rounding: nn.ModuleList | None = None  # set only while the rounding is learned
+        self.rounding: nn.ModuleList | None = None  # set only while rounding or scales are learned
         self.register_buffer("weight_scale", None)
         self.register_buffer("weight_zero_point", None)
 
@@ -134,6 +134,12 @@ class QuantLayer(nn.Module):
         if codes is not None:
             for part, near in zip(self.rounding, codes.split(self.sizes, dim=1), strict=True):
                 part.start_near(near)
+        return self.rounding
+
+    def start_scaling(self) -> nn.ModuleList:
+        """Make the scales of a rounded weight parameters; its codes stay. One ``Decided`` for each part."""
+        parts = enumerate(self.weight_parts())
+        self.rounding = nn.ModuleList(Decided(w, self.part_grid(i).scale) for i, w in parts)
         return self.rounding
 
     def finish_rounding(self) -> None:

@@ -1,16 +1,17 @@
-"""After the last unit: all scales and biases of the network learn together (not in the paper).
+"""After the last unit: the scales and biases of all quantized layers learn together (not in the paper).
 
 Block reconstruction fits each unit to its own output. What the units leave adds up along the network, and
-none of them is fitted to the sum: near the clean end, for example, the predicted noise is some percent too
-small. Here the codes stay as they were decided, and the scales of weights and activations and the biases are
-learned at once, against the output of the full-precision network.
+none of them is fitted to the sum. Here the codes stay as they were decided, and the scales of weights and
+activations, with the biases of layers whose weights are quantized, are learned against the output of the
+full-precision network: what one unit left, others can make up for.
 
-Errors near the clean end are up to a hundred times those near the noisy end, and matter least to the picture,
-so a plain mean would learn where there is nothing to gain. Each step's error is therefore divided by what it
-was before this stage: halving it counts the same at every step.
+The error grows by far towards the clean end, so that a plain mean would hear of little else. Each input's
+error is therefore divided by the mean error of its step before this stage: what counts is how much of it is
+left, at the noisy end as at the clean one.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,10 +22,11 @@ from .calibration import CalibrationSet
 from .layers import activation_quantizers, quant_layers
 from .progress import progress_bar
 from .recipes import Recipe
-from .reconstruction import UnitFitter, decide, learned_affine, mean_loss, unit_seed
+from .reconstruction import UnitFitter, biases_of, decide, mean_loss, unit_seed
 from .replay import InputRows, UnitInputs, row_batches
-from .resume import UnitFiles, UnitReport, fingerprint
+from .resume import UnitReport
 from .store import Rows, RowStore
+from .tracing import Trace
 
 NAME = "network"  # of the report of this stage
 SMALLEST_LOSS = 1e-12  # a step without any error keeps a finite weight
@@ -42,26 +44,40 @@ class Whole(nn.Module):
 
 
 class NetworkFitter(UnitFitter):
-    """Fits the scales and biases of a ``Whole``. weights: what each row's loss counts, (N,)."""
+    """Fits the scales and biases of a ``Whole``. importance: what each row's loss counts, (N,)."""
 
-    weights: Tensor
+    def __init__(
+        self,
+        whole: Whole,
+        inputs: UnitInputs,
+        target: Rows,
+        importance: Tensor,
+        recipe: Recipe,
+        seed: int,
+        tick: Callable,
+    ):
+        super().__init__(whole, inputs, target, [], recipe, seed, tick)
+        self.importance = importance
 
     def loss(self, index: Tensor) -> Tensor:
-        """The weighted mean squared error on these rows."""
+        """The mean squared error of these rows, each times its importance."""
         args, kwargs = self.inputs.batch(index, self.device)
-        errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square().flatten(1).mean(1)
-        return (errors * self.weights[index].to(self.device)).mean()
+        errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square()
+        return (errors.flatten(1).mean(1) * self.importance[index].to(self.device)).mean()
 
-    def fit_affine(self) -> None:
+    def fit(self) -> None:
         """Learn all scales and biases by Adam with cosine decay; no code changes."""
         layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
-        for layer in layers:
-            for part in layer.start_rounding():
-                part.v.requires_grad_(False)  # it starts at the code that was decided
         quantizers = activation_quantizers(self.unit)
-        learned = [*learned_affine(layers), *(quantizer.start_learning() for quantizer in quantizers)]
-        optimizer = torch.optim.Adam(learned, self.recipe.lr_network)
-        iterations = self.recipe.network_iterations
+        learned = [part.log_scale for layer in layers for part in layer.start_scaling()]
+        learned += [bias.requires_grad_(True) for bias in biases_of(layers)]
+        learned += [quantizer.start_learning() for quantizer in quantizers]
+        if not learned:  # weights and activations in floating point
+            return
+        optimizer, iterations = (
+            torch.optim.Adam(learned, self.recipe.lr_network),
+            self.recipe.network_iterations,
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
         decide(layers)
@@ -72,6 +88,7 @@ class NetworkFitter(UnitFitter):
 def fit_network(
     full: nn.Module,
     quantized: nn.Module,
+    trace: Trace,
     inputs: CalibrationSet,
     recipe: Recipe,
     work: Path | None = None,
@@ -80,33 +97,24 @@ def fit_network(
 ) -> UnitReport:
     """Learn the scales and biases of ``quantized``, whose units are finished; it is changed in place.
 
-    work: the folder of ``reconstruct``; this stage is kept there when it ends, and is not done again.
-    memory_gb: most RAM for cached outputs, in 2^30 bytes; the rest goes to files.
+    work: folder for outputs that do not fit into memory_gb, 2^30 bytes of RAM each; nothing stays there: a
+    killed stage is done again, from the units. The report's error is the reconstruction loss of the network.
     """
-    found = quantized.quantization.trace
-    index = len(found.units)  # of the report: behind those of the units
-    files = UnitFiles(work / "units", fingerprint(full, recipe, inputs), resume=True) if work else None
-    report = files.load(index, quantized) if files else None
-    if report is not None:
-        return report
-    start, store = time.monotonic(), RowStore(int(memory_gb * 2**30), work)
-    batches = row_batches(len(inputs), found.batch_size)
+    start, store, index = time.monotonic(), RowStore(int(memory_gb * 2**30), work), len(trace.units)
+    batches = row_batches(len(inputs), trace.batch_size)
     bar = progress_bar(total=recipe.network_iterations, desc="scales and biases", shown=progress)
     try:
         whole, given = Whole(quantized), all_inputs(inputs)
         target, before = (outputs(unit, given, batches, store) for unit in (Whole(full), whole))
+        importance = importance_of(row_losses(before, target, batches), inputs.step)
+        store.free(before)
         seed = unit_seed(recipe.seed, index)
-        fitter = NetworkFitter(whole, given, target, batches, recipe, seed, bar.update)
-        fitter.weights = step_weights(row_losses(before, target, batches), inputs.step)
-        fitter.fit_affine()
+        NetworkFitter(whole, given, target, importance, recipe, seed, bar.update).fit()
         error = mean_loss(outputs(whole, given, batches, store), target, batches)
     finally:
         bar.close()
         store.close()
-    report = UnitReport(NAME, index, error, time.monotonic() - start)
-    if files:
-        files.save(report, quantized)
-    return report
+    return UnitReport(NAME, index, error, time.monotonic() - start)
 
 
 def all_inputs(inputs: CalibrationSet) -> UnitInputs:
@@ -133,8 +141,8 @@ def row_losses(output: Rows, target: Rows, batches: list[slice]) -> Tensor:
     return torch.cat([(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches])
 
 
-def step_weights(losses: Tensor, step: Tensor) -> Tensor:
-    """What each row's loss counts, (N,): one over the mean of ``losses`` (N,) at its ``step`` (N,)."""
+def importance_of(losses: Tensor, step: Tensor) -> Tensor:
+    """One over the mean of ``losses`` (N,) at each row's ``step`` (N,), (N,)."""
     _, index = step.unique(return_inverse=True)
     means = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, losses, "mean", include_self=False)
     return 1 / means.clamp(min=SMALLEST_LOSS)[index]

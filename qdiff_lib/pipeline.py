@@ -72,7 +72,7 @@ def quantize(
     pipelines that draw from a text with ``prompts``.
     work: folder in which recorded inputs and finished units are kept, so that ``resume=True`` goes on after a
     kill and ends with the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback:
-    called after each unit.
+    called after each unit, and after the network's stage.
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
     in float32, a recipe that fits no layer of it, a ``work`` folder of another run, prompts beside a
@@ -100,7 +100,8 @@ def quantize(
             options = (work, resume, memory_gb, progress, callback)
             unet.quantization.units = reconstruct(full, unet, found, calibration, recipe, *options)
             if recipe.network_iterations:
-                report = fit_network(full, unet, calibration, recipe, work, memory_gb, progress)
+                options = (work, memory_gb, progress)
+                report = fit_network(full, unet, found, calibration, recipe, *options)
                 unet.quantization.units.append(report)
                 if callback:
                     callback(report)

@@ -16,6 +16,7 @@ from .architectures import DDPM_CIFAR10, LDM4_BEDROOMS, LDM8_CHURCHES, SD_V1_4
 from .calibration import Uniform
 from .recipes import Recipe
 
+LARGE = dict(network_iterations=0)  # that stage takes the memory of training the network
 SYMMETRIC = dict(activation_range="min_max", symmetric_activations=True)
 ASYMMETRIC = dict(activation_range="mse_search", symmetric_activations=False)
 
@@ -24,8 +25,9 @@ ASYMMETRIC = dict(activation_range="mse_search", symmetric_activations=False)
 class Preset:
     """One model of the paper.
 
-    unet: its network's config. sampling: how it draws, for every method. ranges: of Q-Diffusion alone.
-    numbers: of the profile "paper". hub: its name there; "" where only CompVis' own file exists.
+    unet: its network's config. sampling: how it draws, and what its size forbids, for every method. ranges:
+    of Q-Diffusion alone. numbers: of the profile "paper". hub: its name there; "" where only CompVis' own
+    file exists.
     """
 
     unet: Mapping[str, Any]
@@ -62,19 +64,19 @@ PRESETS = {
     ),
     "ldm4-bedrooms": Preset(
         LDM4_BEDROOMS,
-        sampling=dict(sampler="ddim", eta=1.0, softmax_bits=8),
+        sampling=dict(sampler="ddim", eta=1.0, softmax_bits=8, **LARGE),
         ranges=dict(weight_range="mse_search", split=False, **SYMMETRIC),
         numbers=dict(steps=200, rule=Uniform(10), samples=20 * 256),
     ),
     "ldm8-churches": Preset(
         LDM8_CHURCHES,
-        sampling=dict(sampler="ddim", eta=0.0, softmax_bits=8),
+        sampling=dict(sampler="ddim", eta=0.0, softmax_bits=8, **LARGE),
         ranges=dict(weight_range="mse_search", split=False, **ASYMMETRIC),
         numbers=dict(steps=400, rule=Uniform(20), samples=20 * 256),
     ),
     "sd-v1.4": Preset(
         SD_V1_4,
-        sampling=dict(sampler="plms", guidance=7.5, softmax_bits=16),
+        sampling=dict(sampler="plms", guidance=7.5, softmax_bits=16, **LARGE),
         ranges=dict(weight_range="mse_search", split=True, **ASYMMETRIC),
         numbers=dict(steps=50, rule=Uniform(2), samples=25 * 128 * 2, batch_size=8),
         hub="CompVis/stable-diffusion-v1-4",

@@ -104,8 +104,8 @@ class Recipe:
     lr_steps: float = 4e-4
     """Adam's learning rate on the log step sizes of activations, with cosine decay; see ``learn_affine``."""
     network_iterations: int = 0
-    """Iterations after the last unit, in which all scales and biases of the network learn together (see
-    ``network``). Not in the paper; takes the memory of training the whole network on one batch."""
+    """Iterations after the last unit, in which the scales and biases of all quantized layers learn together
+    (see ``network``). Not in the paper; takes the memory of training the whole network on one batch."""
     lr_network: float = 3e-3
     """Adam's learning rate in these iterations, with cosine decay."""
     regularization: float = 0.01

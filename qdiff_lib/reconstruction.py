@@ -97,7 +97,9 @@ class UnitFitter:
         rounds = [part for layer in layers for part in layer.start_rounding(codes.get(layer))]
         groups = [{"params": [part.v for part in rounds], "lr": self.recipe.lr}]
         if self.recipe.learn_affine:
-            groups.append({"params": learned_affine(layers), "lr": self.recipe.lr_steps})
+            scales = [part.learn_scale() for part in rounds]
+            affine = [*scales, *(bias.requires_grad_(True) for bias in biases_of(layers))]
+            groups.append({"params": affine, "lr": self.recipe.lr_steps})
         optimizer = torch.optim.Adam(groups)
 
         def regularizer(iteration: int) -> Tensor | float:
@@ -140,22 +142,17 @@ class UnitFitter:
             quantizer.finish_learning()
 
 
-def learned_affine(layers: list[QuantLayer]) -> list[nn.Parameter]:
-    """The log(scale) of every weight whose rounding has been started, and the biases, as parameters."""
-    scales = [part.learn_scale() for layer in layers for part in layer.rounding]
-    return [*scales, *(layer.layer.bias.requires_grad_(True) for layer in with_bias(layers))]
+def biases_of(layers: list[QuantLayer]) -> list[nn.Parameter]:
+    """The biases of these layers, of those that have one."""
+    return [layer.layer.bias for layer in layers if layer.layer.bias is not None]
 
 
 def decide(layers: list[QuantLayer]) -> None:
     """End the learning of these layers' weights and biases."""
     for layer in layers:
         layer.finish_rounding()
-    for layer in with_bias(layers):
-        layer.layer.bias.requires_grad_(False).grad = None
-
-
-def with_bias(layers: list[QuantLayer]) -> list[QuantLayer]:
-    return [layer for layer in layers if layer.layer.bias is not None]
+    for bias in biases_of(layers):
+        bias.requires_grad_(False).grad = None
 
 
 def unit_seed(seed: int, index: int) -> int:

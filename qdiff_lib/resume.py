@@ -16,10 +16,15 @@ from .files import atomic_path, write_json
 from .layers import quantized_state, restore_state
 from .recipes import Recipe
 
+AFTER_UNITS = ("network_iterations", "lr_network")  # fields of a recipe that no unit depends on
+
 
 @dataclass(frozen=True)
 class UnitReport:
-    """How one unit went: its name and place, the reconstruction loss at the end, and the seconds it took."""
+    """How one unit, or the network after them all, went.
+
+    Its name and place, the reconstruction loss at the end, and the seconds it took.
+    """
 
     name: str
     index: int
@@ -66,8 +71,9 @@ class UnitFiles:
 
 
 def fingerprint(unet: nn.Module, recipe: Recipe, inputs: CalibrationSet) -> str:
-    """A hash of everything that decides the result of a reconstruction."""
-    return digest_of(recipe.to_dict(), [*unet.state_dict().values(), *inputs.tensors().values()])
+    """A hash of everything that decides the result of a reconstruction of all units."""
+    settings = {name: value for name, value in recipe.to_dict().items() if name not in AFTER_UNITS}
+    return digest_of(settings, [*unet.state_dict().values(), *inputs.tensors().values()])
 
 
 def digest_of(settings: dict, tensors: Iterable[Tensor]) -> str:

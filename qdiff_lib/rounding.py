@@ -80,6 +80,27 @@ class AdaRound(nn.Module):
         return self._on_grid((self.h() >= 0.5).to(self.floor.dtype))
 
 
+class Decided(nn.Module):
+    """A weight that lies on its grid: its codes stay, and its scale can still be learned.
+
+    It stands where AdaRound stands while a weight is learned, and has the same ``step`` and ``decided``.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor):
+        super().__init__()
+        self.register_buffer("codes", torch.round(weight.detach() / scale))  # less the zero point
+        self.log_scale = nn.Parameter(scale.log())
+
+    def step(self) -> Tensor:
+        """The scale as it stands."""
+        return self.log_scale.exp()
+
+    def forward(self) -> Tensor:
+        return self.step() * self.codes
+
+    decided = forward
+
+
 def round_nearest(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """The weight on its grid, each element rounded to the nearest code."""
     return fake_quantize(weight, scale, zero_point, bits)

@@ -14,11 +14,11 @@ from tiny_models import (
     unet2d,
 )
 
-from qdiff_lib import Recipe, load_quantized, quantize, save_quantized
+from qdiff_lib import Recipe, load_quantized, quantize, reconstruction, save_quantized
 from qdiff_lib.checkpoint import weight_codes, weight_layers
 from qdiff_lib.layers import activation_quantizers
-from qdiff_lib.network import NAME, NetworkFitter, step_weights
-from qdiff_lib.reconstruction import UnitFitter, reconstruction_loss
+from qdiff_lib.network import NAME, NetworkFitter, importance_of, row_losses
+from qdiff_lib.reconstruction import reconstruction_loss
 
 ROWS = 16
 
@@ -55,28 +55,47 @@ def test_the_networks_error_falls_and_is_reported(make, bits, left):
     assert NAME not in [unit.name for unit in before.quantization.units]
 
 
-def test_halving_a_steps_error_counts_the_same_at_every_step():
+def test_a_rows_importance_is_one_over_its_steps_error():
     step = torch.tensor([7, 2, 7, 2, 4])
     losses = torch.tensor([1e-4, 0.2, 3e-4, 0.4, 0.0])
-    weights = step_weights(losses, step)
-    torch.testing.assert_close(weights[:4], torch.tensor([5e3, 10 / 3, 5e3, 10 / 3]))
-    assert weights[4].isfinite()
-    totals = [(weights * losses)[step == s].sum().item() for s in (7, 2)]
-    assert totals == pytest.approx([2, 2])
+    found = importance_of(losses, step)
+    torch.testing.assert_close(found[:4], torch.tensor([5e3, 10 / 3, 5e3, 10 / 3]))
+    assert found[4].isfinite()
 
 
-def test_codes_stay_and_scales_and_biases_move():
+def test_each_row_counts_by_its_importance(monkeypatch):
+    """Before anything is learned, each row's loss is its error over the mean error of its step."""
+    unet, found = unet2d(), []
+    inputs = replace(random_inputs(unet, ROWS), step=torch.arange(ROWS) % 4)
+
+    def minimize(fitter, *args):
+        output = fitter.unit(**inputs.rows(slice(None)))
+        errors = row_losses(output, fitter.target, [slice(0, ROWS)])
+        means = torch.stack([errors[inputs.step == step].mean() for step in inputs.step])
+        for index in (torch.tensor([0, 4]), torch.tensor([1, 2, 3])):
+            found.append((fitter.loss(index).item(), (errors / means)[index].mean().item()))
+        found.append(errors[[0, 4]].mean() / errors.mean())
+
+    monkeypatch.setattr(NetworkFitter, "minimize", minimize)
+    quantize(ddim(unet), recipe(), inputs, progress=False)
+    *weighted, plain = found
+    assert all(own == pytest.approx(expected, rel=1e-4) for own, expected in weighted)
+    assert plain.item() != pytest.approx(weighted[0][1], rel=1e-2)  # the steps' errors differ
+
+
+@pytest.mark.parametrize("changes", [{}, {"edge_bits": 16}, {"learn_affine": False}], ids=str)
+def test_codes_stay_and_scales_and_biases_move(changes):
     unet = unet2d()
-    before, after = (quantized(unet, recipe(network_iterations=n)) for n in (0, 10))
+    before, after = (quantized(unet, recipe(network_iterations=n, **changes)) for n in (0, 10))
+    moved = {"weight_scale": 0, "bias": 0}
     pairs = list(zip(weight_layers(before), weight_layers(after), strict=True))
     for (name, one), (_, two) in pairs:
         assert torch.equal(weight_codes(one), weight_codes(two)), name
         assert torch.equal(one.weight_zero_point, two.weight_zero_point)
         assert (two.weight_scale > 0).all() and two.rounding is None
-    for field in ("weight_scale", "layer.bias"):
-        values = [[part.get_parameter(field) if "." in field else part.weight_scale for _, part in pair]
-                  for pair in pairs]  # fmt: skip
-        assert sum(not torch.equal(*both) for both in values) > 0.9 * len(values)
+        moved["weight_scale"] += not torch.equal(one.weight_scale, two.weight_scale)
+        moved["bias"] += not torch.equal(one.layer.bias, two.layer.bias)
+    assert min(moved.values()) > 0.9 * len(pairs)
     steps = [[q.scale for q in activation_quantizers(model)] for model in (before, after)]
     assert sum(not torch.equal(*both) for both in zip(*steps, strict=True)) > 0.9 * len(steps[0])
 
@@ -107,34 +126,46 @@ def test_a_saved_network_computes_the_same(tmp_path):
     assert_same_tensors(snapshot(again), snapshot(pipe.unet))
 
 
-def test_an_interrupted_stage_ends_with_the_same_bits(tmp_path, monkeypatch):
+def test_a_killed_stage_goes_on_from_the_units(tmp_path, monkeypatch):
     unet = unet2d()
     expected = snapshot(quantized(unet, recipe()))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(NetworkFitter, "minimize", stopped(UnitFitter.minimize))
-        quantized(unet, recipe(), work=tmp_path)
-    assert_same_tensors(snapshot(quantized(unet, recipe(), work=tmp_path, resume=True)), expected)
-    monkeypatch.setattr(NetworkFitter, "fit_affine", lambda fitter: pytest.fail("it was finished"))
-    assert_same_tensors(snapshot(quantized(unet, recipe(), work=tmp_path, resume=True)), expected)
 
-
-def stopped(minimize):
-    def stopping(self, *args):
-        minimize(self, *args)
+    def stop(*args):
         raise KeyboardInterrupt
 
-    return stopping
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(NetworkFitter, "minimize", stop)
+        quantized(unet, recipe(), work=tmp_path)
+    monkeypatch.setattr(reconstruction, "fit_unit", lambda *args: pytest.fail("the units were finished"))
+    assert_same_tensors(snapshot(quantized(unet, recipe(), work=tmp_path, resume=True)), expected)
+    assert not list(tmp_path.glob("activations-*"))
+
+
+def test_the_units_serve_any_number_of_its_iterations(tmp_path, monkeypatch):
+    unet = unet2d()
+    quantized(unet, recipe(), work=tmp_path)
+    monkeypatch.setattr(reconstruction, "fit_unit", lambda *args: pytest.fail("the units were finished"))
+    for n in (0, 5):
+        changed = recipe(network_iterations=n)
+        again = quantized(unet, changed, work=tmp_path, resume=True)
+        monkeypatch.undo()
+        assert_same_tensors(snapshot(again), snapshot(quantized(unet, changed)))
+
+
+def test_a_small_memory_budget_changes_no_bit(tmp_path):
+    unet = unet2d()
+    plenty, little = (quantized(unet, recipe(), work=tmp_path / str(gb), memory_gb=gb) for gb in (4, 0))
+    assert_same_tensors(snapshot(little), snapshot(plenty))
 
 
 def test_a_callback_hears_of_it():
     seen = []
-    unet = unet2d()
-    reports = quantized(unet, recipe(), callback=seen.append).quantization.units
+    reports = quantized(unet2d(), recipe(), callback=seen.append).quantization.units
     assert seen == reports and seen[-1].name == NAME
 
 
-def test_without_iterations_it_is_not_refused_for_methods_without_units():
-    plain = Recipe.linear(4, 8, **SMALL)
+@pytest.mark.parametrize("how", [Recipe.linear(4, 8, **SMALL), recipe(32, 32)], ids=["linear", "W32A32"])
+def test_where_nothing_can_be_learned_it_changes_nothing(how):
     unet = unet2d()
-    one, two = (quantized(unet, replace(plain, network_iterations=n)) for n in (0, 5))
+    one, two = (quantized(unet, replace(how, network_iterations=n)) for n in (0, 5))
     assert_same_tensors(snapshot(one), snapshot(two))

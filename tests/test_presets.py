@@ -47,6 +47,12 @@ def test_the_papers_numbers(name):
     assert steps * {"sd-v1.4": 2 * 128}.get(name, 256) == recipe.samples
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_large_networks_are_not_trained_as_a_whole(name):
+    small = MILLIONS[name] < 100
+    assert (PRESETS[name].recipe(profile="laptop").network_iterations > 0) == small
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_other_methods_keep_the_sampler_and_the_softmax(name, method):

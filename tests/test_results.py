@@ -49,21 +49,10 @@ BEST_FIRST = [
     ("ladder", "frechet", ["full precision", "+ 16-bit first and last layer", "linear"]),
     ("ladder", "seconds", ["linear", "+ 16-bit first and last layer"]),
     *[
-        ("calibration_sampling", "trajectory_mse", ["uniform", f"{other}"])
-        for other in (
-            "step 11 alone",
-            *(f"{rule} {share}%" for rule in ("first", "middle", "last") for share in (10, 20)),
-            "last 50%",
-        )
-    ],
-    *[
-        ("calibration_sampling", "trajectory_mse", [f"{rule} {share}%" for share in (50, 20, 10)])
+        ("calibration_sampling", "trajectory_mse", [f"{rule} {share}%" for share in (50, 10)])
         for rule in ("first", "middle", "last")
     ],
-    *[
-        ("table1", score, ["Q-Diffusion, whole network W4A8", "Q-Diffusion W4A8"])
-        for score in ("trajectory_mse", "frechet", "kid")
-    ],
+    ("table1", "trajectory_mse", ["Q-Diffusion, whole network W4A8", "Q-Diffusion W4A8"]),
     *[
         ("table1", score, [f"Q-Diffusion W4A{activations}", f"linear W4A{activations}"])
         for activations in (8, 32)
@@ -107,23 +96,19 @@ def test_the_recorded_rows_are_in_the_order_that_the_course_claims(found, name, 
     assert there == sorted(there), dict(zip(labels, there, strict=False))
 
 
-def test_the_rule_matters_beyond_chance(found):
-    """What lesson 3 says of rules that are, and of those that are not, told apart from uniform's seeds."""
+def test_sets_from_few_steps_are_far_beyond_chance(found):
+    """Lesson 3: of the narrow sets most are many times worse than the worst of uniform's seeds."""
     data = found["calibration_sampling"].data
-    seeds = [row["trajectory_mse"] for row in data["seeds"]]
+    worst = max(row["trajectory_mse"] for row in data["seeds"])
     error = {row["label"]: row["trajectory_mse"] for row in data["rows"]}
-    assert len(seeds) == 5 and min(error.values()) >= min(seeds)
-    assert {label for label, value in error.items() if value <= max(seeds)} == {
-        "uniform",
-        "normal",
-        "first 50%",
-        "middle 50%",
-    }
-    assert max(error.values()) > 10 * max(seeds)
+    far = {label for label, value in error.items() if value > ablations.FAR * worst}
+    narrow = {f"{rule} {share}%" for rule in ("middle", "last") for share in (10, 20)}
+    assert far == {*narrow, "step 11 alone", "last 50%"}
+    assert len(ablations.beyond(data)[0]) > 6 and max(error.values()) > 10 * worst
 
 
 def test_w4a8_loses_at_most_five_percent_and_its_kid_stays_within_the_spread(found):
-    """The paper's own W4A8 loses 17 % of FID."""
+    """With the last stage of the profile; units alone lose more. The paper's own W4A8 loses 17 % of FID."""
     data = found["table1"].data
     groups = table1.groups(data)
     ours, full = groups["Q-Diffusion, whole network", 4, 8], groups["full precision", 32, 32]
@@ -269,7 +254,9 @@ def test_a_sweep_leaves_what_is_not_recorded_empty():
         "calibration_inputs", {**about, "planned": [64, 5120], "floor": 0.7, "rows": [{"value": 64, **found}]}
     )
     assert "2 calibrations with the usual value, which differ in their seed alone" in text
-    assert "MSE x 1000 from 2.1 to 4," in text and text.endswith("lie the values: 64.")
+    assert "MSE x 1000 from 2.1 to 4," in text and text.endswith(
+        "With a larger MSE: none; with a smaller one: 64."
+    )
     assert line(text, "| 64")[1:] == ["2", "25.0", "11.00", "2.00", "90"]
     assert line(text, "| 5120")[1:] == [""] * 5
     assert "Fréchet distance of 0.70" in text and "in all rows 40 iterations" in text

@@ -286,7 +286,7 @@ print("unpacked by hand, they are the weights that the model computes with:", sa
 # the first and the last layer, 0.03 % of the weights, get 16 bits. The first one reads the noisy image itself: what
 # rounding does to it looks to the network like noise, and it was trained to act on noise. The third begins after the last
 # unit: no code changes any more, but all scales and biases learn together, so that the output of the *whole network*
-# stays what it was. Small errors of many units can then cancel each other.
+# comes close to that in full precision. What one unit lost, others can make up for.
 #
 # **Predict:** which rung takes away the most error? Which costs the most time?
 

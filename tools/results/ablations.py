@@ -1,6 +1,10 @@
 """The ablations: the ladder, where calibration inputs come from, single settings, the split."""
 
+from qdiff_lib.course.figures.lesson_03 import ends
+
 from .source import fixed, flow, pair, short, table
+
+FAR = 5  # times the worst seed's error, where the worst has less than 5 times the best seed's
 
 SCORES = ["MSE x 1000", "SNR (dB)", "KID x 1000", "Fréchet"]
 SWEPT = {
@@ -25,28 +29,32 @@ def conditions(data: dict) -> str:
             say nothing.
         """
     return flow(f"""
-        {data["n"]} images a row, DDIM with {data["steps"]} steps, one seed. {floor} KID and Fréchet distance
-        are of the shipped classifier's features; MSE and SNR compare x after the last step with full
-        precision.
+        {data["n"]} images a row, DDIM with {data["steps"]} steps, one seed a row. {floor} KID and Fréchet
+        distance are of the shipped classifier's features; MSE and SNR compare x after the last step with
+        full precision.
     """)
 
 
 def chance(data: dict, of: str) -> str:
     """What other seeds of the calibration do to the errors and scores of the same recipe."""
-    ends = {}
-    for score, factor in (("trajectory_mse", 1e3), ("kid", 1e3), ("frechet", 1)):
-        values = [factor * row[score] for row in data["seeds"]]
-        ends[score] = f"from {short(min(values))} to {short(max(values))}"
+
+    def span(score: str, factor: float = 1) -> str:
+        low, high = ends(data["seeds"], score)
+        return f"from {short(factor * low)} to {short(factor * high)}"
+
     return flow(f"""
         Chance: {len(data["seeds"])} calibrations {of}, which differ in their seed alone, have MSE x 1000
-        {ends["trajectory_mse"]}, KID x 1000 {ends["kid"]} and Fréchet distance {ends["frechet"]}.
+        {span("trajectory_mse", 1e3)}, KID x 1000 {span("kid", 1e3)} and Fréchet distance
+        {span("frechet")}. What lies inside is not told apart, and what lies just outside may still be
+        chance.
     """)
 
 
-def unlike(data: dict) -> list[dict]:
-    """The rows whose MSE lies outside of what chance does."""
-    errors = [row["trajectory_mse"] for row in data["seeds"]]
-    return [row for row in data["rows"] if not min(errors) <= row["trajectory_mse"] <= max(errors)]
+def beyond(data: dict) -> tuple[list[dict], list[dict]]:
+    """The rows with a larger MSE than all seeds of one recipe, and those with a smaller one."""
+    low, high = ends(data["seeds"], "trajectory_mse")
+    larger = [row for row in data["rows"] if row["trajectory_mse"] > high]
+    return larger, [row for row in data["rows"] if row["trajectory_mse"] < low]
 
 
 def scores(row: dict) -> list[str]:
@@ -80,14 +88,14 @@ def sampling(data: dict) -> str:
         f"{min(('first', 'middle', 'last'), key=lambda rule: error[rule, share])} at {share:.0%}"
         for share in sorted({share for _, share in error if share})
     ]
-    errors = [row["trajectory_mse"] for row in data["seeds"]]
-    better = sum(row["trajectory_mse"] < min(errors) for row in data["rows"])
-    worse = sum(row["trajectory_mse"] > max(errors) for row in data["rows"])
+    worse, better = beyond(data)
+    far = [row for row in worse if row["trajectory_mse"] > FAR * ends(data["seeds"], "trajectory_mse")[1]]
     text = flow(f"""
         The paper's Figure 4 says that uniform is best, that the ends are bad and the middle is least bad,
-        and that more steps help; its numbers are not known here. {chance(data, "from uniform inputs")} Of the
-        {len(error) - 1} other sets, {worse} have a larger MSE than all of these, and {better} a smaller one.
-        Least bad of first, middle and last: {", ".join(least)} of the steps.
+        and that more steps help; its numbers are not known here. {chance(data, "from uniform inputs")} Of
+        the {len(error) - 1} other sets, {len(worse)} have a larger MSE than all of these ({len(far)} more
+        than {FAR} times as large), and {len(better)} a smaller one. Least bad of first, middle and last:
+        {", ".join(least)} of the steps.
     """)
     budget = (
         f"{data['samples']} inputs and {data['iterations']} + {data['step_iterations']} iterations a unit"
@@ -101,11 +109,11 @@ def sweep(name: str, data: dict) -> str:
     found = {row["value"]: [*scores(row), fixed(row["seconds"], 0)] for row in data["rows"]}
     rows = [[str(value), *found.get(value, [""] * 5)] for value in data["planned"]]
     budget = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in data["calibration"].items())
-    apart = ", ".join(f"{row['value']:,}" for row in unlike(data)) or "none"
+    larger, smaller = (", ".join(f"{row['value']:,}" for row in rows) or "none" for rows in beyond(data))
     return (
         f"{width(data)}; in all rows {budget}. {conditions(data)}\n\n"
         f"{table([SWEPT[name], *SCORES, 'calibration (s)'], rows)}\n\n"
-        f"{chance(data, 'with the usual value')} Outside of this MSE lie the values: {apart}."
+        f"{chance(data, 'with the usual value')} With a larger MSE: {larger}; with a smaller one: {smaller}."
     )
 
 

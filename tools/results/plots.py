@@ -5,7 +5,7 @@ import statistics
 from matplotlib.figure import Figure
 
 from qdiff_lib.course.figures import styled
-from qdiff_lib.course.figures.lesson_03 import band
+from qdiff_lib.course.figures.lesson_03 import band, by_chance
 
 from .table1 import FULL, OWN, groups, mean
 
@@ -68,7 +68,8 @@ def sweep(name: str, data: dict) -> tuple[Figure, str]:
     listed = "; ".join(
         f"{row['value']}: {row['trajectory_mse']:.4g} and {row['frechet']:.3g}" for row in data["rows"]
     )
-    return figure, f"Mean squared error and Fréchet distance by {name.replace('_', ' ')}: {listed}."
+    shown = f"Mean squared error and Fréchet distance by {name.replace('_', ' ')}: {listed}."
+    return figure, f"{shown} {by_chance(data['seeds'])}"
 
 
 @styled

@@ -167,16 +167,20 @@ def recorded_rules(data: dict) -> tuple[Figure, str]:
     handles = right.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(f"W{data['weights']}A{data['activations']}, n = {data['n']} images, smaller is better")
-    named = f"{len(data['seeds'])} seeds"
     listed = "; ".join(
         f"{row['label']} {row['trajectory_mse']:.4g} and {row['frechet']:.3g}" for row in data["rows"]
     )
     return figure, (
         f"W{data['weights']}A{data['activations']}, {data['samples']} calibration inputs, "
-        f"{data['n']} images. Mean squared error and Fréchet distance: {listed}. By chance, with {named}: "
-        f"{' to '.join(f'{end:.4g}' for end in ends(data['seeds'], 'trajectory_mse'))}. "
+        f"{data['n']} images. Mean squared error and Fréchet distance: {listed}. {by_chance(data['seeds'])} "
         f"Floor of the distance: {data['floor']:.3g}."
     )
+
+
+def by_chance(seeds: list[dict]) -> str:
+    """The band in words."""
+    mse, distance = ("{:.4g} to {:.4g}".format(*ends(seeds, name)) for name in ("trajectory_mse", "frechet"))
+    return f"By chance, with {len(seeds)} seeds: {mse} and {distance}."
 
 
 def ends(rows: list[dict], score: str) -> tuple[float, float]:
