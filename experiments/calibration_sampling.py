@@ -41,7 +41,7 @@ def run(lab: Lab) -> Iterator[dict]:
         "n": settings.images,
         **budget,
         "rows": rows,
-        "seeds": lab.judged_by_seed(settings.qdiffusion(*BITS, **budget)),
+        "seeds": lab.judged_by_seed(settings.qdiffusion(*BITS, **{**budget, "rule": Uniform()})),
         "floor": floor,
         "real": lab.real(settings.images),
     }

@@ -9,6 +9,7 @@ from ladder import PAPER
 from settings import Table1
 
 from qdiff_lib import Recipe, score, with_sampler
+from qdiff_lib.calibration import Uniform
 from qdiff_lib.cost import bops, layer_costs, parameter_count
 from qdiff_lib.demo import EDGE_BITS
 from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
@@ -20,7 +21,7 @@ SAMPLER = "ddim-quadratic"
 CALIBRATION = ("steps", "samples", "iterations", "step_iterations", "network_iterations")
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
-WHOLE = f"{OURS}, whole network"  # with the stage after the last unit
+WHOLE = f"{OURS}, whole network"  # inputs from every step, and the stage after the last unit
 PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
@@ -39,8 +40,8 @@ class Case:
             return None
         methods = {name: method for method, name in METHOD_NAMES.items()}
         methods |= {WHOLE: "qdiffusion", PLAIN: "qdiffusion"}
-        ours = {"edge_bits": EDGE_BITS, "network_iterations": 0}
-        whole = {**ours, "network_iterations": lab.settings.network_iterations}
+        ours = {"edge_bits": EDGE_BITS, "network_iterations": 0, "rule": Uniform()}
+        whole = {**ours, "network_iterations": lab.settings.network_iterations, "rule": Uniform(1)}
         added = {OURS: ours, WHOLE: whole, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)

@@ -30,8 +30,11 @@ PROFILES = {
 }
 """The numbers of each profile: seconds to minutes on a CPU, up to the paper's own on a GPU."""
 
-EXTRAS = dict(rounding_start="gptq", learn_affine=True)
-"""What Q-Diffusion gets beyond the paper, in every profile but "paper"; the fields say what they do."""
+EXTRAS = dict(rounding_start="gptq", learn_affine=True, rule=Uniform(1))
+"""What Q-Diffusion gets beyond the paper, in every profile but "paper"; the fields say what they do.
+
+Inputs come from every step: what is learned fits the steps that it sees, and is further off at those between.
+"""
 
 METHOD_NAMES = {"linear": "linear", "squant": "SQuant", "ptq4dm": "PTQ4DM", "qdiffusion": "Q-Diffusion"}
 """What figures and tables call each method that has a recipe."""
