@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import activation_ranges
+import between_steps
 import calibration_sampling
 import error_per_step
 import ladder
@@ -37,6 +38,7 @@ TABLES = {
     "calibration_sampling": calibration_sampling.run,
     "seams": seams.run,
     "table1": table1.run,
+    "between_steps": between_steps.run,
     "layer_divergence": layer_divergence.run,
     **sweeps.TABLES,
 }

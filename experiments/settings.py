@@ -64,8 +64,8 @@ class Settings:
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
     first, middle and last take. sweeps: values of each setting that is changed alone. seeds: of calibrations
     that differ in nothing else. network_iterations: of the rows that have
-    the stage after the last unit. divergence_inputs: of the
-    layers' divergences. table1: see ``Table1``. latent: see ``Latent``.
+    the stage after the last unit. between_inputs, divergence_inputs: of
+    the errors at every step, and of the layers' divergences. table1: see ``Table1``. latent: see ``Latent``.
     """
 
     pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
@@ -91,6 +91,7 @@ class Settings:
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     network_iterations: int = RECIPES["laptop"]["network_iterations"]
+    between_inputs: int = 500
     divergence_inputs: int = 320
     table1: Table1 = Table1()
     latent: Latent = Latent()
@@ -145,6 +146,7 @@ PROFILES = {
         ),
         seeds=(0, 1),
         network_iterations=1,
+        between_inputs=20,
         divergence_inputs=10,
         table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
         latent=Latent(

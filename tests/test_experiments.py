@@ -225,7 +225,7 @@ class TestTables:
         assert set(written[1]) == {
             "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "seams", "table1",
             "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
-            "softmax_bits", "latent",
+            "softmax_bits", "latent", "between_steps",
         }  # fmt: skip
         for name, table in written[1].items():
             assert set(table) == {"data", "provenance"}
@@ -310,6 +310,15 @@ class TestTables:
         for row in data["rows"]:
             values = torch.tensor(row["values"])
             assert values.shape == (len(data["layers"]), data["steps"]) and (values > 0).all()
+
+    def test_between_steps(self, written):
+        data = written[1]["between_steps"]["data"]
+        second, _, every = data["rows"]
+        assert second["seen"] == [0, 2, 4, 6, 8] and every["seen"] == list(range(data["steps"]))
+        for row in data["rows"]:
+            assert len(row["mse"]) == len(row["offset"]) == data["steps"] == 10
+            assert all(mse > offset**2 for mse, offset in zip(row["mse"], row["offset"], strict=True))
+        assert len({row["mse"][0] for row in data["rows"]}) == 3
 
     def test_table1(self, written):
         data = written[1]["table1"]["data"]

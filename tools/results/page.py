@@ -56,6 +56,12 @@ SECTIONS = (
     Section("table1", "Every method at every width (Table 1)", table1.text, plots.methods),
     *TRAJECTORIES,
     *CALIBRATION,
+    Section(
+        "between_steps",
+        "Steps between those that were calibrated on",
+        trajectories.between_steps,
+        plots.between_steps,
+    ),
     Section("seams", "The shortcut split (Figures 6 and 7)", ablations.seams),
     Section("ladder", "What each part buys", ablations.ladder, ladder_plot),
     swept("adaround_iterations", "AdaRound's iterations"),

@@ -73,6 +73,30 @@ def sweep(name: str, data: dict) -> tuple[Figure, str]:
 
 
 @styled
+def between_steps(data: dict) -> tuple[Figure, str]:
+    """The error of the predicted noise at each step; filled marks: calibrated on."""
+    figure = Figure(figsize=(7.6, 3.4))
+    left, right = figure.subplots(1, 2)
+    largest = []
+    for i, row in enumerate(data["rows"]):
+        for axis, name in ((left, "mse"), (right, "offset")):
+            sizes = [abs(value) for value in row[name]]
+            axis.plot(range(1, data["steps"] + 1), sizes, lw=0.7, color=f"C{i + 1}", label=row["label"])
+            axis.plot(
+                [step + 1 for step in row["seen"]],
+                [sizes[step] for step in row["seen"]],
+                ".",
+                color=f"C{i + 1}",
+            )
+            axis.set(xlabel="denoising step (noisy to clean)", yscale="log")
+        largest.append(f"{row['label']} {max(map(abs, row['offset'])):.2g}")
+    left.set(ylabel="MSE of the predicted noise")
+    right.set(ylabel="size of its mean error")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure, f"Errors at each of {data['steps']} steps; largest mean error: {'; '.join(largest)}."
+
+
+@styled
 def divergences(data: dict) -> tuple[Figure, str]:
     """The mean over the steps for each layer, and the median layer at each step."""
     figure = Figure(figsize=(7.6, 3.4))

@@ -51,12 +51,12 @@ def intro(data: dict) -> str:
     waiting = f"{missing} of {len(data['planned'])} rows are not recorded yet: their cells are empty."
     return flow(f"""
         `ddpm-fashion`, {data["n"]:,} images a row, DDIM with {data["steps"]} quadratic steps, calibrated at
-        the profile `{data["profile"]}`, {OURS} without and with its last stage ("whole network"); "seeds"
-        counts how often noise and calibration were drawn anew. KID, Fréchet distance and IS are of the
-        shipped classifier's features, against 5,000 real test images; FID is of Inception's. KID stands
-        first: at this n the Fréchet distance is biased, KID is not. MSE and SNR compare x after the last
-        step with full precision from the same noise. ± is the standard deviation over the seeds where there
-        are several; else that of KID's subsets, of IS's splits, and the standard error of the MSE over the
+        the profile `{data["profile"]}` (all of it in the rows "whole network": see below); "seeds" counts
+        how often noise and calibration were drawn anew. KID, Fréchet distance and IS are of the shipped
+        classifier's features, against 5,000 real test images; FID is of Inception's. KID stands first: at
+        this n the Fréchet distance is biased, KID is not. MSE and SNR compare x after the last step with
+        full precision from the same noise. ± is the standard deviation over the seeds where there are
+        several; else that of KID's subsets, of IS's splits, and the standard error of the MSE over the
         images. {waiting if missing else ""}
     """)
 
@@ -146,8 +146,9 @@ def differences(data: dict) -> str:
         """,
         f"""
         {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and the
-        last layer {data["edge_bits"]} bits, which bytes and BOPs count. The profile's last stage, "whole
-        network", is {own["network_iterations"]:,} iterations after the last unit, in which all scales and
+        last layer {data["edge_bits"]} bits, which bytes and BOPs count. It takes inputs from every second
+        step, about as many steps as the paper does. "Whole network" is the profile as it is: inputs from
+        every step, and after the last unit {own["network_iterations"]:,} iterations in which all scales and
         biases learn together. The last row of our table is without all of this: the paper's method. The
         baselines quantize every layer alike, as the paper's do; `qdiff_lib/recipes.py` says what each takes
         from its own paper.

@@ -1,0 +1,50 @@
+"""The noise network's error at steps that were calibrated on, and at those between them, at W4A8."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from lab import Lab, rounded
+from table1 import SAMPLER, WHOLE, Case
+
+from qdiff_lib import Recipe, record, with_sampler
+from qdiff_lib.calibration import CalibrationSet, Uniform
+
+BITS = 4, 8
+SEED = 1  # of the inputs; the recipes calibrate on those of seed 0
+
+
+def recipes(lab: Lab) -> dict[str, Recipe]:
+    """By label: Table 1's row with its last stage, before it with inputs from every second step alone."""
+    whole = Case(WHOLE, *BITS, seed=0).recipe(lab)
+    second = replace(whole, rule=Uniform(2))
+    return {
+        "every second step, units alone": replace(second, network_iterations=0),
+        "every second step, whole network": second,
+        "every step, whole network": whole,
+    }
+
+
+def run(lab: Lab) -> Iterator[dict]:
+    """``rows``: ``seen``, the steps that were calibrated on, and ``mse`` and ``offset`` of all steps."""
+    steps, n, rows = lab.settings.table1.steps, lab.settings.between_inputs, []
+    inputs = record(with_sampler(lab.pipe, SAMPLER), Uniform(1), n, steps, SEED)
+    for name, recipe in recipes(lab).items():
+        print(f"  {name}", flush=True)
+        made_by = lab.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
+        found = lab.cache.value("between-steps", made_by, lambda recipe=recipe: errors(lab, recipe, inputs))
+        rows.append({"label": name, "seen": list(recipe.rule.chosen(steps)), **found})
+        yield {"weights": BITS[0], "activations": BITS[1], "steps": steps, "inputs": n, "rows": rows}
+
+
+@torch.no_grad()
+def errors(lab: Lab, recipe: Recipe, inputs: CalibrationSet) -> dict:
+    """Of the network's output against full precision, for each step: mean squared error, and mean error."""
+    quantized = lab.quantized(recipe).pipe.unet
+    found = {"mse": [], "offset": []}
+    for step in inputs.step.unique():
+        batch = inputs.rows((inputs.step == step).nonzero().flatten())
+        error = quantized(**batch).sample - lab.pipe.unet(**batch).sample
+        found["mse"].append(rounded(error.square().mean().item()))
+        found["offset"].append(rounded(error.mean().item()))
+    return found
