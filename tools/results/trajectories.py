@@ -69,7 +69,8 @@ def between_steps(data: dict) -> str:
         and of the size of the mean error, times 1,000:
     """)
     titles = ["inputs from", "MSE, calibrated on", "MSE, between", "mean error, calibrated on"]
-    return f"{before}\n\n{table([*titles, 'mean error, between'], rows)}\n\nWhat learns a lot fits the steps that it sees."
+    after = "What learns a lot fits the steps that it sees."
+    return f"{before}\n\n{table([*titles, 'mean error, between'], rows)}\n\n{after}"
 
 
 def layer_divergence(data: dict) -> str:
