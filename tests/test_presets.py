@@ -61,7 +61,8 @@ def test_other_methods_keep_the_sampler_and_the_softmax(name, method):
     assert (recipe.sampler, recipe.eta) == (PAPER[name][0], PAPER[name][2])
     assert recipe.softmax_bits == PAPER[name][9]
     assert recipe.steps == PROFILES["tiny"]["steps"] and recipe.samples == PROFILES["tiny"]["samples"]
-    assert recipe.rule == (Normal(0.4, 0.4) if method == "ptq4dm" else Uniform())
+    rules = {"ptq4dm": Normal(0.4, 0.4), "qdiffusion": EXTRAS["rule"]}
+    assert recipe.rule == rules.get(method, Uniform())
     assert recipe.split == (PAPER[name][10] and method == "qdiffusion")
     assert (recipe.rounding_start == EXTRAS["rounding_start"]) == (method == "qdiffusion")
     assert PRESETS[name].recipe("ptq4dm").rule == Normal(0.4, 0.4)
