@@ -107,6 +107,23 @@ def test_sets_from_few_steps_are_far_beyond_chance(found):
     assert len(ablations.beyond(data)[0]) > 6 and max(error.values()) > 10 * worst
 
 
+def test_steps_that_were_not_calibrated_on_are_further_off(found):
+    """The reason to take inputs from every step."""
+    data = found["between_steps"].data
+    steps = set(range(data["steps"]))
+    sizes = {
+        (row["label"], kind, name): statistics.median(abs(row[name][step]) for step in chosen)
+        for row in data["rows"]
+        for kind, chosen in (("seen", set(row["seen"])), ("between", steps - set(row["seen"])))
+        for name in ("mse", "offset")
+        if chosen
+    }
+    for name in ("mse", "offset"):
+        for label in ("every second step, units alone", "every second step, whole network"):
+            assert sizes[label, "seen", name] < sizes[label, "between", name]
+            assert sizes["every step, whole network", "seen", name] < sizes[label, "between", name]
+
+
 def test_w4a8_loses_at_most_five_percent_and_its_kid_stays_within_the_spread(found):
     """With the last stage of the profile; units alone lose more. The paper's own W4A8 loses 17 % of FID."""
     data = found["table1"].data
