@@ -20,6 +20,7 @@ import ladder
 import latent
 import layer_divergence
 import seams
+import sensitivity
 import ship_quantized
 import sweeps
 import table1
@@ -38,6 +39,7 @@ TABLES = {
     "calibration_sampling": calibration_sampling.run,
     "seams": seams.run,
     "table1": table1.run,
+    "sensitivity": sensitivity.run,
     "between_steps": between_steps.run,
     "layer_divergence": layer_divergence.run,
     **sweeps.TABLES,

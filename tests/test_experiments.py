@@ -225,7 +225,7 @@ class TestTables:
         assert set(written[1]) == {
             "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "seams", "table1",
             "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
-            "softmax_bits", "latent", "between_steps",
+            "softmax_bits", "latent", "between_steps", "sensitivity",
         }  # fmt: skip
         for name, table in written[1].items():
             assert set(table) == {"data", "provenance"}
@@ -319,6 +319,13 @@ class TestTables:
             assert len(row["mse"]) == len(row["offset"]) == data["steps"] == 10
             assert all(mse > offset**2 for mse, offset in zip(row["mse"], row["offset"], strict=True))
         assert len({row["mse"][0] for row in data["rows"]}) == 3
+
+    def test_sensitivity(self, written):
+        rows = written[1]["sensitivity"]["data"]["rows"]
+        assert [row["kind"] for row in rows] == ["none"] + ["brightness"] * 4 + ["noise"] * 3
+        unchanged = written[1]["table1"]["data"]["rows"][0]["scores"]["fashion-classifier"]
+        assert {name: rows[0][name] for name in ("frechet", "kid")}.items() <= unchanged.items()
+        assert len({row["frechet"] for row in rows}) == len(rows)
 
     def test_table1(self, written):
         data = written[1]["table1"]["data"]

@@ -124,12 +124,14 @@ def test_steps_that_were_not_calibrated_on_are_further_off(found):
             assert sizes["every step, whole network", "seen", name] < sizes[label, "between", name]
 
 
-def test_w4a8_loses_at_most_five_percent_and_its_kid_stays_within_the_spread(found):
-    """With the last stage of the profile; units alone lose more. The paper's own W4A8 loses 17 % of FID."""
+@pytest.mark.parametrize("label", ["Q-Diffusion", "Q-Diffusion, whole network"])
+def test_w4a8_loses_less_than_in_the_paper_and_its_kid_stays_within_the_spread(found, label):
+    """The paper's W4A8 has 17 % more FID than its full precision."""
     data = found["table1"].data
     groups = table1.groups(data)
-    ours, full = groups["Q-Diffusion, whole network", 4, 8], groups["full precision", 32, 32]
-    assert table1.above(data, ours, "frechet")[1] <= 0.05
+    ours, full = groups[label, 4, 8], groups["full precision", 32, 32]
+    fid = {table1.key(row): row["fid"][0] for row in table1.paper()["rows"]}
+    assert table1.above(data, ours, "frechet")[1] < fid["Q-Diffusion", 4, 8] / fid[table1.FULL, 32, 32] - 1
     assert table1.above(data, ours, "kid")[0] <= full[0]["scores"][table1.OWN]["kid_std"]
 
 

@@ -54,6 +54,7 @@ CALIBRATION = (
 )
 SECTIONS = (
     Section("table1", "Every method at every width (Table 1)", table1.text, plots.methods),
+    Section("sensitivity", "What the scores notice", table1.sensitivity),
     *TRAJECTORIES,
     *CALIBRATION,
     Section(
