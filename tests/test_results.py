@@ -9,7 +9,7 @@ from PIL import Image
 from qdiff_lib.recipes import METHOD_NAMES
 from tools.expansion import ROOT, SOURCES
 from tools.results import ablations, table1
-from tools.results.page import SECTIONS, page
+from tools.results.page import SECTIONS, page, source
 from tools.results.source import Recorded, fixed, read, short, spread, table
 
 DATA = ROOT / "data"
@@ -44,10 +44,15 @@ BEST_FIRST = [
     (
         "ladder",
         "trajectory_mse",
-        ["+ 16-bit first and last layer", "linear, 16-bit first and last layer", "linear"],
+        [
+            "+ whole network",
+            "+ 16-bit first and last layer",
+            "linear, 16-bit first and last layer",
+            "linear",
+        ],
     ),
-    ("ladder", "frechet", ["full precision", "+ 16-bit first and last layer", "linear"]),
-    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer"]),
+    ("ladder", "frechet", ["full precision", "+ whole network", "+ 16-bit first and last layer", "linear"]),
+    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer", "+ whole network"]),
     *[
         ("calibration_sampling", "trajectory_mse", [f"{rule} {share}%" for share in (50, 10)])
         for rule in ("first", "middle", "last")
@@ -291,6 +296,19 @@ def test_a_table_that_is_missing_says_how_to_make_it():
     text = page({}, "plots")
     for section in SECTIONS:
         assert f"python experiments/run.py --only {section.name}`" in text
+
+
+def test_a_table_of_several_days_says_so():
+    made = {
+        "date": "2026-01-03",
+        "machine": "a laptop",
+        "commit": "abc",
+        "command": "run",
+        "seeds": {"noise": 0},
+    }
+    one, two = ({"rows": [{"date": date}, {}]} for date in ("2026-01-03", "2026-01-01"))
+    assert source(Recorded(one, made)).startswith("*Recorded on 2026-01-03 on a laptop")
+    assert source(Recorded(two, made)).startswith("*Recorded on 2026-01-01 to 2026-01-03 on a laptop")
 
 
 def test_the_digest_is_that_of_the_data():

@@ -95,11 +95,13 @@ def part(section: Section, recorded: Recorded | None, folder: str) -> str:
 
 
 def source(recorded: Recorded) -> str:
-    """How the numbers were made."""
+    """How the numbers were made; a run that went on has rows of several days."""
     made = recorded.provenance
+    days = sorted({row.get("date", made["date"]) for row in recorded.data.get("rows", [])} | {made["date"]})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seeds = ", ".join(f"{name} {seed}" for name, seed in made["seeds"].items())
     return (
-        f"*Recorded on {made['date']} on {made['machine']} at {made['commit']} by `{made['command']}`; "
+        f"*Recorded on {when} on {made['machine']} at {made['commit']} by `{made['command']}`; "
         f"first seeds: {seeds}.*"
     )
 
