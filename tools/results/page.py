@@ -97,7 +97,8 @@ def part(section: Section, recorded: Recorded | None, folder: str) -> str:
 def source(recorded: Recorded) -> str:
     """How the numbers were made; a run that went on has rows of several days."""
     made = recorded.provenance
-    days = sorted({row.get("date", made["date"]) for row in recorded.data.get("rows", [])} | {made["date"]})
+    rows = [row for name in ("rows", "besides", "ablation") for row in recorded.data.get(name, [])]
+    days = sorted({row.get("date", made["date"]) for row in rows} | {made["date"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seeds = ", ".join(f"{name} {seed}" for name, seed in made["seeds"].items())
     return (
