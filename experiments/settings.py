@@ -138,6 +138,7 @@ PROFILES = {
         drift_batch=3,
         seam_inputs=8,
         sampling_budget=dict(samples=8, iterations=1, step_iterations=1),
+        shares=(0.5,),
         sweeps=dict(
             calibration_interval=(1, 5),
             calibration_inputs=(8, 12),
@@ -148,7 +149,7 @@ PROFILES = {
         network_iterations=1,
         between_inputs=20,
         divergence_inputs=10,
-        table1=Table1("tiny", 8, 4, 10, ((4, 8), (8, 32)), (0, 1), ("fashion-classifier",)),
+        table1=Table1("tiny", 8, 4, 10, ((4, 8),), (0, 1), ("fashion-classifier",)),
         latent=Latent(
             models=("sd-emoji",),
             bits=((4, 8),),

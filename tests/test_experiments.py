@@ -275,7 +275,7 @@ class TestTables:
 
     def test_calibration_sampling(self, written):
         data = written[1]["calibration_sampling"]["data"]
-        assert len(data["rows"]) == 12
+        assert len(data["rows"]) == 6
         assert all(list(row) == ["rule", "share", "label", *SCORES] for row in data["rows"])
         self.check_seeds(data)
         assert {k: v for k, v in data["rows"][0].items() if k in SCORES} == {
