@@ -15,6 +15,8 @@ def test_the_models_are_whole_and_small(name, kind, megabytes):
     assert type(load(name)) is kind
     files = (data_folder() / "models" / name).rglob("*.safetensors")
     assert sum(path.stat().st_size for path in files) <= megabytes * 1e6
+    configs = (data_folder() / "models" / name).rglob("config.json")
+    assert not [path for path in configs if "_name_or_path" in path.read_text()]
 
 
 def test_text_is_attended_to_at_several_levels():

@@ -183,6 +183,7 @@ def test_a_killed_training_ends_with_the_same_bits(name, script, monkeypatch, da
     assert record["steps"] == 4 and len(record["losses"]) == 1
     if name in ("train_sd", "train_ldm"):
         assert record["images"] == 5 and record["autoencoder"]["command"].startswith("autoencoder")
+        assert not [path for path in whole.rglob("config.json") if "_name_or_path" in path.read_text()]
 
 
 def test_a_finished_training_can_be_given_more_steps_but_not_fewer(script, monkeypatch, data):

@@ -17,6 +17,7 @@ from fitting import draw, fit, inverse_root, noise_loss, noised, record_of
 from torch import Tensor
 from train_autoencoder import latent_parser, latents_of
 
+from qdiff_lib.checkpoint import forget_origin
 from qdiff_lib.files import write_json
 
 UNET = dict(
@@ -49,6 +50,7 @@ def train(args: argparse.Namespace) -> None:
     progress = fit(model, loss_of, lambda step: inverse_root(step, args.lr, CONSTANT_STEPS), args)
     pipe = LDMPipeline(vqvae=vqvae, unet=model.cpu(), scheduler=scheduler)
     pipe.to(torch.float16).save_pretrained(args.out)
+    forget_origin(args.out / "vqvae" / "config.json")
     write_json(args.out / "training.json", record_of(args, "train_ldm.py", progress) | about)
 
 

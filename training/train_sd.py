@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from train_autoencoder import latent_parser, latents_of
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from qdiff_lib.checkpoint import forget_origin
 from qdiff_lib.files import write_json
 
 TOKENS = 16  # of a prompt, with the marks of its start and end
@@ -129,6 +130,7 @@ def save(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer, sched
         requires_safety_checker=False,
     )
     pipe.to(torch.float16).save_pretrained(out)
+    forget_origin(out / "vae" / "config.json")
     tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))
 
 
