@@ -205,9 +205,7 @@ def sensitivity(data: dict) -> str:
         before they are rounded to whole ones:
     """)
     after = flow("""
-        The ground of real garments is exactly black, so the classifier never learned what a change of it
-        means. A few percent of Fréchet distance can be less than half a grey level: look at the MSE beside
-        it.
+        A few percent of this Fréchet distance can be less than half a grey level: look at the MSE beside it.
     """)
     titles = ["images of full precision", "KID x 1000", "Fréchet", "against unchanged"]
     return f"{before}\n\n{table(titles, rows)}\n\n{after}"
