@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from .grid import FLOAT_BITS, Grid, PerAxis, ScaleZero, fake_quantize
 from .ranges import RANGES, Reservoir, find_activation_range
-from .rounding import ROUNDINGS, AdaRound, Decided
+from .rounding import ROUNDINGS, AdaRound, StraightThrough
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -136,10 +136,14 @@ class QuantLayer(nn.Module):
                 part.start_near(near)
         return self.rounding
 
-    def start_scaling(self) -> nn.ModuleList:
-        """Make the scales of a rounded weight parameters; its codes stay. One ``Decided`` for each part."""
-        parts = enumerate(self.weight_parts())
-        self.rounding = nn.ModuleList(Decided(w, self.part_grid(i).scale) for i, w in parts)
+    def start_tuning(self, full: Tensor) -> nn.ModuleList:
+        """Make codes and scales of a rounded weight parameters: one ``StraightThrough`` for each part.
+
+        full: the full-precision weight, of the weight's shape.
+        """
+        pairs = enumerate(zip(self.weight_parts(), full.split(self.sizes, dim=1), strict=True))
+        bits = self.weight_grid.bits
+        self.rounding = nn.ModuleList(StraightThrough(w, f, *self.part_grid(i), bits) for i, (w, f) in pairs)
         return self.rounding
 
     def finish_rounding(self) -> None:

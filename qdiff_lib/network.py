@@ -1,9 +1,9 @@
-"""After the last unit: the scales and biases of all quantized layers learn together (not in the paper).
+"""After the last unit: all quantized layers learn together (not in the paper).
 
 Block reconstruction fits each unit to its own output. What the units leave adds up along the network, and
-none of them is fitted to the sum. Here the codes stay as they were decided, and the scales of weights and
-activations, with the biases of layers whose weights are quantized, are learned against the output of the
-full-precision network: what one unit left, others can make up for.
+none of them is fitted to the sum. Here the codes and scales of weights, the scales of activations and the
+biases of layers whose weights are quantized are learned against the output of the full-precision network:
+what one unit left, others can make up for. About one code in a hundred changes.
 
 The error grows by far towards the clean end, so that a plain mean would hear of little else. Each input's
 error is therefore divided by the mean error of its step before this stage: what counts is how much of it is
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .calibration import CalibrationSet
-from .layers import activation_quantizers, quant_layers
+from .layers import QuantLayer, activation_quantizers
 from .progress import progress_bar
 from .recipes import Recipe
 from .reconstruction import UnitFitter, biases_of, decide, mean_loss, unit_seed
@@ -44,11 +44,15 @@ class Whole(nn.Module):
 
 
 class NetworkFitter(UnitFitter):
-    """Fits the scales and biases of a ``Whole``. importance: what each row's loss counts, (N,)."""
+    """Fits codes, scales and biases of a ``Whole``.
+
+    full: the full-precision network. importance: what each row's loss counts, (N,).
+    """
 
     def __init__(
         self,
         whole: Whole,
+        full: nn.Module,
         inputs: UnitInputs,
         target: Rows,
         importance: Tensor,
@@ -57,7 +61,7 @@ class NetworkFitter(UnitFitter):
         tick: Callable,
     ):
         super().__init__(whole, inputs, target, [], recipe, seed, tick)
-        self.importance = importance
+        self.full, self.importance = full, importance
 
     def loss(self, index: Tensor) -> Tensor:
         """The mean squared error of these rows, each times its importance."""
@@ -66,21 +70,24 @@ class NetworkFitter(UnitFitter):
         return (errors.flatten(1).mean(1) * self.importance[index].to(self.device)).mean()
 
     def fit(self) -> None:
-        """Learn all scales and biases by Adam with cosine decay; no code changes."""
-        layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
+        """Learn by Adam with cosine decay."""
+        modules = self.unit.unet.named_modules()
+        layers = {name: m for name, m in modules if isinstance(m, QuantLayer) and m.weight_grid}
         quantizers = activation_quantizers(self.unit)
-        learned = [part.log_scale for layer in layers for part in layer.start_scaling()]
-        learned += [bias.requires_grad_(True) for bias in biases_of(layers)]
+        weights = [self.full.get_parameter(f"{name}.weight") for name in layers]
+        started = [layer.start_tuning(w) for layer, w in zip(layers.values(), weights, strict=True)]
+        parts = [part for layer in started for part in layer]
+        learned = [part.log_scale for part in parts]
+        learned += [bias.requires_grad_(True) for bias in biases_of(layers.values())]
         learned += [quantizer.start_learning() for quantizer in quantizers]
         if not learned:  # weights and activations in floating point
             return
-        optimizer, iterations = (
-            torch.optim.Adam(learned, self.recipe.lr_network),
-            self.recipe.network_iterations,
-        )
+        groups = [{"params": learned, "lr": self.recipe.lr_network}]
+        groups.append({"params": [part.u for part in parts], "lr": self.recipe.lr_codes})
+        optimizer, iterations = torch.optim.Adam(groups), self.recipe.network_iterations
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
-        decide(layers)
+        decide(layers.values())
         for quantizer in quantizers:
             quantizer.finish_learning()
 
@@ -95,21 +102,21 @@ def fit_network(
     memory_gb: float = 4.0,
     progress: bool = True,
 ) -> UnitReport:
-    """Learn the scales and biases of ``quantized``, whose units are finished; it is changed in place.
+    """Fit ``quantized``, whose units are finished, as a whole; it is changed in place.
 
     work: folder for outputs that do not fit into memory_gb, 2^30 bytes of RAM each; nothing stays there: a
     killed stage is done again, from the units. The report's error is the reconstruction loss of the network.
     """
     start, store, index = time.monotonic(), RowStore(int(memory_gb * 2**30), work), len(trace.units)
     batches = row_batches(len(inputs), trace.batch_size)
-    bar = progress_bar(total=recipe.network_iterations, desc="scales and biases", shown=progress)
+    bar = progress_bar(total=recipe.network_iterations, desc="whole network", shown=progress)
     try:
         whole, given = Whole(quantized), all_inputs(inputs)
         target, before = (outputs(unit, given, batches, store) for unit in (Whole(full), whole))
         importance = importance_of(row_losses(before, target, batches), inputs.step)
         store.free(before)
         seed = unit_seed(recipe.seed, index)
-        NetworkFitter(whole, given, target, importance, recipe, seed, bar.update).fit()
+        NetworkFitter(whole, full, given, target, importance, recipe, seed, bar.update).fit()
         error = mean_loss(outputs(whole, given, batches, store), target, batches)
     finally:
         bar.close()

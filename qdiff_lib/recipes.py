@@ -21,7 +21,7 @@ PROFILES = {
         samples=1024,
         iterations=1200,
         step_iterations=200,
-        network_iterations=300,
+        network_iterations=600,
         lr=1e-2,
         **SHORT,
     ),
@@ -107,10 +107,12 @@ class Recipe:
     lr_steps: float = 4e-4
     """Adam's learning rate on the log step sizes of activations, with cosine decay; see ``learn_affine``."""
     network_iterations: int = 0
-    """Iterations after the last unit, in which the scales and biases of all quantized layers learn together
-    (see ``network``). Not in the paper; takes the memory of training the whole network on one batch."""
+    """Iterations after the last unit, in which the codes, scales and biases of all quantized layers learn
+    together (see ``network``). Not in the paper; takes the memory of training the network on one batch."""
     lr_network: float = 3e-3
-    """Adam's learning rate in these iterations, with cosine decay."""
+    """Adam's learning rate in these iterations on log scales and biases, with cosine decay."""
+    lr_codes: float = 4e-3
+    """The same on codes, in steps of the grid; 0 keeps the codes."""
     regularization: float = 0.01
     """Weight of the rounding regularizer."""
     beta: tuple[float, float] = (20.0, 2.0)

@@ -16,7 +16,7 @@ from .files import atomic_path, write_json
 from .layers import quantized_state, restore_state
 from .recipes import Recipe
 
-AFTER_UNITS = ("network_iterations", "lr_network")  # fields of a recipe that no unit depends on
+AFTER_UNITS = ("network_iterations", "lr_network", "lr_codes")  # fields of a recipe that no unit depends on
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from .squant import round_squant
 
 GAMMA, ZETA = -0.1, 1.1  # stretch of the sigmoid, so that h reaches 0 and 1
 NEARNESS = 0.7  # how far towards given codes AdaRound starts
+WITHIN = 0.45  # of a step, around a code: rounding leads back to it
 
 
 def v_of(h: Tensor) -> Tensor:
@@ -80,25 +81,39 @@ class AdaRound(nn.Module):
         return self._on_grid((self.h() >= 0.5).to(self.floor.dtype))
 
 
-class Decided(nn.Module):
-    """A weight that lies on its grid: its codes stay, and its scale can still be learned.
+class StraightThrough(nn.Module):
+    """A rounded weight whose codes and scale can still be learned.
 
-    It stands where AdaRound stands while a weight is learned, and has the same ``step`` and ``decided``.
+    The weight is ``s round(u)``, u in steps of the grid, and the gradient passes the rounding as if it were
+    not there (Bengio et al., 2013). u starts at the codes, moved towards the full-precision weight by at most
+    ``WITHIN`` of a step: what lay between two codes is the first to change. It stands where AdaRound stands
+    while a weight is learned, and has the same ``step`` and ``decided``.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor):
+    def __init__(self, weight: Tensor, full: Tensor, scale: Tensor, zero_point: Tensor, bits: int):
         super().__init__()
-        self.register_buffer("codes", torch.round(weight.detach() / scale))  # less the zero point
+        codes = torch.round(weight.detach() / scale)  # less the zero point
+        self.u = nn.Parameter(codes + (full.detach() / scale - codes).clamp(-WITHIN, WITHIN))
         self.log_scale = nn.Parameter(scale.log())
+        self.register_buffer("low", -zero_point)
+        self.register_buffer("high", 2**bits - 1 - zero_point)
 
     def step(self) -> Tensor:
         """The scale as it stands."""
         return self.log_scale.exp()
 
-    def forward(self) -> Tensor:
-        return self.step() * self.codes
+    def codes(self) -> Tensor:
+        """The codes as they stand, less the zero point."""
+        return self.u.detach().round().clamp(self.low, self.high)
 
-    decided = forward
+    def forward(self) -> Tensor:
+        """The weight on its grid, with the gradient of u."""
+        return self.step() * (self.codes() + (self.u - self.u.detach()))
+
+    @torch.no_grad()
+    def decided(self) -> Tensor:
+        """The weight on its grid."""
+        return self.step() * self.codes()
 
 
 def round_nearest(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:

@@ -84,17 +84,22 @@ def test_each_row_counts_by_its_importance(monkeypatch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"edge_bits": 16}, {"learn_affine": False}], ids=str)
-def test_codes_stay_and_scales_and_biases_move(changes):
+@pytest.mark.parametrize("lr_codes", [0.0, 0.02])
+def test_scales_and_biases_move_and_codes_at_their_rate(changes, lr_codes):
     unet = unet2d()
-    before, after = (quantized(unet, recipe(network_iterations=n, **changes)) for n in (0, 10))
+    numbers = {**changes, "lr_codes": lr_codes}
+    before, after = (quantized(unet, recipe(network_iterations=n, **numbers)) for n in (0, 10))
     moved = {"weight_scale": 0, "bias": 0}
     pairs = list(zip(weight_layers(before), weight_layers(after), strict=True))
+    changed = []
     for (name, one), (_, two) in pairs:
-        assert torch.equal(weight_codes(one), weight_codes(two)), name
-        assert torch.equal(one.weight_zero_point, two.weight_zero_point)
+        changed.append((weight_codes(one).int() - weight_codes(two).int()).abs())
+        assert torch.equal(one.weight_zero_point, two.weight_zero_point), name
         assert (two.weight_scale > 0).all() and two.rounding is None
         moved["weight_scale"] += not torch.equal(one.weight_scale, two.weight_scale)
         moved["bias"] += not torch.equal(one.layer.bias, two.layer.bias)
+    changed = torch.cat([change.flatten() for change in changed])
+    assert changed.max() == (lr_codes > 0) and changed.float().mean() < 0.1
     assert min(moved.values()) > 0.9 * len(pairs)
     steps = [[q.scale for q in activation_quantizers(model)] for model in (before, after)]
     assert sum(not torch.equal(*both) for both in zip(*steps, strict=True)) > 0.9 * len(steps[0])

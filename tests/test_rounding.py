@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qdiff_lib.grid import ALLOWED_BITS, Grid, PerAxis, fake_quantize, quantize
 from qdiff_lib.ranges import min_max, mse_search
-from qdiff_lib.rounding import AdaRound, round_nearest
+from qdiff_lib.rounding import WITHIN, AdaRound, StraightThrough, round_nearest
 
 U = 2**-24  # unit roundoff of float32
 
@@ -168,3 +168,30 @@ def test_nearest_is_the_nearest_code(bits):
     n = 2**bits - 1
     assert ((rounded.double() - weight.double()).abs() <= scale.double() * (0.5 + 6 * n * U)).all()
     assert torch.equal(round_nearest(rounded, scale, zero_point, bits), rounded)
+
+
+@some
+@given(seeds, widths)
+def test_straight_through_starts_at_the_rounded_weight(seed, bits):
+    weight = weight_of(seed)
+    scale, zero_point = mse_search(weight, Grid(bits, granularity=PerAxis(0)))
+    rounded = round_nearest(weight, scale, zero_point, bits)
+    part = StraightThrough(rounded, weight, scale, zero_point, bits)
+    torch.testing.assert_close(part(), rounded, rtol=1e-5, atol=0)  # the scale is the exponential of its log
+    assert torch.equal(part(), part.decided())
+    assert torch.equal(part.codes(), torch.round(rounded / scale))
+    assert ((part.u - part.codes()).abs() <= WITHIN + 2**bits * U).all()
+
+
+def test_straight_through_stays_on_its_grid_and_passes_the_gradient():
+    weight, scale, zero_point = torch.tensor([-0.2, 0.0, 0.1]), torch.tensor(0.1), torch.tensor(2.0)
+    part = StraightThrough(weight, torch.tensor([-0.5, 0.02, 0.1]), scale, zero_point, 2)  # codes -2 to 1
+    torch.testing.assert_close(part.u, torch.tensor([-2.45, 0.2, 1.0]))
+    part().sum().backward()
+    torch.testing.assert_close(part.u.grad, torch.full((3,), 0.1))
+    torch.testing.assert_close(part.log_scale.grad, torch.tensor(-0.1))  # 0.1 times the sum of the codes
+    with torch.no_grad():
+        part.u += torch.tensor([-3.0, 0.4, 2.0])
+        part.log_scale += torch.tensor(2.0).log()
+    torch.testing.assert_close(part.decided(), torch.tensor([-0.4, 0.2, 0.2]))
+    torch.testing.assert_close(part.step(), torch.tensor(0.2))
