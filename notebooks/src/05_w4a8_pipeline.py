@@ -285,8 +285,8 @@ print("unpacked by hand, they are the weights that the model computes with:", sa
 # from a rounding that compensates its own errors (*GPTQ*), and the scales and biases are learned as well. In the second
 # the first and the last layer, 0.03 % of the weights, get 16 bits. The first one reads the noisy image itself: what
 # rounding does to it looks to the network like noise, and it was trained to act on noise. The third begins after the last
-# unit: no code changes any more, but all scales and biases learn together, so that the output of the *whole network*
-# comes close to that in full precision. What one unit lost, others can make up for.
+# unit: the codes, scales and biases of all layers learn together, so that the output of the *whole network* comes close
+# to that in full precision. What one unit lost, others can make up for.
 #
 # **Predict:** which rung takes away the most error? Which costs the most time?
 
