@@ -3,7 +3,7 @@
 Block reconstruction fits each unit to its own output. What the units leave adds up along the network, and
 none of them is fitted to the sum. Here the codes and scales of weights, the scales of activations and the
 biases of layers whose weights are quantized are learned against the output of the full-precision network:
-what one unit left, others can make up for. About one code in a hundred changes.
+what one unit left, others can make up for.
 
 The error grows by far towards the clean end, so that a plain mean would hear of little else. Each input's
 error is therefore divided by the mean error of its step before this stage: what counts is how much of it is

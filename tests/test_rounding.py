@@ -177,7 +177,7 @@ def test_straight_through_starts_at_the_rounded_weight(seed, bits):
     scale, zero_point = mse_search(weight, Grid(bits, granularity=PerAxis(0)))
     rounded = round_nearest(weight, scale, zero_point, bits)
     part = StraightThrough(rounded, weight, scale, zero_point, bits)
-    torch.testing.assert_close(part(), rounded, rtol=1e-5, atol=0)  # the scale is the exponential of its log
+    torch.testing.assert_close(part(), rounded, rtol=44 * U, atol=0)  # s = exp(log s), and |log s| <= 19
     assert torch.equal(part(), part.decided())
     assert torch.equal(part.codes(), torch.round(rounded / scale))
     assert ((part.u - part.codes()).abs() <= WITHIN + 2**bits * U).all()

@@ -69,7 +69,7 @@ def between_steps(data: dict) -> str:
         and of the size of the mean error, times 1,000:
     """)
     titles = ["inputs from", "MSE, calibrated on", "MSE, between", "mean error, calibrated on"]
-    after = "What learns a lot fits the steps that it sees."
+    after = "The error is larger at steps that no input was taken from."
     return f"{before}\n\n{table([*titles, 'mean error, between'], rows)}\n\n{after}"
 
 
