@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from lab import Lab, rounded
+from ladder import STAGES
 from table1 import SAMPLER, WHOLE, Case
 
 from qdiff_lib import Recipe, record, with_sampler
@@ -17,7 +18,7 @@ SEED = 1  # of the inputs; the recipes calibrate on those of seed 0
 def recipes(lab: Lab) -> dict[str, Recipe]:
     """By label: Table 1's row with all stages last, before it without what makes the difference."""
     whole = Case(WHOLE, *BITS, seed=0).recipe(lab)
-    units = replace(whole, network_iterations=0)
+    units = replace(whole, **dict.fromkeys(STAGES, 0))
     return {
         "every second step, units alone": replace(units, rule=Uniform(2)),
         "every step, units alone": units,

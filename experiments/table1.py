@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from drawing import Drawn, Order, draw
 from lab import Lab, Quantized, errors, made_now, rounded, scores_of
-from ladder import PAPER
+from ladder import PAPER, STAGES
 from settings import Table1
 
 from qdiff_lib import Recipe, score, with_sampler
@@ -18,10 +18,10 @@ from qdiff_lib.pipeline import layer_bits_of
 from qdiff_lib.recipes import METHOD_NAMES
 
 SAMPLER = "ddim-quadratic"
-CALIBRATION = ("steps", "samples", "iterations", "step_iterations", "network_iterations")
+CALIBRATION = ("steps", "samples", "iterations", "step_iterations", *STAGES)
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
-WHOLE = f"{OURS}, whole network"  # inputs from every step, and the stage after the last unit
+WHOLE = f"{OURS}, whole network"  # inputs from every step, and the stages after the last unit
 PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
@@ -40,8 +40,8 @@ class Case:
             return None
         methods = {name: method for method, name in METHOD_NAMES.items()}
         methods |= {WHOLE: "qdiffusion", PLAIN: "qdiffusion"}
-        ours = {"edge_bits": EDGE_BITS, "network_iterations": 0, "rule": Uniform()}
-        whole = {**ours, "network_iterations": lab.settings.network_iterations, "rule": Uniform(1)}
+        ours = {"edge_bits": EDGE_BITS, "rule": Uniform(), **dict.fromkeys(STAGES, 0)}
+        whole = {**ours, "rule": Uniform(1), **{name: getattr(lab.settings, name) for name in STAGES}}
         added = {OURS: ours, WHOLE: whole, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from .attention import QuantAttnProcessor
+from .brightness import last_layer, match_brightness
 from .budget import check_disk
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
@@ -21,10 +23,11 @@ from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
 from .replay import row_batches
+from .request import Request
 from .resume import UnitReport, kept_set
 from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
-from .support import check_pipeline
+from .support import check_pipeline, takes_prompts
 from .surgery import example_inputs, insert_quantizers
 from .tracing import Trace, trace
 
@@ -34,8 +37,8 @@ class Quantization:
     """What was done to a UNet; found at ``pipe.unet.quantization``.
 
     recipe: how. trace: its units and shortcut seams. calibration: how its inputs were made, with the prompts.
-    seconds: calibration, from start to end. units: how the reconstruction of each went, and of the network
-    after them where the recipe says so; empty for recipes without one.
+    seconds: calibration, from start to end. units: how the reconstruction of each went, and the
+    stages after them that the recipe asks for; empty for recipes without one.
     """
 
     recipe: Recipe
@@ -72,11 +75,12 @@ def quantize(
     pipelines that draw from a text with ``prompts``.
     work: folder in which recorded inputs and finished units are kept, so that ``resume=True`` goes on after a
     kill and ends with the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback:
-    called after each unit, and after the network's stage.
+    called after each unit, and after each stage that follows them.
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
     in float32, a recipe that fits no layer of it, a ``work`` folder of another run, prompts beside a
-    calibration set, or a disk with too little room for what is cached (see ``budget``).
+    calibration set, images to be drawn without a prompt, or a disk with too little room for what is cached
+    (see ``budget``).
     """
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
@@ -97,16 +101,47 @@ def quantize(
         if recipe.rounding in ROUNDINGS:
             round_all(unet, recipe, calibration)
         else:
+            stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
             options = (work, resume, memory_gb, progress, callback)
             unet.quantization.units = reconstruct(full, unet, found, calibration, recipe, *options)
-            if recipe.network_iterations:
-                options = (work, memory_gb, progress)
-                report = fit_network(full, unet, found, calibration, recipe, *options)
+            for stage in stages:
+                report = stage()
                 unet.quantization.units.append(report)
                 if callback:
                     callback(report)
     unet.quantization.seconds = time.monotonic() - start
     return with_components(pipe, unet=unet)
+
+
+def stages_after(
+    pipe: DiffusionPipeline,
+    unet: nn.Module,
+    calibration: CalibrationSet,
+    recipe: Recipe,
+    work: Path | None,
+    memory_gb: float,
+    progress: bool,
+) -> list[Callable[[], UnitReport]]:
+    """The recipe's stages after the last unit, to be run on ``unet``, the quantized network of ``pipe``.
+
+    Raises ValueError for images to be drawn from a text where the calibration set names none.
+    """
+    stages = []
+    if recipe.network_iterations:
+        options = (pipe.unet, unet, unet.quantization.trace, calibration, recipe, work, memory_gb, progress)
+        stages.append(partial(fit_network, *options))
+    if recipe.brightness_images and last_layer(unet):
+        prompts = calibration.made_by.get("prompts")
+        if takes_prompts(pipe) and prompts is None:
+            raise ValueError(
+                f"brightness_images={recipe.brightness_images} are drawn from texts, and the calibration set "
+                "has none: record it with prompts, or use brightness_images=0"
+            )
+        sampler = with_sampler(pipe, recipe.sampler)
+        request = Request.checked(sampler, prompts, recipe.guidance, recipe.eta)
+        quantized = with_components(pipe, unet=unet)
+        stages.append(partial(match_brightness, pipe, quantized, recipe, request, progress))
+    return stages
 
 
 @contextmanager

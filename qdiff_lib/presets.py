@@ -16,7 +16,7 @@ from .architectures import DDPM_CIFAR10, LDM4_BEDROOMS, LDM8_CHURCHES, SD_V1_4
 from .calibration import Uniform
 from .recipes import Recipe
 
-LARGE = dict(network_iterations=0)  # that stage takes the memory of training the network
+LARGE = dict(network_iterations=0, brightness_images=0)  # a training's memory, and four runs of the sampler
 SYMMETRIC = dict(activation_range="min_max", symmetric_activations=True)
 ASYMMETRIC = dict(activation_range="mse_search", symmetric_activations=False)
 

@@ -2,7 +2,7 @@
 
 ``Recipe.linear(weights=4, activations=8)`` is the paper's baseline, ``Recipe.qdiffusion(...)`` the paper's
 method. A profile sets numbers (steps, samples, iterations); all but "paper" also add ``EXTRAS``, which are
-not in the paper. Neither are "laptop"'s iterations of the whole network.
+not in the paper. Neither are "laptop"'s two stages after the last unit.
 """
 
 from dataclasses import dataclass, fields
@@ -22,6 +22,7 @@ PROFILES = {
         iterations=1200,
         step_iterations=200,
         network_iterations=600,
+        brightness_images=128,
         lr=1e-2,
         **SHORT,
     ),
@@ -113,6 +114,9 @@ class Recipe:
     """Adam's learning rate in these iterations on log scales and biases, with cosine decay."""
     lr_codes: float = 4e-3
     """The same on codes, in steps of the grid; 0 keeps the codes."""
+    brightness_images: int = 0
+    """Images that both networks draw at the end, so that the last layer's bias can give them the same
+    brightness (see ``brightness``); 0 draws none. Not in the paper; takes four runs of the sampler."""
     regularization: float = 0.01
     """Weight of the rounding regularizer."""
     beta: tuple[float, float] = (20.0, 2.0)
@@ -142,7 +146,7 @@ class Recipe:
             raise ValueError(f"eta={self.eta!r} must be from 0 to 1")
         check_guidance(self.guidance)
         least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0}
-        least |= {"network_iterations": 0, "batch_size": 1}
+        least |= {"network_iterations": 0, "brightness_images": 0, "batch_size": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least {bound}")

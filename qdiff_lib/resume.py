@@ -16,12 +16,12 @@ from .files import atomic_path, write_json
 from .layers import quantized_state, restore_state
 from .recipes import Recipe
 
-AFTER_UNITS = ("network_iterations", "lr_network", "lr_codes")  # fields of a recipe that no unit depends on
+AFTER_UNITS = ("network_iterations", "lr_network", "lr_codes", "brightness_images")  # no unit depends on them
 
 
 @dataclass(frozen=True)
 class UnitReport:
-    """How one unit, or the network after them all, went.
+    """How one unit, or a stage after them all, went.
 
     Its name and place, the reconstruction loss at the end, and the seconds it took.
     """

@@ -68,6 +68,7 @@ def test_the_ladder_adds_one_part_at_a_time(module):
         {"rounding_start", "learn_affine", "rule"},  # the last: of 20 steps, every one before too
         {"edge_bits"},
         {"network_iterations"},
+        {"brightness_images"},
     ]
 
 
@@ -111,12 +112,12 @@ class TestTable1:
         assert recipes["SQuant", 4, 0].rounding == "squant" and recipes["PTQ4DM", 4, 0].method == "ptq4dm"
         assert recipes["Q-Diffusion", 4, 2].edge_bits == 16 and recipes["Q-Diffusion", 4, 2].learn_affine
         units, whole = (recipes[f"Q-Diffusion{rest}", 4, 2] for rest in ("", ", whole network"))
-        assert whole.network_iterations > 0 and whole.rule == Uniform(1)
-        assert units == replace(whole, network_iterations=0, rule=Uniform())
+        assert whole.network_iterations > 0 and whole.brightness_images > 0 and whole.rule == Uniform(1)
+        assert units == replace(whole, network_iterations=0, brightness_images=0, rule=Uniform())
         paper = Recipe.qdiffusion(profile="paper").to_dict()
         plain = recipes["Q-Diffusion, as in the paper", 4, 0].to_dict()
         changed = {name for name in paper if plain[name] != paper[name]}
-        assert changed == {*PROFILES["laptop"], "sampler"} - {"network_iterations"}
+        assert changed == {*PROFILES["laptop"], "sampler"} - {"network_iterations", "brightness_images"}
 
 
 class TestDrawing:

@@ -50,7 +50,8 @@ def test_the_papers_numbers(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_large_networks_are_not_trained_as_a_whole(name):
     small = MILLIONS[name] < 100
-    assert (PRESETS[name].recipe(profile="laptop").network_iterations > 0) == small
+    recipe = PRESETS[name].recipe(profile="laptop")
+    assert (recipe.network_iterations > 0) == (recipe.brightness_images > 0) == small
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -149,7 +149,8 @@ def differences(data: dict) -> str:
         last layer {data["edge_bits"]} bits, which bytes and BOPs count. It takes inputs from every second
         step, about as many steps as the paper does. "Whole network" is the profile as it is: inputs from
         every step, and after the last unit {own["network_iterations"]:,} iterations in which all layers
-        learn together. The last row of our table is without all of this: the paper's method. The
+        learn together, and {own["brightness_images"]} images that are made as bright as full precision's.
+        The last row of our table is without all of this: the paper's method. The
         baselines quantize every layer alike, as the paper's do; `qdiff_lib/recipes.py` says what each takes
         from its own paper.
         """,
