@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import torch
 from lab import Lab, rounded
-from ladder import STAGES
-from table1 import SAMPLER, WHOLE, Case
+from table1 import ALL, SAMPLER, Case
 
 from qdiff_lib import Recipe, record, with_sampler
 from qdiff_lib.calibration import CalibrationSet, Uniform
@@ -16,9 +15,9 @@ SEED = 1  # of the inputs; the recipes calibrate on those of seed 0
 
 
 def recipes(lab: Lab) -> dict[str, Recipe]:
-    """By label: Table 1's row with all stages last, before it without what makes the difference."""
-    whole = Case(WHOLE, *BITS, seed=0).recipe(lab)
-    units = replace(whole, **dict.fromkeys(STAGES, 0))
+    """By label: Table 1's row up to the network's stage last, before it without what makes the difference."""
+    whole = replace(Case(ALL, *BITS, seed=0).recipe(lab), brightness_images=0)
+    units = replace(whole, network_iterations=0)
     return {
         "every second step, units alone": replace(units, rule=Uniform(2)),
         "every step, units alone": units,

@@ -21,7 +21,7 @@ SAMPLER = "ddim-quadratic"
 CALIBRATION = ("steps", "samples", "iterations", "step_iterations", *STAGES)
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
-WHOLE = f"{OURS}, whole network"  # inputs from every step, and the stages after the last unit
+ALL = f"{OURS}, all stages"  # inputs from every step, and the stages after the last unit
 PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
@@ -39,10 +39,10 @@ class Case:
         if self.label == FULL:
             return None
         methods = {name: method for method, name in METHOD_NAMES.items()}
-        methods |= {WHOLE: "qdiffusion", PLAIN: "qdiffusion"}
+        methods |= {ALL: "qdiffusion", PLAIN: "qdiffusion"}
         ours = {"edge_bits": EDGE_BITS, "rule": Uniform(), **dict.fromkeys(STAGES, 0)}
-        whole = {**ours, "rule": Uniform(1), **{name: getattr(lab.settings, name) for name in STAGES}}
-        added = {OURS: ours, WHOLE: whole, PLAIN: PAPER}.get(self.label, {})
+        every = {**ours, "rule": Uniform(1), **{name: getattr(lab.settings, name) for name in STAGES}}
+        added = {OURS: ours, ALL: every, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)
         return Recipe.named(methods[self.label], **sizes, **changes)
@@ -53,11 +53,11 @@ def cases(table: Table1) -> list[Case]:
     first, *more = table.bits
     seed, *others = table.seeds
     rows = [Case(FULL, FLOAT_BITS, FLOAT_BITS, seed)]
-    rows += [Case(label, *first, seed) for label in ("linear", OURS, WHOLE, "SQuant", "PTQ4DM")]
+    rows += [Case(label, *first, seed) for label in ("linear", OURS, ALL, "SQuant", "PTQ4DM")]
     rows += [Case(label, *bits, seed) for bits in more for label in METHOD_NAMES.values()]
     for other in others:
         rows.append(Case(FULL, FLOAT_BITS, FLOAT_BITS, other))
-        rows += [Case(label, *first, other) for label in ("linear", OURS, WHOLE)]
+        rows += [Case(label, *first, other) for label in ("linear", OURS, ALL)]
     return [*rows, Case(PLAIN, *first, seed)]
 
 
@@ -76,7 +76,7 @@ def run(lab: Lab) -> Iterator[dict]:
 def described(lab: Lab, planned: list[Case]) -> dict:
     """What all rows have in common; ``calibration``: the numbers of the recipes' profile."""
     table = lab.settings.table1
-    recipe = next(case for case in planned if case.label == WHOLE).recipe(lab).to_dict()
+    recipe = next(case for case in planned if case.label == ALL).recipe(lab).to_dict()
     return {
         "sampler": SAMPLER,
         "steps": table.steps,

@@ -98,7 +98,7 @@ class TestTable1:
         named = [(case.label, case.weights, case.activations, case.seed) for case in cases]
         assert len(set(named)) == len(named) == 27
         assert named[:3] == [("full precision", 32, 32, 0), ("linear", 4, 8, 0), ("Q-Diffusion", 4, 8, 0)]
-        assert named[3] == ("Q-Diffusion, whole network", 4, 8, 0)
+        assert named[3] == ("Q-Diffusion, all stages", 4, 8, 0)
         assert {case[:3] for case in named[4:6]} == {("SQuant", 4, 8), ("PTQ4DM", 4, 8)}
         assert [case[1:3] for case in named[6:18]] == [(4, 32)] * 4 + [(8, 8)] * 4 + [(8, 32)] * 4
         assert named[18:26] == [(*case[:3], seed) for seed in (1, 2) for case in named[:4]]
@@ -111,7 +111,7 @@ class TestTable1:
         assert recipes["linear", 4, 1] == Recipe.linear(4, 8, "laptop", sampler="ddim-quadratic", seed=1)
         assert recipes["SQuant", 4, 0].rounding == "squant" and recipes["PTQ4DM", 4, 0].method == "ptq4dm"
         assert recipes["Q-Diffusion", 4, 2].edge_bits == 16 and recipes["Q-Diffusion", 4, 2].learn_affine
-        units, whole = (recipes[f"Q-Diffusion{rest}", 4, 2] for rest in ("", ", whole network"))
+        units, whole = (recipes[f"Q-Diffusion{rest}", 4, 2] for rest in ("", ", all stages"))
         assert whole.network_iterations > 0 and whole.brightness_images > 0 and whole.rule == Uniform(1)
         assert units == replace(whole, network_iterations=0, brightness_images=0, rule=Uniform())
         paper = Recipe.qdiffusion(profile="paper").to_dict()
@@ -342,7 +342,7 @@ class TestTables:
             assert row["commit"] and row["date"] and row["scores"]["fashion-classifier"]["kid_std"] > 0
             assert row["memory"] == 0 if row is full else row["memory"] >= row["memory_before"] * 0.99
         other = next(row for row in data["rows"] if row["label"] == full["label"] and row["seed"] == 1)
-        whole = next(row for row in data["rows"] if row["label"] == "Q-Diffusion, whole network")
+        whole = next(row for row in data["rows"] if row["label"] == "Q-Diffusion, all stages")
         assert whole["trajectory_mse"] != ours["trajectory_mse"] and whole["bytes"] == ours["bytes"]
         assert other["scores"] != full["scores"]  # another noise
         assert data["real"]["fashion-classifier"]["groups"] == 5

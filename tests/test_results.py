@@ -52,12 +52,12 @@ BEST_FIRST = [
         ],
     ),
     ("ladder", "frechet", ["full precision", "+ whole network", "+ 16-bit first and last layer", "linear"]),
-    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer", "+ whole network"]),
+    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer", "+ whole network", "+ brightness"]),
     *[
         ("calibration_sampling", "trajectory_mse", [f"{rule} {share}%" for share in (50, 10)])
         for rule in ("first", "middle", "last")
     ],
-    ("table1", "trajectory_mse", ["Q-Diffusion, whole network W4A8", "Q-Diffusion W4A8"]),
+    ("table1", "trajectory_mse", ["Q-Diffusion, all stages W4A8", "Q-Diffusion W4A8"]),
     *[
         ("table1", score, [f"Q-Diffusion W4A{activations}", f"linear W4A{activations}"])
         for activations in (8, 32)
@@ -130,25 +130,22 @@ def test_steps_that_were_not_calibrated_on_are_further_off(found):
             assert sizes[label, "seen", name] < sizes[second, "between", name]
 
 
-OURS = pytest.mark.parametrize("label", ["Q-Diffusion", "Q-Diffusion, whole network"])
-
-
-@OURS
-@pytest.mark.xfail(
-    strict=True, reason="the aim is missed: RESULTS.md has the numbers, 'Above full precision'"
-)
-def test_w4a8_loses_at_most_five_percent(found, label):
-    """The paper's own W4A8 loses 17 % of FID. When the aim is reached, this fails until its mark is gone."""
+@pytest.fixture(scope="module")
+def above(found):
+    """How far W4A8 at the profile as it is is above full precision, in a score of Table 1 and as a share."""
     data = found["table1"].data
-    assert table1.above(data, table1.groups(data)[label, 4, 8], "frechet")[1] <= 0.05
+    rows = table1.groups(data)["Q-Diffusion, all stages", 4, 8]
+    return lambda score: table1.above(data, rows, score)
 
 
-@OURS
-def test_w4a8_keeps_its_kid_within_the_spread(found, label):
-    data = found["table1"].data
-    groups = table1.groups(data)
-    full = groups["full precision", 32, 32][0]["scores"][table1.OWN]
-    assert table1.above(data, groups[label, 4, 8], "kid")[0] <= full["kid_std"]
+def test_w4a8_loses_at_most_five_percent(above):
+    """The paper's own W4A8 loses 17 % of FID."""
+    assert above("frechet")[1] <= 0.05
+
+
+def test_w4a8_keeps_its_kid_within_the_spread(found, above):
+    full = table1.groups(found["table1"].data)["full precision", 32, 32]
+    assert above("kid")[0] <= full[0]["scores"][table1.OWN]["kid_std"]
 
 
 def test_neighbouring_steps_have_the_more_alike_ranges(found):

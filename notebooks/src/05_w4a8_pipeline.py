@@ -281,12 +281,14 @@ print("unpacked by hand, they are the weights that the model computes with:", sa
 # ## What each part buys
 #
 # The whole model, calibrated once for each rung of a ladder; a rung keeps what the ones before it added. This takes many
-# minutes on a CPU, so it was recorded. The last three rungs are not in the paper. In the first of them AdaRound starts
+# minutes on a CPU, so it was recorded. The last four rungs are not in the paper. In the first of them AdaRound starts
 # from a rounding that compensates its own errors (*GPTQ*), and the scales and biases are learned as well. In the second
 # the first and the last layer, 0.03 % of the weights, get 16 bits. The first one reads the noisy image itself: what
 # rounding does to it looks to the network like noise, and it was trained to act on noise. The third begins after the last
 # unit: the codes, scales and biases of all layers learn together, so that the output of the *whole network* comes close
-# to that in full precision. What one unit lost, others can make up for.
+# to that in full precision. What one unit lost, others can make up for. For the fourth, both networks draw images from
+# the same noise, and the bias of the last layer is moved until the typical image is as *bright*: small errors to the same
+# side at all steps had made it a little brighter.
 #
 # **Predict:** which rung takes away the most error? Which costs the most time?
 

@@ -14,7 +14,7 @@ METHODS = (
     "SQuant",
     "PTQ4DM",
     "Q-Diffusion",
-    "Q-Diffusion, whole network",
+    "Q-Diffusion, all stages",
     "Q-Diffusion, as in the paper",
 )
 MARKS = ("o", "s", "^", "D", "d", "v")

@@ -51,7 +51,7 @@ def intro(data: dict) -> str:
     waiting = f"{missing} of {len(data['planned'])} rows are not recorded yet: their cells are empty."
     return flow(f"""
         `ddpm-fashion`, {data["n"]:,} images a row, DDIM with {data["steps"]} quadratic steps, calibrated at
-        the profile `{data["profile"]}` (all of it in the rows "whole network": see below); "seeds" counts
+        the profile `{data["profile"]}` (all of it in the rows "all stages": see below); "seeds" counts
         how often noise and calibration were drawn anew. KID, Fréchet distance and IS are of the shipped
         classifier's features, against 5,000 real test images; FID is of Inception's. KID stands first: at
         this n the Fréchet distance is biased, KID is not. MSE and SNR compare x after the last step with
@@ -147,12 +147,12 @@ def differences(data: dict) -> str:
         f"""
         {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and the
         last layer {data["edge_bits"]} bits, which bytes and BOPs count. It takes inputs from every second
-        step, about as many steps as the paper does. "Whole network" is the profile as it is: inputs from
+        step, about as many steps as the paper does. "All stages" is the profile as it is: inputs from
         every step, and after the last unit {own["network_iterations"]:,} iterations in which all layers
-        learn together, and {own["brightness_images"]} images that are made as bright as full precision's.
-        The last row of our table is without all of this: the paper's method. The
-        baselines quantize every layer alike, as the paper's do; `qdiff_lib/recipes.py` says what each takes
-        from its own paper.
+        learn together; then both networks draw {own["brightness_images"]} images, and the last layer's bias
+        is moved until the typical one is as bright as full precision's. The last row of our table is
+        without all of this: the paper's method. The baselines quantize every layer alike, as the paper's
+        do; `qdiff_lib/recipes.py` says what each takes from its own paper.
         """,
     ]
     return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)
