@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 from lab import Lab, rounded
-from table1 import ALL, SAMPLER, Case
+from table1 import SAMPLER, WHOLE, Case
 
 from qdiff_lib import Recipe, record, with_sampler
 from qdiff_lib.calibration import CalibrationSet, Uniform
@@ -15,8 +15,8 @@ SEED = 1  # of the inputs; the recipes calibrate on those of seed 0
 
 
 def recipes(lab: Lab) -> dict[str, Recipe]:
-    """By label: Table 1's row up to the network's stage last, before it without what makes the difference."""
-    whole = replace(Case(ALL, *BITS, seed=0).recipe(lab), brightness_images=0)
+    """By label: Table 1's row of the whole network last, before it without what makes the difference."""
+    whole = Case(WHOLE, *BITS, seed=0).recipe(lab)
     units = replace(whole, network_iterations=0)
     return {
         "every second step, units alone": replace(units, rule=Uniform(2)),

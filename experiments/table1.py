@@ -21,7 +21,8 @@ SAMPLER = "ddim-quadratic"
 CALIBRATION = ("steps", "samples", "iterations", "step_iterations", *STAGES)
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
-ALL = f"{OURS}, all stages"  # inputs from every step, and the stages after the last unit
+WHOLE = f"{OURS}, whole network"  # inputs from every step, and the network's stage after the last unit
+ALL = f"{OURS}, all stages"  # the stage of brightness too: the profile as it is
 PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
@@ -39,10 +40,11 @@ class Case:
         if self.label == FULL:
             return None
         methods = {name: method for method, name in METHOD_NAMES.items()}
-        methods |= {ALL: "qdiffusion", PLAIN: "qdiffusion"}
+        methods |= dict.fromkeys((WHOLE, ALL, PLAIN), "qdiffusion")
         ours = {"edge_bits": EDGE_BITS, "rule": Uniform(), **dict.fromkeys(STAGES, 0)}
-        every = {**ours, "rule": Uniform(1), **{name: getattr(lab.settings, name) for name in STAGES}}
-        added = {OURS: ours, ALL: every, PLAIN: PAPER}.get(self.label, {})
+        whole = {**ours, "rule": Uniform(1), "network_iterations": lab.settings.network_iterations}
+        every = {**whole, "brightness_images": lab.settings.brightness_images}
+        added = {OURS: ours, WHOLE: whole, ALL: every, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)
         return Recipe.named(methods[self.label], **sizes, **changes)
@@ -53,11 +55,11 @@ def cases(table: Table1) -> list[Case]:
     first, *more = table.bits
     seed, *others = table.seeds
     rows = [Case(FULL, FLOAT_BITS, FLOAT_BITS, seed)]
-    rows += [Case(label, *first, seed) for label in ("linear", OURS, ALL, "SQuant", "PTQ4DM")]
+    rows += [Case(label, *first, seed) for label in ("linear", OURS, WHOLE, ALL, "SQuant", "PTQ4DM")]
     rows += [Case(label, *bits, seed) for bits in more for label in METHOD_NAMES.values()]
     for other in others:
         rows.append(Case(FULL, FLOAT_BITS, FLOAT_BITS, other))
-        rows += [Case(label, *first, other) for label in ("linear", OURS, ALL)]
+        rows += [Case(label, *first, other) for label in ("linear", OURS, WHOLE, ALL)]
     return [*rows, Case(PLAIN, *first, seed)]
 
 

@@ -96,13 +96,13 @@ class TestTable1:
 
     def test_rows_come_in_the_order_of_importance(self, cases):
         named = [(case.label, case.weights, case.activations, case.seed) for case in cases]
-        assert len(set(named)) == len(named) == 27
+        assert len(set(named)) == len(named) == 30
         assert named[:3] == [("full precision", 32, 32, 0), ("linear", 4, 8, 0), ("Q-Diffusion", 4, 8, 0)]
-        assert named[3] == ("Q-Diffusion, all stages", 4, 8, 0)
-        assert {case[:3] for case in named[4:6]} == {("SQuant", 4, 8), ("PTQ4DM", 4, 8)}
-        assert [case[1:3] for case in named[6:18]] == [(4, 32)] * 4 + [(8, 8)] * 4 + [(8, 32)] * 4
-        assert named[18:26] == [(*case[:3], seed) for seed in (1, 2) for case in named[:4]]
-        assert named[26] == ("Q-Diffusion, as in the paper", 4, 8, 0)
+        assert named[3:5] == [(f"Q-Diffusion, {rest}", 4, 8, 0) for rest in ("whole network", "all stages")]
+        assert {case[:3] for case in named[5:7]} == {("SQuant", 4, 8), ("PTQ4DM", 4, 8)}
+        assert [case[1:3] for case in named[7:19]] == [(4, 32)] * 4 + [(8, 8)] * 4 + [(8, 32)] * 4
+        assert named[19:29] == [(*case[:3], seed) for seed in (1, 2) for case in named[:5]]
+        assert named[29] == ("Q-Diffusion, as in the paper", 4, 8, 0)
 
     def test_recipes(self, module, cases):
         lab = type("Lab", (), {"settings": module("settings").PROFILES["laptop"]})
@@ -111,9 +111,12 @@ class TestTable1:
         assert recipes["linear", 4, 1] == Recipe.linear(4, 8, "laptop", sampler="ddim-quadratic", seed=1)
         assert recipes["SQuant", 4, 0].rounding == "squant" and recipes["PTQ4DM", 4, 0].method == "ptq4dm"
         assert recipes["Q-Diffusion", 4, 2].edge_bits == 16 and recipes["Q-Diffusion", 4, 2].learn_affine
-        units, whole = (recipes[f"Q-Diffusion{rest}", 4, 2] for rest in ("", ", all stages"))
-        assert whole.network_iterations > 0 and whole.brightness_images > 0 and whole.rule == Uniform(1)
-        assert units == replace(whole, network_iterations=0, brightness_images=0, rule=Uniform())
+        rest = ("", ", whole network", ", all stages")
+        units, whole, every = (recipes[f"Q-Diffusion{name}", 4, 2] for name in rest)
+        assert every == Recipe.qdiffusion(4, 8, "laptop", sampler="ddim-quadratic", seed=2, edge_bits=16)
+        assert every.brightness_images > 0 and whole == replace(every, brightness_images=0)
+        assert whole.network_iterations > 0 and whole.rule == Uniform(1)
+        assert units == replace(whole, network_iterations=0, rule=Uniform())
         paper = Recipe.qdiffusion(profile="paper").to_dict()
         plain = recipes["Q-Diffusion, as in the paper", 4, 0].to_dict()
         changed = {name for name in paper if plain[name] != paper[name]}
@@ -342,8 +345,9 @@ class TestTables:
             assert row["commit"] and row["date"] and row["scores"]["fashion-classifier"]["kid_std"] > 0
             assert row["memory"] == 0 if row is full else row["memory"] >= row["memory_before"] * 0.99
         other = next(row for row in data["rows"] if row["label"] == full["label"] and row["seed"] == 1)
-        whole = next(row for row in data["rows"] if row["label"] == "Q-Diffusion, all stages")
-        assert whole["trajectory_mse"] != ours["trajectory_mse"] and whole["bytes"] == ours["bytes"]
+        whole, every = (row for row in data["rows"][3:5])
+        assert len({row["trajectory_mse"] for row in (ours, whole, every)}) == 3
+        assert whole["bytes"] == every["bytes"] == ours["bytes"]
         assert other["scores"] != full["scores"]  # another noise
         assert data["real"]["fashion-classifier"]["groups"] == 5
 

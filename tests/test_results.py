@@ -57,7 +57,8 @@ BEST_FIRST = [
         ("calibration_sampling", "trajectory_mse", [f"{rule} {share}%" for share in (50, 10)])
         for rule in ("first", "middle", "last")
     ],
-    ("table1", "trajectory_mse", ["Q-Diffusion, all stages W4A8", "Q-Diffusion W4A8"]),
+    ("table1", "trajectory_mse", ["Q-Diffusion, whole network W4A8", "Q-Diffusion W4A8"]),
+    ("table1", "frechet", ["Q-Diffusion, all stages W4A8", "Q-Diffusion, whole network W4A8"]),
     *[
         ("table1", score, [f"Q-Diffusion W4A{activations}", f"linear W4A{activations}"])
         for activations in (8, 32)

@@ -14,10 +14,11 @@ METHODS = (
     "SQuant",
     "PTQ4DM",
     "Q-Diffusion",
+    "Q-Diffusion, whole network",
     "Q-Diffusion, all stages",
     "Q-Diffusion, as in the paper",
 )
-MARKS = ("o", "s", "^", "D", "d", "v")
+MARKS = ("o", "s", "^", "D", "d", "P", "v")
 
 
 @styled
@@ -29,7 +30,7 @@ def methods(data: dict) -> tuple[Figure, str]:
     for axis, score, factor in zip(figure.subplots(1, 2), ("kid", "frechet"), (1e3, 1), strict=True):
         for i, method in enumerate(METHODS):
             rows = [row for name, own in found.items() if name[0] == method for row in own]
-            at = [widths.index((row["weights"], row["activations"])) + 0.12 * (i - 2.5) for row in rows]
+            at = [widths.index((row["weights"], row["activations"])) + 0.11 * (i - 3) for row in rows]
             values = [factor * row["scores"][OWN][score] for row in rows]
             axis.plot(at, values, MARKS[i], color=f"C{i + 1}", label=method)
         full = factor * mean(next(own for name, own in found.items() if name[0] == FULL), score)

@@ -147,12 +147,12 @@ def differences(data: dict) -> str:
         f"""
         {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and the
         last layer {data["edge_bits"]} bits, which bytes and BOPs count. It takes inputs from every second
-        step, about as many steps as the paper does. "All stages" is the profile as it is: inputs from
-        every step, and after the last unit {own["network_iterations"]:,} iterations in which all layers
-        learn together; then both networks draw {own["brightness_images"]} images, and the last layer's bias
-        is moved until the typical one is as bright as full precision's. The last row of our table is
-        without all of this: the paper's method. The baselines quantize every layer alike, as the paper's
-        do; `qdiff_lib/recipes.py` says what each takes from its own paper.
+        step, about as many steps as the paper does. "Whole network" takes inputs from every step, and goes
+        on after the last unit with {own["network_iterations"]:,} iterations in which all layers learn
+        together. "All stages" is the profile as it is: then both networks draw {own["brightness_images"]}
+        images, and the last layer's bias is moved until the typical one is as bright. The last row of our
+        table is without all of this: the paper's method. The baselines quantize every layer alike, as the
+        paper's do; `qdiff_lib/recipes.py` says what each takes from its own paper.
         """,
     ]
     return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)
