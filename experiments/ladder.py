@@ -6,9 +6,8 @@ from lab import Lab
 from settings import Settings
 
 from qdiff_lib import Recipe
-from qdiff_lib.recipes import EXTRAS
+from qdiff_lib.recipes import EXTRAS, STAGES
 
-STAGES = ("network_iterations", "brightness_images")  # after the last unit
 PAPER = {name: getattr(Recipe(), name) for name in (*EXTRAS, "edge_bits", *STAGES)}
 """Switches off what is not in the paper: the paper's values of these fields."""
 
@@ -28,7 +27,7 @@ def rungs(make: Settings) -> dict[str, Recipe | None]:
         "+ GPTQ start, learned scales": make.qdiffusion(4, 8, edge_bits=PAPER["edge_bits"]),
         "+ 16-bit first and last layer": make.qdiffusion(4, 8),
         "+ whole network": make.qdiffusion(4, 8, network_iterations=make.network_iterations),
-        "+ brightness": make.qdiffusion(4, 8, **{name: getattr(make, name) for name in STAGES}),
+        "+ bias correction": make.qdiffusion(4, 8, **{name: getattr(make, name) for name in STAGES}),
         "full precision": None,
     }
 

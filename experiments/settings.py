@@ -63,8 +63,8 @@ class Settings:
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
     first, middle and last take. sweeps: values of each setting that is changed alone. seeds: of calibrations
-    that differ in nothing else. network_iterations, brightness_images: of the rows that have the stages after
-    the last unit. between_inputs, divergence_inputs: of the errors at every step, and of the layers'
+    that differ in nothing else. network_iterations, bias_correction_images: of the rows that have the stages
+    after the last unit. between_inputs, divergence_inputs: of the errors at every step, and of the layers'
     divergences. table1: see ``Table1``. latent: see ``Latent``.
     """
 
@@ -91,7 +91,7 @@ class Settings:
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     network_iterations: int = RECIPES["laptop"]["network_iterations"]
-    brightness_images: int = RECIPES["laptop"]["brightness_images"]
+    bias_correction_images: int = RECIPES["laptop"]["bias_correction_images"]
     between_inputs: int = 500
     divergence_inputs: int = 320
     table1: Table1 = Table1()
@@ -148,7 +148,7 @@ PROFILES = {
         ),
         seeds=(0, 1),
         network_iterations=1,
-        brightness_images=2,
+        bias_correction_images=2,
         between_inputs=20,
         divergence_inputs=10,
         table1=Table1("tiny", 8, 4, 10, ((4, 8),), (0, 1), ("fashion-classifier",)),

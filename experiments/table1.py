@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from drawing import Drawn, Order, draw
 from lab import Lab, Quantized, errors, made_now, rounded, scores_of
-from ladder import PAPER, STAGES
+from ladder import PAPER
 from settings import Table1
 
 from qdiff_lib import Recipe, score, with_sampler
@@ -15,14 +15,14 @@ from qdiff_lib.demo import EDGE_BITS
 from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
 from qdiff_lib.grid import FLOAT_BITS
 from qdiff_lib.pipeline import layer_bits_of
-from qdiff_lib.recipes import METHOD_NAMES
+from qdiff_lib.recipes import METHOD_NAMES, STAGES
 
 SAMPLER = "ddim-quadratic"
 CALIBRATION = ("steps", "samples", "iterations", "step_iterations", *STAGES)
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
 WHOLE = f"{OURS}, whole network"  # inputs from every step, and the network's stage after the last unit
-ALL = f"{OURS}, all stages"  # the stage of brightness too: the profile as it is
+ALL = f"{OURS}, all stages"  # bias correction too: the profile as it is
 PLAIN = f"{OURS}, as in the paper"  # without all that this library adds to it
 
 
@@ -43,7 +43,7 @@ class Case:
         methods |= dict.fromkeys((WHOLE, ALL, PLAIN), "qdiffusion")
         ours = {"edge_bits": EDGE_BITS, "rule": Uniform(), **dict.fromkeys(STAGES, 0)}
         whole = {**ours, "rule": Uniform(1), "network_iterations": lab.settings.network_iterations}
-        every = {**whole, "brightness_images": lab.settings.brightness_images}
+        every = {**whole, "bias_correction_images": lab.settings.bias_correction_images}
         added = {OURS: ours, WHOLE: whole, ALL: every, PLAIN: PAPER}.get(self.label, {})
         changes = {"sampler": SAMPLER, "seed": self.seed, **lab.settings.recipe, **added}
         sizes = dict(weights=self.weights, activations=self.activations, profile=lab.settings.table1.profile)

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from .attention import QuantAttnProcessor
-from .brightness import last_layer, match_brightness
+from .bias_correction import BiasCorrection
 from .budget import check_disk
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
@@ -23,11 +23,10 @@ from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
 from .replay import row_batches
-from .request import Request
 from .resume import UnitReport, kept_set
 from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
-from .support import check_pipeline, takes_prompts
+from .support import check_pipeline
 from .surgery import example_inputs, insert_quantizers
 from .tracing import Trace, trace
 
@@ -79,8 +78,8 @@ def quantize(
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
     in float32, a recipe that fits no layer of it, a ``work`` folder of another run, prompts beside a
-    calibration set, images to be drawn without a prompt, or a disk with too little room for what is cached
-    (see ``budget``).
+    calibration set, images of the recipe that cannot be drawn, or a disk with too little room for what is
+    cached (see ``budget``).
     """
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
@@ -124,23 +123,15 @@ def stages_after(
 ) -> list[Callable[[], UnitReport]]:
     """The recipe's stages after the last unit, to be run on ``unet``, the quantized network of ``pipe``.
 
-    Raises ValueError for images to be drawn from a text where the calibration set names none.
+    Raises ValueError for images that ``BiasCorrection`` cannot draw.
     """
     stages = []
     if recipe.network_iterations:
         options = (pipe.unet, unet, unet.quantization.trace, calibration, recipe, work, memory_gb, progress)
         stages.append(partial(fit_network, *options))
-    if recipe.brightness_images and last_layer(unet):
-        prompts = calibration.made_by.get("prompts")
-        if takes_prompts(pipe) and prompts is None:
-            raise ValueError(
-                f"brightness_images={recipe.brightness_images} are drawn from texts, and the calibration set "
-                "has none: record it with prompts, or use brightness_images=0"
-            )
-        sampler = with_sampler(pipe, recipe.sampler)
-        request = Request.checked(sampler, prompts, recipe.guidance, recipe.eta)
+    if recipe.bias_correction_images:
         quantized = with_components(pipe, unet=unet)
-        stages.append(partial(match_brightness, pipe, quantized, recipe, request, progress))
+        stages.append(BiasCorrection(pipe, quantized, calibration, recipe, progress).run)
     return stages
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from .architectures import DDPM_CIFAR10, LDM4_BEDROOMS, LDM8_CHURCHES, SD_V1_4
 from .calibration import Uniform
-from .recipes import Recipe
+from .recipes import STAGES, Recipe
 
-LARGE = dict(network_iterations=0, brightness_images=0)  # a training's memory, and four runs of the sampler
+LARGE = dict.fromkeys(STAGES, 0)  # they take a training's memory, and many runs of the sampler
 SYMMETRIC = dict(activation_range="min_max", symmetric_activations=True)
 ASYMMETRIC = dict(activation_range="mse_search", symmetric_activations=False)
 

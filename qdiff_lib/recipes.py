@@ -22,7 +22,7 @@ PROFILES = {
         iterations=1200,
         step_iterations=200,
         network_iterations=600,
-        brightness_images=128,
+        bias_correction_images=128,
         lr=1e-2,
         **SHORT,
     ),
@@ -36,6 +36,9 @@ EXTRAS = dict(rounding_start="gptq", learn_affine=True, rule=Uniform(1))
 
 Inputs come from every step: what is learned fits the steps that it sees, and is further off at those between.
 """
+
+STAGES = ("network_iterations", "bias_correction_images")
+"""The fields that switch on what follows the last unit; neither stage is in the paper."""
 
 METHOD_NAMES = {"linear": "linear", "squant": "SQuant", "ptq4dm": "PTQ4DM", "qdiffusion": "Q-Diffusion"}
 """What figures and tables call each method that has a recipe."""
@@ -114,9 +117,10 @@ class Recipe:
     """Adam's learning rate in these iterations on log scales and biases, with cosine decay."""
     lr_codes: float = 4e-3
     """The same on codes, in steps of the grid; 0 keeps the codes."""
-    brightness_images: int = 0
-    """Images that both networks draw at the end, so that the last layer's bias can give them the same
-    brightness (see ``brightness``); 0 draws none. Not in the paper; takes four runs of the sampler."""
+    bias_correction_images: int = 0
+    """Images that both networks draw at the end, with the sampler, steps and seed above, so that the last
+    layer's bias can give them the same brightness (see ``bias_correction``). Not in the paper; takes three
+    runs of the sampler, and one more for each channel."""
     regularization: float = 0.01
     """Weight of the rounding regularizer."""
     beta: tuple[float, float] = (20.0, 2.0)
@@ -146,7 +150,7 @@ class Recipe:
             raise ValueError(f"eta={self.eta!r} must be from 0 to 1")
         check_guidance(self.guidance)
         least = {"steps": 1, "samples": 1, "iterations": 1, "step_iterations": 0}
-        least |= {"network_iterations": 0, "brightness_images": 0, "batch_size": 1}
+        least |= {**dict.fromkeys(STAGES, 0), "batch_size": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least {bound}")

@@ -41,7 +41,7 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
     Raises ValueError for an unknown name, and for a sampler that the pipeline cannot drive.
     """
     if sampler is None:
-        return pipe
+        return with_components(pipe)
     scheduler = make_scheduler(sampler, pipe.scheduler.config, latent=decoder_of(pipe) is not None)
     changed = with_components(pipe, scheduler=scheduler)
     unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it hands one to each step
@@ -77,6 +77,8 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
     The two roles never share a stream, so calibration noise is never evaluated on. torch seeds its CPU
     generator with 32 bits: 1 for the role, 11 for the seed, 20 for the index. Raises ValueError beyond.
     """
+    if role not in ROLES:
+        raise ValueError(f"role={role!r} is unknown; use one of {ROLES}")
     if not 0 <= seed <= LAST_SEED:
         raise ValueError(f"seed={seed!r} must be from 0 to {LAST_SEED}")
     if start + count > LAST_IMAGE + 1:
@@ -203,6 +205,7 @@ def sample(
     prompts: Sequence[str] | None = None,
     guidance: float = GUIDANCE,
     eta: float = 0.0,
+    role: str = "evaluation",
 ) -> Samples:
     """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
 
@@ -215,6 +218,7 @@ def sample(
         prompts: texts, for pipelines that draw from text: image i shows ``prompts[i % len(prompts)]``.
         guidance: scale of classifier-free guidance; 1 or less: none.
         eta: share of fresh noise in each step of DDIM, for pipelines that take it.
+        role: whose noise: "evaluation", or "calibration", which no evaluation meets.
 
     Raises:
         ValueError: counts below 1, steps or times beyond the model's, prompts missing or not taken by the
@@ -238,7 +242,7 @@ def sample(
 
             with each_step(pipe, after_step):
                 count = min(size, first + n - start)
-                images.append(run_batch(pipe, start, count, steps, seed, request=request))
+                images.append(run_batch(pipe, start, count, steps, seed, role, request))
             if record:
                 trajectories.append(torch.stack(kept))
     return Samples(torch.cat(images), torch.cat(trajectories, dim=1) if record else None)

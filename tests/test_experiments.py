@@ -17,7 +17,7 @@ from tiny_models import ddim
 
 from qdiff_lib import load, sample, with_sampler
 from qdiff_lib.calibration import Uniform
-from qdiff_lib.recipes import PROFILES, Recipe
+from qdiff_lib.recipes import PROFILES, STAGES, Recipe
 from tools.results.page import SECTIONS, draw, page
 from tools.results.source import read
 
@@ -68,7 +68,7 @@ def test_the_ladder_adds_one_part_at_a_time(module):
         {"rounding_start", "learn_affine", "rule"},  # the last: of 20 steps, every one before too
         {"edge_bits"},
         {"network_iterations"},
-        {"brightness_images"},
+        {"bias_correction_images"},
     ]
 
 
@@ -114,13 +114,13 @@ class TestTable1:
         rest = ("", ", whole network", ", all stages")
         units, whole, every = (recipes[f"Q-Diffusion{name}", 4, 2] for name in rest)
         assert every == Recipe.qdiffusion(4, 8, "laptop", sampler="ddim-quadratic", seed=2, edge_bits=16)
-        assert every.brightness_images > 0 and whole == replace(every, brightness_images=0)
+        assert every.bias_correction_images > 0 and whole == replace(every, bias_correction_images=0)
         assert whole.network_iterations > 0 and whole.rule == Uniform(1)
         assert units == replace(whole, network_iterations=0, rule=Uniform())
         paper = Recipe.qdiffusion(profile="paper").to_dict()
         plain = recipes["Q-Diffusion, as in the paper", 4, 0].to_dict()
         changed = {name for name in paper if plain[name] != paper[name]}
-        assert changed == {*PROFILES["laptop"], "sampler"} - {"network_iterations", "brightness_images"}
+        assert changed == {*PROFILES["laptop"], "sampler"} - set(STAGES)
 
 
 class TestDrawing:

@@ -51,7 +51,7 @@ def test_the_papers_numbers(name):
 def test_large_networks_are_not_trained_as_a_whole(name):
     small = MILLIONS[name] < 100
     recipe = PRESETS[name].recipe(profile="laptop")
-    assert (recipe.network_iterations > 0) == (recipe.brightness_images > 0) == small
+    assert (recipe.network_iterations > 0) == (recipe.bias_correction_images > 0) == small
 
 
 @pytest.mark.parametrize("method", METHODS)

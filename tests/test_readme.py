@@ -62,7 +62,7 @@ def test_profile_table_has_the_numbers_of_the_code(name):
     row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` "))
     numbers = [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", row.split("|", 3)[3])]
     iterations = [recipe.iterations, recipe.step_iterations, recipe.network_iterations]
-    assert numbers == [recipe.steps, recipe.samples, *iterations, recipe.brightness_images]
+    assert numbers == [recipe.steps, recipe.samples, *iterations, recipe.bias_correction_images]
 
 
 def test_demo_table_is_the_recorded_one():

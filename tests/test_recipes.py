@@ -95,7 +95,7 @@ def test_profile_sets_its_numbers_and_nothing_else(method, profile):
 
 def test_profiles_change_numbers_only():
     numbers = {"steps", "samples", "iterations", "step_iterations", "batch_size", "lr", "lr_steps"}
-    numbers |= {"network_iterations", "brightness_images", "regularization", "beta"}
+    numbers |= {"network_iterations", "bias_correction_images", "regularization", "beta"}
     for profile, values in PROFILES.items():
         assert profile_numbers(profile) == values
         assert set(values) <= numbers

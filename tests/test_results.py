@@ -52,7 +52,7 @@ BEST_FIRST = [
         ],
     ),
     ("ladder", "frechet", ["full precision", "+ whole network", "+ 16-bit first and last layer", "linear"]),
-    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer", "+ whole network", "+ brightness"]),
+    ("ladder", "seconds", ["linear", "+ 16-bit first and last layer", "+ bias correction"]),
     *[
         ("calibration_sampling", "trajectory_mse", [f"{rule} {share}%" for share in (50, 10)])
         for rule in ("first", "middle", "last")
@@ -210,7 +210,7 @@ def data(rows, planned, **more):
     """Table 1 with these rows."""
     real = {"groups": 5, "frechet": [0.7, 0.05], "kid": [0.0001, 0.0002], "inception_score": [9.5, 0.1]}
     calibration = {"steps": 50, "samples": 1024, "iterations": 1200, "step_iterations": 200}
-    calibration |= {"network_iterations": 600, "brightness_images": 128}
+    calibration |= {"network_iterations": 600, "bias_correction_images": 128}
     sizes = {
         "sampler": "ddim-quadratic",
         "steps": 50,

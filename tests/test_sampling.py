@@ -87,9 +87,9 @@ def test_ddim_replaces_the_scheduler_only():
     assert changed.scheduler.config.num_train_timesteps == pipe.scheduler.config.num_train_timesteps
 
 
-def test_no_name_keeps_the_pipeline():
+def test_no_name_keeps_the_scheduler():
     pipe = ddpm()
-    assert with_sampler(pipe, None) is pipe
+    assert with_sampler(pipe, None).components == pipe.components
 
 
 def test_with_components_shares_the_others():
@@ -120,6 +120,17 @@ def test_each_step_gives_the_scheduler_back_even_after_an_error():
 def test_streams_that_would_overlap_are_refused(seed, start, message):
     with pytest.raises(ValueError, match=message):
         noise_generators(seed, start, 2)
+
+
+def test_a_role_is_one_of_two():
+    with pytest.raises(ValueError, match="role='training' is unknown; use one of"):
+        noise_generators(0, 0, 2, "training")
+
+
+def test_images_of_calibration_are_others():
+    runs = [sample(ddim(), 3, 2, record=True, role=role) for role in ROLES]
+    assert not torch.equal(runs[0].trajectory, runs[1].trajectory)
+    assert torch.equal(runs[1].images, run_batch(ddim(), 0, 3, 2, 0, "calibration"))
 
 
 def test_later_images_of_a_seed_can_be_drawn_alone():

@@ -287,8 +287,8 @@ print("unpacked by hand, they are the weights that the model computes with:", sa
 # rounding does to it looks to the network like noise, and it was trained to act on noise. The third begins after the last
 # unit: the codes, scales and biases of all layers learn together, so that the output of the *whole network* comes close
 # to that in full precision. What one unit lost, others can make up for. For the fourth, both networks draw images from
-# the same noise, and the bias of the last layer is moved until the typical image is as *bright*: small errors to the same
-# side at all steps had made it a little brighter.
+# the same noise, and the last layer's bias is moved by what makes the typical image as bright (*bias correction*): small
+# errors that go the same way at all steps add up.
 #
 # **Predict:** which rung takes away the most error? Which costs the most time?
 

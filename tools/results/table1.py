@@ -149,10 +149,11 @@ def differences(data: dict) -> str:
         last layer {data["edge_bits"]} bits, which bytes and BOPs count. It takes inputs from every second
         step, about as many steps as the paper does. "Whole network" takes inputs from every step, and goes
         on after the last unit with {own["network_iterations"]:,} iterations in which all layers learn
-        together. "All stages" is the profile as it is: then both networks draw {own["brightness_images"]}
-        images, and the last layer's bias is moved until the typical one is as bright. The last row of our
-        table is without all of this: the paper's method. The baselines quantize every layer alike, as the
-        paper's do; `qdiff_lib/recipes.py` says what each takes from its own paper.
+        together. "All stages" is the profile as it is: then both networks draw
+        {own["bias_correction_images"]} images, and a bias correction of the last layer makes the typical one
+        as bright. The last row of our table is without all of this: the paper's method. The baselines
+        quantize every layer alike, as the paper's do; `qdiff_lib/recipes.py` says what each takes from its
+        own paper.
         """,
     ]
     return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)
