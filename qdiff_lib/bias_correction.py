@@ -54,10 +54,10 @@ class BiasCorrection:
                 "record it with prompts, or use bias_correction_images=0"
             )
         self.quantized, self.recipe = quantized, recipe
-        self.order = dict(n=n, steps=recipe.steps, seed=recipe.seed, record=True, progress=progress)
-        self.order |= dict(role="calibration", prompts=made_by.get("prompts"))
+        first = max(len(calibration), FRESH_DRAWS)  # no input is of this image or a later one
+        self.order = dict(n=n, steps=recipe.steps, seed=recipe.seed, first=first, role="calibration")
         self.order |= {name: made_by.get(name, getattr(recipe, name)) for name in ("guidance", "eta")}
-        self.order["first"] = max(len(calibration), FRESH_DRAWS)  # no input is of this image or a later one
+        self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=progress)
         self.reference = self.draw(full)
 
     def draw(self, pipe: DiffusionPipeline) -> Tensor:
