@@ -89,7 +89,7 @@ def quantize_options(add: Parser) -> None:
     edges = "least bits of the first and last layer, such as 16; default: like all others"
     add.add_argument("--edge-bits", type=bits, metavar="BITS", help=edges)
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
-    preset = "the paper's settings for one of its models; taken by itself for that model's hub name"
+    preset = "the paper's ranges and sampler for one of its models; taken by itself for that model's hub name"
     add.add_argument("--preset", choices=PRESETS, help=preset)
     profiles = (
         "how much work: tiny (default) for a first look, laptop, gpu, or paper for the paper's own numbers"
@@ -161,7 +161,7 @@ def convert_options(add: Parser) -> None:
     """make a diffusers folder of CompVis' own checkpoint of an LSUN model
 
     example:
-      python -m qdiff_lib convert --checkpoint model.ckpt --preset ldm4-bedrooms --out build/ldm4-bedrooms
+      python -m qdiff_lib convert --checkpoint model.safetensors --preset ldm4-bedrooms --out build/bedrooms
 
     The checkpoint is a safetensors file, or a torch file that holds tensors alone: nothing else is read, as
     that could run code. The UNet's weights are those averaged over training, where the file has them."""

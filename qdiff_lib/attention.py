@@ -1,8 +1,8 @@
 """The attention products: q, k, v and the softmax quantized, for self- and cross-attention.
 
-Section 4 of the paper. The products take the place of diffusers' attention processor, so the linear layers
-around them stay what they are. The matrix of attention weights is never held as a whole where it is large: at
-64 x 64 tokens and 8 heads it takes 512 MiB for each image.
+As in the paper's experiments (section 4). The products take the place of diffusers' attention processor, so
+the linear layers around them stay what they are. The matrix of attention weights is never held as a whole
+where it is large: at 64 x 64 tokens and 8 heads it takes 512 MiB for each image.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Calibration sets: intermediate inputs of the full-precision sampler, drawn by a time-step rule.
 
-No training data is needed (Q-Diffusion, section 4.1): the sampler runs from noise for T steps, and at
+No training data is needed (Q-Diffusion, section 3.3.1): the sampler runs from noise for T steps, and at
 the steps that a rule chooses, some of the inputs that the noise network sees are kept. Steps count from 0,
 the noisy end, to T - 1, the clean end.
 """

@@ -1,7 +1,7 @@
 """Integer grids: how a tensor becomes integers of b bits, and back.
 
 A grid maps a real number w to an integer code ``q = clip(round(w / s) + z, 0, 2^b - 1)`` and back to
-``w^ = s (q - z)``, with scale s and zero point z (Q-Diffusion, section 3.1). There is one formula for all
+``w^ = s (q - z)``, with scale s and zero point z (Q-Diffusion, section 2). There is one formula for all
 grids: a symmetric grid is the affine one with its zero point in the middle. The range that a grid covers
 always contains 0, so that 0 is represented exactly.
 """

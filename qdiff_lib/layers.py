@@ -2,7 +2,7 @@
 
 A layer quantizes its input and its weight, then computes what it always did. A shortcut layer, which reads
 ``concat(deep X1, skip X2)``, has several *parts* along its input channels, each with grids of its own
-(Q-Diffusion, section 4.2, eq. 6-8):
+(Q-Diffusion, section 3.3.2, eq. 6-8):
 
     Q(X) = Q1(X1) (+) Q2(X2),  Q(W) = Q1(W1) (+) Q2(W2),  Q(X) Q(W) = Q1(X1) Q1(W1) + Q2(X2) Q2(W2)
 

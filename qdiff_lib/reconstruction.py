@@ -1,7 +1,8 @@
 """Block reconstruction: fit each unit's rounding and step sizes to its full-precision output.
 
 Units are taken in execution order. Each learns on the inputs that the already quantized prefix gives it,
-against the output of the full-precision unit on full-precision inputs (Q-Diffusion, section 4; after BRECQ).
+against the output of the full-precision unit on full-precision inputs (Q-Diffusion, section 3.3.1; after
+BRECQ).
 """
 
 import time

@@ -17,7 +17,7 @@ def v_of(h: Tensor) -> Tensor:
 
 
 class AdaRound(nn.Module):
-    """A weight whose rounding is learned (Nagel et al., ICML 2020; Q-Diffusion, section 4).
+    """A weight whose rounding is learned (Nagel et al., ICML 2020; Q-Diffusion, section 3.3.1).
 
     The soft weight is ``s (clip(floor(w / s) + h(V) + z, 0, 2^b - 1) - z)`` with the rectified sigmoid
     ``h(V) = clip(sigmoid(V) (zeta - gamma) + gamma, 0, 1)``. V starts where h equals the fractional part of

@@ -20,7 +20,7 @@ START, END = "<!-- demo table -->\n", "<!-- end of demo table -->"
 
 def markdown(report: dict) -> str:
     """The report as the README's table."""
-    columns = ("method", "bits W/A", "file", "G BOPs", "last-step MSE", "Frechet distance", "calibration")
+    columns = ("method", "bits W/A", "file", "G BOPs", "last-step MSE", "Fréchet distance", "calibration")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in report["rows"]:
         seconds = "-" if row["method"] == "fp" else f"{row['seconds']:.0f} s"
@@ -31,7 +31,7 @@ def markdown(report: dict) -> str:
         )
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(
-        f"\nFrechet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
+        f"\nFréchet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
         f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EDGE_BITS} bits: "
         f"file and BOPs count them so. Recorded on {made['date']} on {made['machine']}."
     )

@@ -7,7 +7,7 @@
 # | You need | Python and PyTorch, and to have heard of diffusion models |
 # | Minutes | 20 to work through; the cells run in about half a minute on two CPU cores, less on a GPU |
 # | Memory | below 900 MB |
-# | In the paper | section 3.1 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
+# | In the paper | section 2 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
 # Run the cells from top to bottom. The cell below this one prints a line when the course is ready.
 
@@ -68,7 +68,7 @@ show(figures.number_line(weights, bits=4))
 #
 # $$q = \mathrm{clip}\left(\mathrm{round}(w / s) + z,\ 0,\ 2^b - 1\right) \qquad \hat w = s\,(q - z)$$
 #
-# To and from the grid, with the same letters (the paper's section 3.1):
+# To and from the grid, with the same letters (the paper's section 2):
 
 
 # %%

@@ -7,7 +7,7 @@
 # | You need | lesson 00, PyTorch, the mean and variance of a sum |
 # | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
 # | Memory | below 900 MB |
-# | In the paper | section 3.2 and Figure 3 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
+# | In the paper | section 3.1 and Figure 3 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
 #
 # A diffusion model draws a picture in many small steps. Each step calls the same network. With rounded weights,
 # each call is a little wrong. This lesson follows such a little error to the end of the run.
@@ -45,7 +45,7 @@ first, last = (10 ** (snr["linear W4A32"][i].item() / 20) for i in (0, -1))  # d
 claim(first > 15, f"after one step with 4-bit weights, x is {first:.0f} times as large as its error")
 claim(last < first / 4, f"after {steps} steps it is only {last:.1f} times as large")
 plain, learned = mse["linear W4A32"][-1], mse["Q-Diffusion W4A32"][-1]
-claim(learned < plain / 2, f"4 bits by Q-Diffusion end with an error of {learned:.3f} instead of {plain:.3f}")
+claim(learned < plain / 2, f"4 bits by Q-Diffusion end with an error of {learned:.4f} instead of {plain:.4f}")
 
 # %% [markdown]
 # So one step is fine and the picture is not. What happens on the way?
@@ -333,7 +333,10 @@ def finish(unet, x):
 middle, unet4 = steps // 2 - 1, models["linear W4A32"].unet
 ends = {"first half": finish(pipe.unet, four[middle]), "second half": finish(unet4, exact[middle])}
 ends = {f"4 bits in the {name}": x for name, x in ends.items()} | {"4 bits in all steps": four[-1]}
-show(figures.halves({name: (x - exact[-1]).square().mean().item() for name, x in ends.items()}, n))
+ends = {name: (x - exact[-1]).square().mean().item() for name, x in ends.items()}
+show(figures.halves(ends, n))
+early, late = (ends[f"4 bits in the {half} half"] for half in ("first", "second"))
+claim(early > 2 * late, f"the first half needs the better network: 4 bits cost {early / late:.0f} times more there")
 
 # %% [markdown]
 # ## Recap
@@ -342,10 +345,11 @@ show(figures.halves({name: (x - exact[-1]).square().mean().item() for name, x in
 # 2. For independent errors, $v \leftarrow F^2v + B^2q^2$ predicts the growth; more steps then make the end *better*.
 # 3. The errors of rounded weights are alike from step to step. They line up, and more steps do not help.
 # 4. So a model must be judged by whole trajectories from the same noise, not by one step.
-# 5. What can help: make each step's error smaller (AdaRound), on inputs from the whole run (calibration).
+# 5. What can help: a smaller error at each step, by rounding that is learned (lesson 05) on inputs from the whole run
+#    (lesson 03).
 #
-# **Not shown:** quantized activations (the next lesson); samplers that add noise of their own at each step; whether a picture that differs is a *worse* picture: the MSE cannot tell, the Fréchet distance of lesson
-# 05 can.
+# **Not shown:** quantized activations (the next lesson); samplers that add noise of their own at each step; whether a
+# picture that differs is a *worse* picture: the MSE cannot tell, the Fréchet distance of lesson 05 can.
 
 # %%
 quiz("01")

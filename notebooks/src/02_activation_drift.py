@@ -7,10 +7,11 @@
 # | You need | lessons 00 and 01, PyTorch, what a histogram is |
 # | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
 # | Memory | below 900 MB |
-# | In the paper | section 3.3 and Figure 5 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
+# | In the paper | section 3.1 and Figure 5 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
 #
 # Weights are the same in every step. Activations, the numbers that flow between the layers, are not: the network
-# first sees pure noise and at last almost a picture. To quantize an activation, a range must be fixed beforehand.
+# first sees pure noise and at last almost a picture. *Static* quantization, which this course is about, fixes the range
+# of an activation beforehand.
 
 # %% [markdown]
 # ## The picture first
@@ -166,7 +167,7 @@ for name, x in (("even", even), ("heavy-tailed", heavy)):
     for bits in (4, 8):
         clipped = grid_error(x, percentile(x, Grid(bits), 99.5), bits)
         gain[name, bits] = grid_error(x, min_max(x, Grid(bits)), bits) / clipped
-        print(f"{name}, {bits} bits: clipping makes the error", "less" if gain[name, bits] > 1 else "more")
+        print(f"{name}, {bits} bits: the whole range has {gain[name, bits]:.2f} times the error of a clipped one")
 claim(gain["heavy-tailed", 4] > 1.5, "4 bits and a long tail: a clipped range is better")
 claim(gain["heavy-tailed", 8] < 1, "8 bits can afford the whole range, and lose by clipping")
 
@@ -227,8 +228,8 @@ most = max(bits_lost.values())
 claim(1 < most < 3, f"up to {most:.1f} of the {BITS} bits are lost")
 
 # %% [markdown]
-# Observe: 8 bits can afford to lose two; of 4 bits they would be half. And this is the *best* fixed range, which has
-# seen all steps. What if it was taken from one step only? Turn the knob: the range of one layer comes from that step.
+# Observe: 8 bits can afford to lose two; of 4 bits they would be half. And this range has seen
+# all steps, so it clips nothing. What if it was taken from one step only? Turn the knob: the range of one layer comes from that step.
 
 
 # %%
@@ -250,8 +251,9 @@ def range_from(where):
 explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1, 5, 15, "all"))
 
 # %% [markdown]
-# Two ways to fail: a range that is too wide has coarse steps, a range that is too narrow clips. Clipping is the worse
-# one, because its error is not bounded by half a step.
+# Two ways to fail: a range that is too wide has coarse steps, a range that is too narrow clips. Clipping *much*
+# is the worse one, because its error is not bounded by half a step. Step 15 alone does as well as all of them, as it is
+# among the widest of this layer; which steps are wide differs from layer to layer.
 #
 # ## The calibration check: KL divergence
 #
@@ -319,7 +321,7 @@ eight, error = full.trajectory[:, :8], {}
 for label, model in quantized.items():
     run = sample(model, 8, steps, record=True)
     error[label] = trajectory_mse(eight, run.trajectory)[-1].item()
-    print(f"calibrated on the {label:<16} MSE of the images {error[label]:.4f}")
+    print(f"calibrated on {label:<16} MSE of the images {error[label]:.4f}")
 worse, early = (error[f"{which} two steps"] / error["all steps"] for which in ("last", "first"))
 claim(worse > 3, f"the last two steps give {worse:.0f} times the error of all steps")
 print(f"the first two steps: {early:.1f} times")

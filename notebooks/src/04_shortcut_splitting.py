@@ -7,7 +7,7 @@
 # | You need | lesson 00 (grids), PyTorch |
 # | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
 # | Memory | below 900 MB |
-# | In the paper | section 4.2, Figures 6 and 7, equations 6 to 8 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
+# | In the paper | sections 3.2 and 3.3.2, Figures 6 and 7, equations 6 to 8 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
 
 # %% [markdown]
 # ## The picture first
@@ -15,9 +15,9 @@
 # A U-shaped network makes its picture small, then large again. On the way up a layer may read two things side by side:
 # channels from below (*deep*) and channels from the way down, of the same size (*skip*). Where they meet is a *seam*.
 #
-# Below, one network draws the same noise five times. In the second row it has been *stretched*: the skip
-# branches arrive larger, and the weights that read them are smaller by the same factor. That is the same
-# function. Then ten small layers, 1x1 convolutions at the seams, are quantized, and nothing else.
+# Below, one network draws five times from the same noise. In the second row it has been *stretched*: at most seams the
+# skip branch arrives larger, and the weights that read it are smaller by the same factor. That is the same function.
+# Then the small layers at the seams, 1x1 convolutions or *shortcut layers*, are quantized, and nothing else.
 
 # %%
 import torch
@@ -202,8 +202,8 @@ claim(apart < 5, f"but the two halves of a seam differ by a ratio of at most {ap
 claim(max(heavy) < 2, f"and the ranges of W1 / W2 lie between {min(heavy):.2f} and {max(heavy):.2f}")
 
 # %% [markdown]
-# So the spikes of Figure 6 are here. The gap *within* a seam is mild: the paper speaks of ranges up to 200 times
-# their neighbours'. A small network of a few million weights on small grey images need not show what a large one
+# So the spikes of Figure 6 are here, though milder: the paper speaks of inputs of shortcut layers up to 200 times as wide
+# as those of the layers around them. And the gap *within* a seam is small. A small network of a few million weights on small grey images need not show what a large one
 # shows. The next figure is Figure 7 for the seam whose halves differ most, as it is and stretched.
 
 # %%
@@ -338,7 +338,7 @@ quiz("04")
 # %% [markdown]
 # ## References
 #
-# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Section 4.2 is this lesson.
+# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Sections 3.2 and 3.3.2 are this lesson.
 # - Ronneberger, Fischer and Brox, *U-Net*, MICCAI 2015, arXiv 1505.04597. Where the skip branches come from.
 # - Nagel et al., *A White Paper on Neural Network Quantization*, 2021, arXiv 2106.08295. Grids, ranges, and
 #   cross-layer equalization: the same kind of stretching, used to make ranges alike.

@@ -7,7 +7,7 @@
 # | You need | lessons 0 to 4 |
 # | Minutes | 40 to work through; the cells run in less than a minute on two CPU cores |
 # | Memory | below 900 MB |
-# | In the paper | sections 4 and 5 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
+# | In the paper | sections 3.3 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
 # ## The picture first
 #
@@ -88,7 +88,7 @@ print(f"nearest: the best for {(place == 1).sum()} of {len(place)} neurons, medi
 # h(V) = \mathrm{clip}\left(\sigma(V)(\zeta - \gamma) + \gamma,\ 0,\ 1\right)$$
 #
 # $h$ is soft at first, so that it has a gradient. The penalty $\sum 1 - |2h(V) - 1|^\beta$ pushes it to 0 or 1, while
-# $\beta$ falls from 20 to 2. The library's `AdaRound` holds $V$ and these formulas.
+# $\beta$ falls from 20 to 2 (in few iterations: from 8 to 1). The library's `AdaRound` holds $V$ and these formulas.
 
 # %%
 from qdiff_lib.rounding import AdaRound
@@ -143,7 +143,7 @@ def decide_codes(w: torch.Tensor, s: float, z: float, h: torch.Tensor, bits: int
 #
 # Q-Diffusion goes through the network *unit by unit* (a residual block, an attention block, or a layer alone) and
 # learns each unit's roundings so that its output stays what it was in full precision. Below is one unit of the shipped
-# model, the first block of the way up. It reads a shortcut, so one of its layers has two grids. (The library feeds
+# model, the first block of the way up. It reads a seam, so one of its layers has two grids. (The library feeds
 # each unit with what the quantized units before it give; this demonstration feeds it in full precision.)
 #
 # **Predict:** how many of its weights end on the *other* side of nearest: one in a thousand, one in ten, or half? With the
@@ -283,12 +283,16 @@ print("unpacked by hand, they are the weights that the model computes with:", sa
 # The whole model, calibrated once for each rung of a ladder; a rung keeps what the ones before it added. This takes many
 # minutes on a CPU, so it was recorded. The last four rungs are not in the paper. In the first of them AdaRound starts
 # from a rounding that compensates its own errors (*GPTQ*), and the scales and biases are learned as well. In the second
-# the first and the last layer, 0.03 % of the weights, get 16 bits. The first one reads the noisy image itself: what
-# rounding does to it looks to the network like noise, and it was trained to act on noise. The third begins after the last
+# the first and the last layer, 0.03 % of the weights, get 16 bits. The first one reads the noisy image itself: its
+# rounding errors look like noise in the image, and the network was trained to act on noise. The third begins after the last
 # unit: the codes, scales and biases of all layers learn together, so that the output of the *whole network* comes close
 # to that in full precision. What one unit lost, others can make up for. For the fourth, both networks draw images from
-# the same noise, and the last layer's bias is moved by what makes the typical image as bright (*bias correction*): small
-# errors that go the same way at all steps add up.
+# the same noise, and the last layer's bias is changed so that the quantized one's typical image is as bright as the
+# other's (*bias correction*): small errors that go the same way at all steps add up.
+#
+# Two numbers judge pictures without looking for the same ones. The *Fréchet distance* compares the features of drawn
+# and of real pictures as if both were normal distributions; the *KID* (kernel distance) does so without that assumption.
+# In both, smaller is better. "left" is the share of the error of the rung before.
 #
 # **Predict:** which rung takes away the most error? Which costs the most time?
 
@@ -312,8 +316,7 @@ print("rungs that made it worse:", ", ".join(up))
 # %% [markdown]
 # AdaRound takes away most. The order of the rungs matters, and not each of them helps on this model. Ranges that are best
 # for the weights by themselves, without learned rounding, need not be best for the pictures. And the halves of this small
-# model's shortcuts differ little (lesson 4), so the split cannot buy much here; in the paper's networks they are up to
-# 200 times apart. Such small differences are also a matter of luck: of 128 images, one that turns into another garment
+# model's seams differ little (lesson 4), so the split cannot buy much here. Such small differences are also a matter of luck: of 128 images, one that turns into another garment
 # moves the mean.
 #
 # ## The same call with a text
@@ -342,8 +345,8 @@ for name, model in models.items():
 # Nothing in the library knows a model by name: units and shortcuts are found by running the network once. So the call
 # below is the same for a network of the paper, or of your own. It needs the weights and a GPU for hours, and is defined
 # here, not called. A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and samples. A
-# text-to-image model is calibrated on your prompts, with and without text alike. FID is the Fréchet Inception distance of drawn from real
-# pictures: smaller is better. Numbers that nobody recorded with this library yet say so.
+# text-to-image model is calibrated on your prompts, with and without text alike. FID is the Fréchet distance of the
+# features of the Inception network. Numbers that nobody recorded with this library yet say so.
 #
 # Sizes and bit operations need no weights: the networks are built without memory (on the *meta device*) and counted. A
 # *bit operation* (BOP) counts $2 \times$ multiplications $\times$ weight bits $\times$ activation bits; a 32-bit float
@@ -408,7 +411,7 @@ quiz("05")
 # ## Read more
 #
 # - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023: the whole
-#   method; section 5 has what this lesson could not run.
+#   method; section 4 has what this lesson could not run.
 # - M. Nagel et al., [Up or Down? Adaptive Rounding for Post-Training Quantization](https://arxiv.org/abs/2004.10568),
 #   ICML 2020: AdaRound, and why nearest is not best.
 # - Y. Li et al., [BRECQ](https://arxiv.org/abs/2102.05426), ICLR 2021: why to reconstruct blocks, not layers.
