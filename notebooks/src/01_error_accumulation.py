@@ -336,7 +336,10 @@ ends = {f"4 bits in the {name}": x for name, x in ends.items()} | {"4 bits in al
 ends = {name: (x - exact[-1]).square().mean().item() for name, x in ends.items()}
 show(figures.halves(ends, n))
 early, late = (ends[f"4 bits in the {half} half"] for half in ("first", "second"))
-claim(early > 2 * late, f"the first half needs the better network: 4 bits cost {early / late:.0f} times more there")
+claim(
+    early > 2 * late,
+    f"the first half needs the better network: 4 bits cost {early / late:.0f} times more there",
+)
 
 # %% [markdown]
 # ## Recap

@@ -167,7 +167,9 @@ for name, x in (("even", even), ("heavy-tailed", heavy)):
     for bits in (4, 8):
         clipped = grid_error(x, percentile(x, Grid(bits), 99.5), bits)
         gain[name, bits] = grid_error(x, min_max(x, Grid(bits)), bits) / clipped
-        print(f"{name}, {bits} bits: the whole range has {gain[name, bits]:.2f} times the error of a clipped one")
+        print(
+            f"{name}, {bits} bits: the whole range has {gain[name, bits]:.2f} times the error of a clipped one"
+        )
 claim(gain["heavy-tailed", 4] > 1.5, "4 bits and a long tail: a clipped range is better")
 claim(gain["heavy-tailed", 8] < 1, "8 bits can afford the whole range, and lose by clipping")
 

@@ -336,10 +336,6 @@ helps = [error[rule, shares[-1]] < error[rule, shares[0]] for rule in ("first", 
 print(f"(3) {shares[-1]:.0%} of the steps are better than {shares[0]:.0%} for {sum(helps)} of 3 rules")
 
 # %% [markdown]
-# Observe: narrow sets cost much, and a larger $n$ helps. But the order of the rules is not the paper's: where $n$ is small,
-# the first steps do better than the middle ones, as in the pictures at the top, though the roundings of single layers
-# are served best by the middle. Why the whole network differs from its layers is not measured here.
-#
 # ### Exercise: never evaluate on the noise of the calibration
 #
 # Roundings may also fit their set *too* well. What is chosen by its error on some inputs looks better on these than it is. So
@@ -415,7 +411,8 @@ claim(least > 1.2, f"{LAYER}: the best step alone has {least:.2f} times uniform'
 # 4. Exactly $N$ inputs, evenly over every $c$-th step, other trajectories at each of them.
 # 5. Never evaluate on the noise of the calibration: inputs that a rounding was chosen by flatter it, small sets most.
 #
-# **Not shown:** sets that weigh steps by how much their errors matter in the end (lesson 01: early errors travel
+# **Not shown:** why small sets from the first steps do better than those from the middle in the whole network, when single
+# layers are served best by the middle; sets that weigh steps by how much their errors matter in the end (lesson 01: early errors travel
 # further); text-to-image models, whose sets must show prompts, too; several calibrations of each rule, whose spread
 # would tell chance from effect.
 
