@@ -35,12 +35,15 @@ def methods(data: dict) -> tuple[Figure, str]:
             axis.plot(at, values, MARKS[i], color=f"C{i + 1}", label=method)
         full = factor * mean(next(own for name, own in found.items() if name[0] == FULL), score)
         axis.axhline(full, color="0.2", ls="--", lw=1, label=FULL)
-        axis.axhline(factor * data["real"][OWN][score][0], color="0.5", ls=":", lw=1, label="real images")
         axis.set_xticks(range(len(widths)), [f"W{w}A{a}" for w, a in widths])
-        axis.set(
-            yscale="symlog" if score == "kid" else "log",
-            ylabel={"kid": "KID x 1000"}.get(score, "Fréchet distance"),
-        )
+        real = factor * data["real"][OWN][score][0]
+        axis.axhline(real, color="0.5", ls=":", lw=1, label="real images")
+        axis.set(ylabel={"kid": "KID x 1000"}.get(score, "Fréchet distance"))
+        if score == "kid":  # may be 0 or less
+            axis.set_yscale("symlog", linthresh=1)
+            axis.set_ylim(min(real, 0) - 0.5, 1.5 * axis.dataLim.y1)
+        else:
+            axis.set_yscale("log")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     listed = "; ".join(
         f"{label} {'' if label == FULL else f'W{w}A{a} '}{1e3 * mean(rows, 'kid'):.1f}"
