@@ -158,7 +158,15 @@ PROFILES = {
             steps=3,
             images=2,
             shown=2,
-            recipe=dict(steps=3, samples=4, iterations=1, step_iterations=1, batch_size=2),
+            recipe=dict(
+                steps=3,
+                samples=4,
+                iterations=1,
+                step_iterations=1,
+                batch_size=2,
+                rounding_start="fraction",  # these two are quick, and the ladder has the others
+                weight_range="min_max",
+            ),
         ),
     ),
 }

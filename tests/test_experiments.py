@@ -239,7 +239,7 @@ class TestTables:
 
     def test_ladder(self, written):
         data = written[1]["ladder"]["data"]
-        assert [list(row) for row in data["rows"]] == [["label", *SCORES]] * 9
+        assert [list(row) for row in data["rows"]] == [["label", *SCORES]] * 10
         assert [list(row) for row in data["besides"]] == [["label", *SCORES]] * 3
         assert data["rows"][-1]["trajectory_mse"] == 0 and data["rows"][-1]["snr_db"] is None
         assert min(row["trajectory_mse"] for row in data["rows"][:-1]) > 0
