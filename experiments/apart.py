@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-PRELOADED = ["qdiff_lib.checkpoint", "qdiff_lib.metrics", "qdiff_lib.pipeline"]
+PRELOADED = ["qdiff_lib.checkpoint", "qdiff_lib.demo", "qdiff_lib.metrics", "qdiff_lib.pipeline"]
 
 
 def apart(function: Callable, *args) -> Any:
