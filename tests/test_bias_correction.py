@@ -25,6 +25,10 @@ def quantized(pipe, how, **options):
     return quantize(pipe, how, random_inputs(pipe.unet, 8), progress=False, **options)
 
 
+def stop(*args):
+    raise KeyboardInterrupt
+
+
 def correction(pipe, made, how):
     return BiasCorrection(pipe, made, random_inputs(pipe.unet, 8), how, progress=False)
 
@@ -115,9 +119,6 @@ def test_a_correction_that_is_stopped_leaves_the_bias_as_it_was(monkeypatch):
     made = quantized(pipe, recipe(bias_correction_images=0))
     before, done = snapshot(made.unet), correction(pipe, made, recipe())
 
-    def stop(*args):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(stage, "secant_step", stop)
     with pytest.raises(KeyboardInterrupt):
         done.run()
@@ -191,9 +192,6 @@ def test_a_saved_network_computes_the_same(tmp_path):
 def test_a_killed_stage_goes_on_from_the_units(tmp_path, monkeypatch):
     pipe = ddim()
     expected = snapshot(quantized(pipe, recipe()).unet)
-
-    def stop(*args):
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stage, "secant_step", stop)

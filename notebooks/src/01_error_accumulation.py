@@ -338,7 +338,7 @@ show(figures.halves(ends, n))
 early, late = (ends[f"4 bits in the {half} half"] for half in ("first", "second"))
 claim(
     early > 2 * late,
-    f"the first half needs the better network: 4 bits cost {early / late:.0f} times more there",
+    f"the first half needs the better network: 4 bits cost {early / late:.0f} times as much there",
 )
 
 # %% [markdown]

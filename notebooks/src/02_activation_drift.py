@@ -230,8 +230,9 @@ most = max(bits_lost.values())
 claim(1 < most < 3, f"up to {most:.1f} of the {BITS} bits are lost")
 
 # %% [markdown]
-# Observe: 8 bits can afford to lose two; of 4 bits they would be half. And this range has seen
-# all steps, so it clips nothing. What if it was taken from one step only? Turn the knob: the range of one layer comes from that step.
+# Observe: 8 bits can afford to lose two; of 4 bits they would be half. And this range has seen all steps,
+# so it clips nothing. What if it was taken from one step only? Turn the knob: the range of one layer comes from that
+# step.
 
 
 # %%

@@ -338,10 +338,10 @@ print(f"(3) {shares[-1]:.0%} of the steps are better than {shares[0]:.0%} for {s
 # %% [markdown]
 # ### Exercise: never evaluate on the noise of the calibration
 #
-# Roundings may also fit their set *too* well. What is chosen by its error on some inputs looks better on these than it is. So
-# the noise of the calibration runs must not appear in the evaluation. The library gives each image a random
-# stream of its own; its number depends on the role (0: evaluation, 1: calibration), the seed and the image.
-# torch's CPU generator keeps 32 bits of the number that it is seeded with; a larger number falls onto another's stream.
+# Roundings may also fit their set *too* well. What is chosen by its error on some inputs looks better on these than it
+# is. So the noise of the calibration runs must not appear in the evaluation. The library gives each image a random
+# stream of its own; its number depends on the role (0: evaluation, 1: calibration), the seed and the image. torch's CPU
+# generator keeps 32 bits of the number that it is seeded with; a larger number falls onto another's stream.
 #
 # *Difficulty 2 of 5, importance 4 of 5, 6 minutes.* Give every (role, seed, image) another number below $2^{32}$.
 
@@ -411,10 +411,10 @@ claim(least > 1.2, f"{LAYER}: the best step alone has {least:.2f} times uniform'
 # 4. Exactly $N$ inputs, evenly over every $c$-th step, other trajectories at each of them.
 # 5. Never evaluate on the noise of the calibration: inputs that a rounding was chosen by flatter it, small sets most.
 #
-# **Not shown:** why small sets from the first steps do better than those from the middle in the whole network, when single
-# layers are served best by the middle; sets that weigh steps by how much their errors matter in the end (lesson 01: early errors travel
-# further); text-to-image models, whose sets must show prompts, too; several calibrations of each rule, whose spread
-# would tell chance from effect.
+# **Not shown:** why small sets from the first steps do better than those from the middle in the whole network, when
+# single layers are served best by the middle; sets that weigh steps by how much their errors matter in the end (lesson
+# 01: early errors travel further); text-to-image models, whose sets must show prompts, too; several calibrations of
+# each rule, whose spread would tell chance from effect.
 
 # %%
 quiz("03")

@@ -202,9 +202,10 @@ claim(apart < 5, f"but the two halves of a seam differ by a ratio of at most {ap
 claim(max(heavy) < 2, f"and the ranges of W1 / W2 lie between {min(heavy):.2f} and {max(heavy):.2f}")
 
 # %% [markdown]
-# So the spikes of Figure 6 are here, though milder: the paper speaks of inputs of shortcut layers up to 200 times as wide
-# as those of the layers around them. And the gap *within* a seam is small. A small network of a few million weights on small grey images need not show what a large one
-# shows. The next figure is Figure 7 for the seam whose halves differ most, as it is and stretched.
+# So the spikes of Figure 6 are here, though milder: the paper speaks of inputs of shortcut layers up to
+# 200 times as wide as those of the layers around them. And the gap *within* a seam is small. A small network of a few
+# million weights on small grey images need not show what a large one shows. The next figure is Figure 7 for the seam
+# whose halves differ most, as it is and stretched.
 
 # %%
 worst = max(whole, key=lambda seam: max(widths[seam]) / min(widths[seam]))
@@ -338,7 +339,8 @@ quiz("04")
 # %% [markdown]
 # ## References
 #
-# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Sections 3.2 and 3.3.2 are this lesson.
+# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Sections 3.2 and 3.3.2 are this
+#   lesson.
 # - Ronneberger, Fischer and Brox, *U-Net*, MICCAI 2015, arXiv 1505.04597. Where the skip branches come from.
 # - Nagel et al., *A White Paper on Neural Network Quantization*, 2021, arXiv 2106.08295. Grids, ranges, and
 #   cross-layer equalization: the same kind of stretching, used to make ranges alike.

@@ -314,10 +314,11 @@ up = [row["label"] for row, less in zip(rows[1:-1], rows) if row["trajectory_mse
 print("rungs that made it worse:", ", ".join(up))
 
 # %% [markdown]
-# AdaRound takes away most. The order of the rungs matters, and not each of them helps on this model. Ranges that are best
-# for the weights by themselves, without learned rounding, need not be best for the pictures. And the halves of this small
-# model's seams differ little (lesson 4), so the split cannot buy much here. Such small differences are also a matter of luck: of 128 images, one that turns into another garment
-# moves the mean. What bias correction buys is less than that: `RESULTS.md` has it for 1,000 images and three seeds.
+# AdaRound takes away most. The order of the rungs matters, and not each of them helps on this model.
+# Ranges that are best for the weights by themselves, without learned rounding, need not be best for the pictures. And
+# the halves of this small model's seams differ little (lesson 4), so the split cannot buy much here. Such small
+# differences are also a matter of luck: of 128 images, one that turns into another garment moves the mean. What bias
+# correction buys is less than that: `RESULTS.md` has it for 1,000 images and three seeds.
 #
 # ## The same call with a text
 #
@@ -344,9 +345,9 @@ for name, model in models.items():
 #
 # Nothing in the library knows a model by name: units and shortcuts are found by running the network once. So the call
 # below is the same for a network of the paper, or of your own. It needs the weights and a GPU for hours, and is defined
-# here, not called. A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and samples. A
-# text-to-image model is calibrated on your prompts, with and without text alike. FID is the Fréchet distance of the
-# features of the Inception network. Numbers that nobody recorded with this library yet say so.
+# here, not called. A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and
+# samples. A text-to-image model is calibrated on your prompts, with and without text alike. FID is the Fréchet distance
+# of the features of the Inception network. Numbers that nobody recorded with this library yet say so.
 #
 # Sizes and bit operations need no weights: the networks are built without memory (on the *meta device*) and counted. A
 # *bit operation* (BOP) counts $2 \times$ multiplications $\times$ weight bits $\times$ activation bits; a 32-bit float

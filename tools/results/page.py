@@ -19,10 +19,11 @@ HEAD = """# Results
 
 Every number on this page is read from `data/recorded/*.json` and `data/paper/*.json`.
 `python -m tools.results` writes the page and its plots; `make tables` makes or resumes what is recorded
-(`experiments/README.md`). Smaller is better but for IS and SNR.
+(`experiments/README.md`).
+
 W4A8: weights of 4 bits, activations of 8. BOPs: bit operations. MSE and SNR: mean squared error, and ratio of
-signal to noise. KID and Fréchet distance (FID, with Inception's features): of drawn from real images; IS: the
-inception score. Fréchet distances and KIDs of different
+signal to noise. KID and Fréchet distance (with Inception's features: FID): how far drawn images are from real
+ones. IS: the inception score. Smaller is better but for IS and SNR. Fréchet distances and KIDs of different
 features, or of different n, cannot be compared.
 """
 
