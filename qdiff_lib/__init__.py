@@ -8,6 +8,8 @@ quantized = quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))
 
 import importlib
 
+import wrapt
+
 _HOMES = {
     "Recipe": "recipes",
     "load": "zoo",
@@ -16,7 +18,6 @@ _HOMES = {
     "with_sampler": "sampling",
     "record": "calibration",
     "save_quantized": "checkpoint",
-    "load_quantized": "checkpoint",
     "score": "metrics",
 }
 __all__ = sorted(_HOMES)
@@ -28,3 +29,12 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'qdiff_lib' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+@wrapt.when_imported("diffusers.quantizers.auto")
+def _register(auto) -> None:
+    """Tell diffusers of the quantization method "qdiff", as soon as it is imported."""
+    from .native import METHOD, QDiffConfig, QDiffQuantizer
+
+    auto.AUTO_QUANTIZER_MAPPING[METHOD] = QDiffQuantizer
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = QDiffConfig

@@ -18,7 +18,6 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from .calibration import FRESH_DRAWS, CalibrationSet
-from .layers import QuantLayer
 from .recipes import Recipe
 from .resume import UnitReport
 from .sampling import sample, with_sampler
@@ -92,8 +91,7 @@ class BiasCorrection:
 
 def last_bias(unet: nn.Module) -> Tensor:
     """The bias of the convolution that puts out the predicted noise, (C,), quantized or not."""
-    last = unet.conv_out
-    return (last.layer if isinstance(last, QuantLayer) else last).bias.data
+    return unet.conv_out.bias.data
 
 
 def brightness(drawn: Tensor, reference: Tensor) -> Tensor:

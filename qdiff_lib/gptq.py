@@ -11,44 +11,45 @@ from collections.abc import Callable
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from .layers import QuantLayer
+from .layers import Convolution, QuantLayer
 
 PATCHES = 16_384  # taken at random from all inputs of a layer: many times K, and a bounded time
 DAMPING = 0.01  # added to the diagonal of H, as a share of its mean: H may be singular
 BLOCK = 64  # columns between two compensations of all later ones
 
 
-def windows(layer: nn.Module, x: Tensor) -> Tensor:
+def windows(operation: Callable, x: Tensor) -> Tensor:
     """What each output of a convolution or linear layer sees of its input, as a view that copies nothing.
 
-    (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer: positions first.
+    operation: a ``Convolution``; anything else is a linear map. Positions come first: (N, H_out, W_out, C,
+    K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
     Raises ValueError for grouped convolutions, and for padding that is not a number of zeros.
     """
-    if isinstance(layer, nn.Linear):
+    if not isinstance(operation, Convolution):
         return x.reshape(-1, x.shape[-1])
-    if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError(f"rounding_start='gptq' does not support {layer}; use rounding_start='fraction'")
-    x = pad(x, [size for size in reversed(layer.padding) for _ in range(2)])
+    if operation.groups != 1 or operation.padding_mode != "zeros" or isinstance(operation.padding, str):
+        raise ValueError(f"rounding_start='gptq' does not support {operation}; use rounding_start='fraction'")
+    x = pad(x, [size for size in reversed(operation.padding) for _ in range(2)])
     for axis, (size, gap, stride) in enumerate(
-        zip(layer.kernel_size, layer.dilation, layer.stride, strict=True), 2
+        zip(operation.kernel_size, operation.dilation, operation.stride, strict=True), 2
     ):
         x = x.unfold(axis, gap * (size - 1) + 1, stride)[..., ::gap]
-    return x.movedim(1, len(layer.kernel_size) + 1)
+    return x.movedim(1, len(operation.kernel_size) + 1)
 
 
 class SecondMoment:
     """H = E[x x^T] of a layer's input patches, (K, K) in double precision, summed batch by batch."""
 
-    def __init__(self, layer: nn.Module, generator: torch.Generator, per_batch: int):
+    def __init__(self, layer: QuantLayer, generator: torch.Generator, per_batch: int):
         self.layer, self.generator, self.per_batch = layer, generator, per_batch
         self.total, self.count = 0.0, 0
 
     def add(self, x: Tensor) -> None:
         """Add at most ``per_batch`` patches of one input, drawn at random."""
-        seen = windows(self.layer, x)
+        seen = windows(self.layer.operation, x)
         positions = seen.shape[: seen.ndim - self.layer.weight.ndim + 1]
         index = torch.randperm(prod(positions), generator=self.generator)[: self.per_batch]
         rows = seen[torch.unravel_index(index.to(x.device), positions)].flatten(1)
@@ -65,7 +66,7 @@ def second_moments(
 ) -> dict[QuantLayer, Tensor]:
     """H of each layer over the inputs that ``run()`` sends through it in so many batches."""
     per_batch = -(-PATCHES // batches)
-    moments = {layer: SecondMoment(layer.layer, generator, per_batch) for layer in layers}
+    moments = {layer: SecondMoment(layer, generator, per_batch) for layer in layers}
 
     def observe(layer: QuantLayer, args: tuple) -> None:
         moments[layer].add(args[0])
@@ -80,12 +81,12 @@ def second_moments(
 
 
 @torch.no_grad()
-def gptq_codes(layer: QuantLayer, moment: Tensor) -> Tensor:
-    """Integers (w^ / s, without the zero point) for a layer whose weight range is set, of the weight's shape.
+def gptq_levels(layer: QuantLayer, moment: Tensor) -> Tensor:
+    """Integers q - z for a layer whose weight range is set, of the weight's shape.
 
     moment: H, (K, K). Columns are taken in falling order of H's diagonal.
     """
-    weight = layer.layer.weight
+    weight = layer.weight
     scale, zero_point = (torch.cat(part, dim=1).flatten(1).double() for part in layer.column_grids())
     order = moment.diagonal().argsort(descending=True)
     codes = _round_in_order(

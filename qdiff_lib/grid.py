@@ -89,13 +89,17 @@ def scale_for_range(low: Tensor, high: Tensor, grid: Grid) -> ScaleZero:
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """Codes ``clip(round(x / s) + z, 0, 2^b - 1)``: uint8 up to 8 bits, else int32; shape of ``x``."""
-    codes = (torch.round(x / scale) + zero_point).clamp(0, 2**bits - 1)
-    return codes.to(torch.uint8 if bits <= 8 else torch.int32)
+    return (torch.round(x / scale) + zero_point).clamp(0, 2**bits - 1).to(code_type(bits))
+
+
+def code_type(bits: int) -> torch.dtype:
+    """The type that holds codes and zero points of b bits: uint8 up to 8 bits, else int32."""
+    return torch.uint8 if bits <= 8 else torch.int32
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Real values ``s (q - z)``, in the type of ``scale``."""
-    return scale * (codes.to(scale.dtype) - zero_point)
+    return scale * (codes.to(scale.dtype) - zero_point.to(scale.dtype))
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
@@ -114,8 +118,10 @@ def clip_codes(codes: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     ``clip(round(x / s) + z, 0, n) - z = clip(round(x / s), -z, n - z)``.
     """
     top = 2**bits - 1
-    if zero_point.ndim == 0 and zero_point.device.type == "cpu":
+    if zero_point.ndim == 0 and zero_point.device.type == "cpu" and not torch.compiler.is_compiling():
         zero_point = zero_point.item()  # between numbers, clamp is four times faster than between tensors
+    else:
+        zero_point = zero_point.to(codes.dtype)
     return codes.clamp_(-zero_point, top - zero_point)
 
 

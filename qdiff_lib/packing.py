@@ -2,9 +2,10 @@
 
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
+
+CHUNK = 2**20  # groups that are shifted at once: bounds the memory beside the codes
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -15,23 +16,43 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)  # uint8 has no 2^8
     if least < 0 or most >= 2**bits:
         raise ValueError(f"codes from {least} to {most} do not fit into bits={bits}")
-    values = codes.flatten().to(torch.int32).numpy()
-    digits = (values[:, None] >> np.arange(bits)) & 1  # (n, bits)
-    return torch.from_numpy(np.packbits(digits.astype(np.uint8).reshape(-1), bitorder="little"))
+    count, per_group, group_bytes = codes.numel(), *group_size(bits)
+    flat = codes.new_zeros(-(-count // per_group) * per_group)
+    flat[:count] = codes.flatten()
+    pieces = []
+    for group in flat.view(-1, per_group).split(CHUNK):  # (groups, codes of a group)
+        words = sum(code.long() << (bits * i) for i, code in enumerate(group.unbind(1)))
+        pieces.append(torch.stack([(words >> 8 * i & 255).to(torch.uint8) for i in range(group_bytes)], 1))
+    packed = torch.cat(pieces).flatten() if pieces else codes.new_zeros(0, dtype=torch.uint8)
+    return packed[: packed_bytes(count, bits)].clone()
 
 
 def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """The int32 codes of that shape which ``pack`` packed. Raises ValueError for a wrong number of bytes."""
-    count = prod(shape)
+    """The codes of that shape which ``pack`` packed: uint8 up to 8 bits, else int32.
+
+    Raises ValueError for a wrong number of bytes.
+    """
+    count, per_group, group_bytes = prod(shape), *group_size(bits)
     if len(packed) != packed_bytes(count, bits):
         need = packed_bytes(count, bits)
         raise ValueError(f"{count} codes of {bits} bits take {need} bytes, but there are {len(packed)}")
-    digits = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
-    return (
-        torch.from_numpy((digits.astype(np.int32) << np.arange(bits, dtype=np.int32)).sum(1))
-        .int()
-        .view(shape)
-    )
+    padded = packed.new_zeros(-(-count // per_group) * group_bytes)
+    padded[: len(packed)] = packed
+    kind, pieces = torch.uint8 if bits <= 8 else torch.int32, []
+    for group in padded.view(-1, group_bytes).split(CHUNK):  # (groups, bytes of a group)
+        words = sum(byte.long() << 8 * i for i, byte in enumerate(group.unbind(1)))
+        digits = [(words >> bits * i & 2**bits - 1).to(kind) for i in range(per_group)]
+        pieces.append(torch.stack(digits, 1))
+    codes = torch.cat(pieces).flatten() if pieces else padded.to(kind)
+    return codes[:count].view(shape)
+
+
+def group_size(bits: int) -> tuple[int, int]:
+    """How many codes fill whole bytes together, and how many bytes these are: 2 in 1 at 4 bits, 8 in 3 at 3."""
+    codes = 1
+    while codes * bits % 8:
+        codes *= 2
+    return codes, codes * bits // 8
 
 
 def packed_bytes(count: int, bits: int) -> int:

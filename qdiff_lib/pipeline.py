@@ -11,13 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from .attention import QuantAttnProcessor
+from .attention import QuantAttention
 from .bias_correction import BiasCorrection
 from .budget import check_disk
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
 from .grid import FLOAT_BITS
 from .layers import QuantLayer, activation_quantizers, quant_layers
+from .native import make_native
 from .network import fit_network
 from .ranges import Reservoir
 from .recipes import Recipe
@@ -35,14 +36,15 @@ from .tracing import Trace, trace
 class Quantization:
     """What was done to a UNet; found at ``pipe.unet.quantization``.
 
-    recipe: how. trace: its units and shortcut seams. calibration: how its inputs were made, with the prompts.
+    recipe: how. calibration: how its inputs were made, with the prompts. trace: its units and shortcut seams.
     seconds: calibration, from start to end. units: how the reconstruction of each went, and the
-    stages after them that the recipe asks for; empty for recipes without one.
+    stages after them that the recipe asks for; empty for recipes without one. A network that was loaded has
+    the first two alone.
     """
 
     recipe: Recipe
-    trace: Trace
     calibration: dict = field(default_factory=dict)
+    trace: Trace | None = None
     seconds: float = 0.0
     units: list[UnitReport] = field(default_factory=list)
 
@@ -52,7 +54,7 @@ class Quantization:
             "recipe": self.recipe.to_dict(),
             "calibration": self.calibration,
             "seconds": self.seconds,
-            "seams": {name: list(sizes) for name, sizes in self.trace.seams.items()},
+            "seams": {name: list(sizes) for name, sizes in self.trace.seams.items()} if self.trace else {},
             "units": [asdict(unit) for unit in self.units],
         }
 
@@ -96,7 +98,7 @@ def quantize(
         if calibration is None:
             calibration = recorded_set(pipe, recipe, progress, prompts, work, resume)
         unet = insert_quantizers(full, recipe, found)
-        unet.quantization = Quantization(recipe, found, calibration.made_by)
+        unet.quantization = Quantization(recipe, calibration.made_by, found)
         if recipe.rounding in ROUNDINGS:
             round_all(unet, recipe, calibration)
         else:
@@ -109,6 +111,7 @@ def quantize(
                 if callback:
                     callback(report)
     unet.quantization.seconds = time.monotonic() - start
+    make_native(unet, unet.quantization)
     return with_components(pipe, unet=unet)
 
 
@@ -201,7 +204,7 @@ def layer_bits_of(unet: nn.Module, costs: list[LayerCost]) -> tuple[dict[str, in
             weights[cost.name] = module.weight_grid.bits if module.weight_grid else FLOAT_BITS
             activations[cost.name] = module.inputs[0].grid.bits if len(module.inputs) else FLOAT_BITS
         elif cost.kind == "attention" and isinstance(module.to_q, QuantLayer):
-            quantized = isinstance(module.processor, QuantAttnProcessor)
+            quantized = isinstance(module, QuantAttention)
             weights[cost.name] = module.to_q.weight_grid.bits if module.to_q.weight_grid else FLOAT_BITS
-            activations[cost.name] = module.processor.q.grid.bits if quantized else FLOAT_BITS
+            activations[cost.name] = module.quantize_q.grid.bits if quantized else FLOAT_BITS
     return weights, activations

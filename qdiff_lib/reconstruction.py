@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .calibration import CalibrationSet
 from .cost import layer_costs
-from .gptq import gptq_codes, second_moments
+from .gptq import gptq_levels, second_moments
 from .layers import QuantLayer, activation_quantizers, quant_layers
 from .progress import UnitsBar
 from .ranges import Reservoir
@@ -94,8 +94,8 @@ class UnitFitter:
         layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
         if not layers:
             return
-        codes = self.compensated_codes(layers) if self.recipe.rounding_start == "gptq" else {}
-        rounds = [part for layer in layers for part in layer.start_rounding(codes.get(layer))]
+        levels = self.compensated_levels(layers) if self.recipe.rounding_start == "gptq" else {}
+        rounds = [part for layer in layers for part in layer.start_rounding(levels.get(layer))]
         groups = [{"params": [part.v for part in rounds], "lr": self.recipe.lr}]
         if self.recipe.learn_affine:
             scales = [part.learn_scale() for part in rounds]
@@ -112,10 +112,10 @@ class UnitFitter:
         self.minimize(optimizer, self.recipe.iterations, regularizer)
         decide(layers)
 
-    def compensated_codes(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
+    def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
         moments = second_moments(layers, self.run, len(self.batches), self.generator)
-        return {layer: gptq_codes(layer, moment) for layer, moment in moments.items()}
+        return {layer: gptq_levels(layer, moment) for layer, moment in moments.items()}
 
     @torch.no_grad()
     def run(self) -> None:
@@ -145,7 +145,7 @@ class UnitFitter:
 
 def biases_of(layers: list[QuantLayer]) -> list[nn.Parameter]:
     """The biases of these layers, of those that have one."""
-    return [layer.layer.bias for layer in layers if layer.layer.bias is not None]
+    return [layer.bias for layer in layers if layer.bias is not None]
 
 
 def decide(layers: list[QuantLayer]) -> None:

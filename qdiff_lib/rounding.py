@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .grid import fake_quantize
-from .squant import round_squant
+from .grid import clip_codes
+from .squant import squant_levels
 
 GAMMA, ZETA = -0.1, 1.1  # stretch of the sigmoid, so that h reaches 0 and 1
 NEARNESS = 0.7  # how far towards given codes AdaRound starts
@@ -63,22 +63,25 @@ class AdaRound(nn.Module):
         """How much of a step is added to the floor: in [0, 1], of the weight's shape."""
         return (torch.sigmoid(self.v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
-    def _on_grid(self, up: Tensor) -> Tensor:
-        low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
-        return self.step() * (self.floor + up).clamp(low, high)
+    def _clipped(self, levels: Tensor) -> Tensor:
+        return levels.clamp(-self.zero_point, 2**self.bits - 1 - self.zero_point)
 
     def forward(self) -> Tensor:
         """The soft weight."""
-        return self._on_grid(self.h())
+        return self.step() * self._clipped(self.floor + self.h())
 
     def regularizer(self, beta: float) -> Tensor:
         """``sum 1 - |2 h(V) - 1|^beta``: 0 where every rounding is decided."""
         return (1 - (2 * self.h() - 1).abs().pow(beta)).sum()
 
     @torch.no_grad()
+    def levels(self) -> Tensor:
+        """The decided integers q - z: up where h is at least one half."""
+        return self._clipped(self.floor + (self.h() >= 0.5).to(self.floor.dtype))
+
     def decided(self) -> Tensor:
-        """The hard weight, on the grid: up where h is at least one half."""
-        return self._on_grid((self.h() >= 0.5).to(self.floor.dtype))
+        """The hard weight, on the grid."""
+        return self.step().detach() * self.levels()
 
 
 class StraightThrough(nn.Module):
@@ -87,7 +90,7 @@ class StraightThrough(nn.Module):
     The weight is ``s round(u)``, u in steps of the grid, and the gradient passes the rounding as if it were
     not there (Bengio et al., 2013). u starts at the codes, moved towards the full-precision weight by at most
     ``WITHIN`` of a step: what lay between two codes is the first to change. It stands where AdaRound stands
-    while a weight is learned, and has the same ``step`` and ``decided``.
+    while a weight is learned, and has the same ``step`` and ``levels``.
     """
 
     def __init__(self, weight: Tensor, full: Tensor, scale: Tensor, zero_point: Tensor, bits: int):
@@ -102,24 +105,19 @@ class StraightThrough(nn.Module):
         """The scale as it stands."""
         return self.log_scale.exp()
 
-    def codes(self) -> Tensor:
-        """The codes as they stand, less the zero point."""
+    def levels(self) -> Tensor:
+        """The integers q - z as they stand."""
         return self.u.detach().round().clamp(self.low, self.high)
 
     def forward(self) -> Tensor:
         """The weight on its grid, with the gradient of u."""
-        return self.step() * (self.codes() + (self.u - self.u.detach()))
-
-    @torch.no_grad()
-    def decided(self) -> Tensor:
-        """The weight on its grid."""
-        return self.step() * self.codes()
+        return self.step() * (self.levels() + (self.u - self.u.detach()))
 
 
 def round_nearest(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """The weight on its grid, each element rounded to the nearest code."""
-    return fake_quantize(weight, scale, zero_point, bits)
+    """Integers q - z of the weight's shape, each element rounded to the nearest code."""
+    return clip_codes((weight / scale).round(), zero_point, bits)
 
 
-ROUNDINGS = {"nearest": round_nearest, "squant": round_squant}
-"""Roundings that need no data, each ``(weight, scale, zero_point, bits) -> weight``, by name."""
+ROUNDINGS = {"nearest": round_nearest, "squant": squant_levels}
+"""Roundings that need no data, each ``(weight, scale, zero_point, bits) -> levels``, the integers q - z, by name."""

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 
-def round_squant(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """The weight on its grid, each element rounded to one of its two neighbours by ``squant_codes``."""
-    return scale * squant_codes(weight, scale, zero_point, bits)
-
-
 @torch.no_grad()
-def squant_codes(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Integers (w^ / s, without the zero point) of the weight's shape, (C_out, C_in, ...).
+def squant_levels(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Integers q - z of the weight's shape, (C_out, C_in, ...).
 
     scale, zero_point: (C_out, 1, ...), one for each output channel. Flips stop at the grid's ends. Where no
     end is in the way, the errors of an output channel sum to at most half a step. Those of a kernel do after

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from .attention import QuantAttnProcessor
+from .attention import QuantAttention
 from .cost import TEXT_TOKENS
 from .grid import FLOAT_BITS, Grid
 from .layers import QuantLayer
@@ -68,7 +68,7 @@ def insert_quantizers(unet: nn.Module, recipe: Recipe, trace: Trace) -> nn.Modul
         sizes = trace.seams.get(name) if recipe.split else None
         quantized.set_submodule(name, QuantLayer(layer, weights, grid, sizes or (layer.weight.shape[1],)))
     if recipe.quantize_attention and recipe.activations != FLOAT_BITS:
-        _insert_processors(quantized, recipe)
+        _insert_attention_quantizers(quantized, recipe)
     return quantized.eval()
 
 
@@ -84,15 +84,12 @@ def activation_grid(bits: int, recipe: Recipe) -> Grid | None:
     return None if bits == FLOAT_BITS else Grid(bits, symmetric=recipe.symmetric_activations)
 
 
-def _insert_processors(unet: nn.Module, recipe: Recipe) -> None:
+def _insert_attention_quantizers(unet: nn.Module, recipe: Recipe) -> None:
     grid = activation_grid(recipe.activations, recipe)
     softmax = Grid(recipe.softmax_bits or (TEXT_SOFTMAX_BITS if reads_text(unet) else SOFTMAX_BITS))
-    for name, module in unet.named_modules():
-        if not isinstance(module, Attention) or not is_quantized(name, recipe):
-            continue
-        if type(module.processor) not in QuantAttnProcessor.SUPPORTED or module.norm_q is not None:
-            raise ValueError(
-                f"attention {name!r} uses {type(module.processor).__name__}, whose products cannot "
-                f"be quantized; call set_processor(AttnProcessor()) on it, or exclude=({name!r},)"
-            )
-        module.set_processor(QuantAttnProcessor(grid, softmax))
+    for name, module in list(unet.named_modules()):
+        if isinstance(module, Attention) and is_quantized(name, recipe):
+            try:
+                unet.set_submodule(name, QuantAttention.of(module, grid, softmax))
+            except ValueError as error:
+                raise ValueError(f"attention {name!r}: {error}") from error

@@ -74,9 +74,7 @@ def verified(relative: str) -> Path:
 
 def embedded_names() -> list[str]:
     """The names of the shipped pipelines, sorted."""
-    markers = ("model_index.json", "quantized.json")
-    folders = sorted((data_folder() / "models").glob("*"))
-    return [folder.name for folder in folders if any((folder / marker).is_file() for marker in markers)]
+    return sorted(path.parent.name for path in (data_folder() / "models").glob("*/model_index.json"))
 
 
 def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
@@ -122,16 +120,12 @@ def _open(name_or_path: str | Path) -> "DiffusionPipeline":
 
 
 def _from_folder(folder: Path) -> "DiffusionPipeline":
-    """A quantized checkpoint or a diffusers pipeline in a local folder."""
+    """A diffusers pipeline in a local folder, quantized or not."""
     _check_components(folder)
-    if (folder / "quantized.json").is_file():
-        from .checkpoint import load_quantized
-
-        return load_quantized(folder)
     if not (folder / "model_index.json").is_file():
         raise ValueError(
-            f"name_or_path={str(folder)!r} has no model_index.json or quantized.json: give a folder that "
-            "save_pretrained of a diffusers pipeline wrote, or a quantized checkpoint"
+            f"name_or_path={str(folder)!r} has no model_index.json: give a folder that save_pretrained of a "
+            "diffusers pipeline or save_quantized wrote"
         )
     _refuse_pickled(folder)
     from diffusers import DiffusionPipeline

@@ -1,0 +1,202 @@
+"""Quantized networks as ordinary diffusers models: ``from_pretrained`` reads them, ``save_pretrained`` writes.
+
+After ``import qdiff_lib`` diffusers knows the quantization method "qdiff". A network's ``config.json`` then
+carries ``quantization_config``: its structure (see ``structure``), the recipe, and how the calibration set was
+made. Its safetensors file holds the integers under the layers' names (see ``layers``), and in its metadata a
+SHA-256 of all tensors and of that entry: both files belong together.
+"""
+
+import copy
+import json
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.quantizers.base import DiffusersQuantizer
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from safetensors import safe_open
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .pipeline import Quantization
+
+METHOD = "qdiff"
+FORMAT = 2
+
+
+class Method(str):
+    """The name of the method; diffusers asks for its ``value``."""
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+class QDiffConfig(QuantizationConfigMixin):
+    """What ``config.json`` says of a quantized network: ``structure``, ``recipe`` and ``calibration``.
+
+    Raises ValueError for another format.
+    """
+
+    def __init__(self, structure: dict, recipe: dict, calibration: dict, format: int = FORMAT, **unknown):
+        if format != FORMAT or unknown:
+            extra = f" and entries {sorted(unknown)[:3]}" if unknown else ""
+            raise ValueError(
+                f"quantization_config has format {format!r}{extra}; this version reads {FORMAT}: "
+                "quantize again, or install the version that wrote it"
+            )
+        self.quant_method = Method(METHOD)
+        self.structure, self.recipe, self.calibration = structure, recipe, calibration
+
+    @classmethod
+    def from_dict(cls, values: dict, return_unused_kwargs: bool = False, **kwargs) -> "QDiffConfig":
+        """The config of that JSON form. Raises ValueError for missing entries."""
+        values = {name: value for name, value in values.items() if name != "quant_method"}
+        missing = {"structure", "recipe", "calibration"} - values.keys()
+        if missing:
+            raise ValueError(f"quantization_config lacks {sorted(missing)}: save the model again")
+        return (cls(**values), kwargs) if return_unused_kwargs else cls(**values)
+
+    def to_dict(self) -> dict:
+        """The JSON form."""
+        values = {"quant_method": METHOD, "format": FORMAT, "structure": self.structure}
+        return copy.deepcopy({**values, "recipe": self.recipe, "calibration": self.calibration})
+
+    def to_diff_dict(self) -> dict:
+        """The JSON form; diffusers prints it."""
+        return self.to_dict()
+
+
+class QDiffQuantizer(DiffusersQuantizer):
+    """Builds a quantized network for the tensors that diffusers reads, and checks what it writes."""
+
+    requires_parameters_quantization = False
+    requires_calibration = True
+
+    def __init__(self, quantization_config: QDiffConfig, pre_quantized: bool = True, **kwargs):
+        super().__init__(quantization_config, pre_quantized=pre_quantized, **kwargs)
+        if not pre_quantized:
+            raise ValueError(
+                "a full-precision model cannot be quantized while it is loaded: load it, then call "
+                "qdiff_lib.quantize(pipe, recipe), which calibrates"
+            )
+        self.model: nn.Module | None = None  # set where a network is complete
+        self.dtype, self.stated, self.keys = torch.float32, None, []
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+        self.dtype = torch_dtype or torch.float32
+        return torch_dtype
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
+        """Look at the file before it is read. Raises ValueError for one that is no safetensors file."""
+        for path in checkpoint_files:
+            if not str(path).endswith(".safetensors"):
+                raise ValueError(f"{path}: quantized weights are read from safetensors files only")
+            with safe_open(path, "pt") as file:
+                self.stated = (file.metadata() or {}).get("qdiff_sha256")
+        self.keys, self.path = list(loaded_keys), checkpoint_files[0]
+        return loaded_keys
+
+    def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Check the tensors' hash. Raises ValueError where it is not the stated one."""
+        whole = len(state_dict) == len(self.keys)  # a model in several files has no common hash
+        if whole and content_hash(self.quantization_config.to_dict(), state_dict) != self.stated:
+            raise ValueError(
+                f"{self.path} is damaged, or belongs to another config.json: their SHA-256 is not the stated "
+                "one; copy both files again, or quantize again"
+            )
+        return state_dict
+
+    def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
+        """Raise ValueError unless the file has just the tensors of this network."""
+        unexpected = sorted(set(self.keys) - set(model.state_dict()))
+        for word, names in (("lacks", sorted(missing_keys)), ("has no place for", unexpected)):
+            if names:
+                raise ValueError(f"{self.path} {word} {names[0]!r} of this network; quantize again")
+        return missing_keys
+
+    def _process_model_before_weight_loading(self, model: nn.Module, keep_in_fp32_modules=(), **kwargs):
+        from .architectures import set_heads
+        from .layers import SCALES
+        from .structure import build
+
+        keep_in_fp32_modules.extend(SCALES)
+        build(set_heads(model), self.quantization_config.structure)
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs):
+        from .layers import quant_layers
+        from .pipeline import Quantization
+        from .recipes import Recipe
+
+        for layer in quant_layers(model):
+            if layer.codes is not None:
+                layer.derive_weight(self.dtype)
+        model.requires_grad_(False)
+        model.is_quantized = False  # diffusers would refuse to cast it, and it can be cast
+        recipe = Recipe.from_dict(self.quantization_config.recipe)
+        model.quantization = Quantization(recipe, calibration=self.quantization_config.calibration)
+        self.model = model
+
+    @property
+    def is_serializable(self) -> bool:
+        """Asked before anything is written. Raises ValueError for what could not be read again."""
+        check_savable(self.model)
+        return True
+
+    def get_state_dict_and_metadata(self, state_dict: dict[str, Tensor], **kwargs) -> tuple[dict, dict]:
+        hashed = content_hash(self.quantization_config.to_dict(), state_dict)
+        return state_dict, {"qdiff_sha256": hashed}
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def content_hash(config: dict, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a ``quantization_config`` and of named tensors."""
+    from .hashing import tensors_hash
+
+    text = json.dumps(config, sort_keys=True).encode()
+    return tensors_hash({**tensors, "quantization_config": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+
+
+def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
+    """Make a network that ``quantize`` finished one that diffusers saves; ``unet`` is changed in place."""
+    from .structure import structure_of
+
+    made_by = json.loads(json.dumps(quantization.calibration))
+    config = QDiffConfig(structure_of(unet), quantization.recipe.to_dict(), made_by)
+    config = QDiffConfig.from_dict(json.loads(json.dumps(config.to_dict())))  # as it will be read
+    unet.quantization = quantization
+    unet.register_to_config(quantization_config=config)
+    unet.hf_quantizer = QDiffQuantizer(config)
+    unet.hf_quantizer.model = unet
+    return unet
+
+
+def check_savable(unet: nn.Module) -> None:
+    """Raise ValueError unless the network's files will give it again: the same modules, names, shapes."""
+    from .architectures import UNET_CLASSES, set_heads
+    from .structure import build
+
+    kind = type(unet)
+    if UNET_CLASSES.get(kind.__name__) is not kind:
+        raise ValueError(
+            f"unet is a {kind.__name__}, which diffusers cannot load: save a {' or a '.join(UNET_CLASSES)}"
+        )
+    with torch.device("meta"):
+        again = set_heads(kind.from_config(unet.config))
+    again = build(again, unet.hf_quantizer.quantization_config.structure)
+    expected = {name: (value.shape, value.dtype) for name, value in again.state_dict().items()}
+    found = {name: (value.shape, value.dtype) for name, value in unet.state_dict().items()}
+    for name in sorted(expected.keys() | found.keys()):
+        mine, theirs = found.get(name), expected.get(name)
+        integers = mine and theirs and not theirs[1].is_floating_point
+        if mine is None or theirs is None or mine[0] != theirs[0] or (integers and mine[1] != theirs[1]):
+            raise ValueError(
+                f"the network was changed after quantize: {name!r} is {mine}, and its files would give "
+                f"{theirs}. Take off what was added (adapters, hooks that wrap layers), or quantize again"
+            )

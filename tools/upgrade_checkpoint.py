@@ -1,0 +1,84 @@
+"""From a quantized checkpoint of format 1 to today's, with the same codes: a folder that diffusers loads.
+
+    python -m tools.upgrade_checkpoint OLD NEW
+
+Format 1 kept packed codes by layer, all scales and zero points in four tensors by position, and the recipe in
+``quantized.json``.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from qdiff_lib.architectures import set_heads
+from qdiff_lib.checkpoint import TENSORS, forget_origin, save_quantized, weight_layers
+from qdiff_lib.layers import QuantLayer, activation_quantizers
+from qdiff_lib.native import make_native
+from qdiff_lib.pipeline import Quantization
+from qdiff_lib.recipes import Recipe
+from qdiff_lib.surgery import example_inputs, insert_quantizers
+from qdiff_lib.tracing import trace
+
+GRIDS = ("weight_scale", "weight_zero_point", "activation_scale", "activation_zero_point")
+
+
+def upgrade(old: Path, new: Path) -> None:
+    """Write the checkpoint in ``old`` (format 1) to ``new``. Raises ValueError for tensors left over."""
+    about = json.loads((old / "quantized.json").read_text())
+    kind = getattr(diffusers, about["unet"])
+    unet = set_heads(kind.from_config(kind.load_config(old / "unet")).eval())
+    recipe = Recipe.from_dict(about["recipe"])
+    found = trace(unet, example_inputs(unet))
+    unet = insert_quantizers(unet, recipe, found)
+    fill(unet, load_file(old / "unet" / "quantized.safetensors"))
+    unet = make_native(unet, Quantization(recipe, about.get("calibration", {}), found))
+    pipe = diffusers.DiffusionPipeline.from_pretrained(old, unet=unet, use_safetensors=True)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module) and part is not unet:
+            part.float()
+    save_quantized(pipe, new)
+    print(f"wrote {new / TENSORS}: {(new / TENSORS).stat().st_size:,} bytes")
+
+
+@torch.no_grad()
+def fill(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a network with inserted quantizers the integers, grids and floats of a file of format 1."""
+    grids = {name: tensors.pop(name) for name in GRIDS if name in tensors}
+    layers = weight_layers(unet)
+    counts = [layer.shape[0] * len(layer.sizes) for _, layer in layers]
+    rows = zip(grids["weight_scale"].split(counts), grids["weight_zero_point"].split(counts), strict=True)
+    for (name, layer), (scale, zero_point) in zip(layers, rows, strict=True):
+        layer.hold_integers()
+        layer.weight_scale = scale.view(layer.shape[0], -1)
+        layer.weight_zero_point.copy_(zero_point.view(layer.shape[0], -1))
+        layer.codes.copy_(tensors.pop(f"{name}.weight"))
+        layer.derive_weight(torch.float32)
+    for i, quantizer in enumerate(activation_quantizers(unet)):
+        quantizer.set_range(grids["activation_scale"][i], grids["activation_zero_point"][i])
+    missing = unet.load_state_dict(tensors, strict=False)
+    floats = {f"{name}.weight" for name, layer in unet.named_modules() if isinstance(layer, QuantLayer)}
+    held = ("codes", "weight_scale", "weight_zero_point", "scale", "zero_point")
+    lost = [k for k in missing.missing_keys if k.rpartition(".")[2] not in held and k not in floats]
+    if missing.unexpected_keys or lost:
+        raise ValueError(f"left over: {missing.unexpected_keys[:3]}; missing: {lost[:3]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    args = parser.parse_args()
+    upgrade(args.old, args.new)
+    forget_origin(args.new / "unet" / "config.json")
+    if (args.old / "README.md").is_file() and args.old.resolve() != args.new.resolve():
+        shutil.copy(args.old / "README.md", args.new)
+
+
+if __name__ == "__main__":
+    main()
