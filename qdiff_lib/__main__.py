@@ -1,8 +1,11 @@
 """``python -m qdiff_lib``: see ``cli.py``."""
 
+import signal
 import sys
 
-from .cli import main
-
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # before and after the command, Ctrl-C needs no words
+    from .cli import main
+
     sys.exit(main())

@@ -6,22 +6,19 @@ the noisy end, to T - 1, the clean end.
 """
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .files import atomic_path
 from .progress import progress_bar
 from .recorder import Enough, Recorder
 from .request import GUIDANCE, Request
 from .sampling import check_counts, images_at_once, run_batch, sampling_times
+from .sealed import load_sealed, save_sealed
 
 PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's steps
 FRESH_DRAWS = 512  # twice as many trajectories as draws, up to this many, so that each step draws its own
@@ -158,29 +155,31 @@ class CalibrationSet:
         return {name: value[index].to(device) for name, value in self.inputs.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that ``inputs`` holds, by name; the two parts of a shared column apart."""
-        held = {}
+        """All that the set holds, by name; the two parts of a shared column apart."""
+        held = {"__step__": self.step}
         for name, value in self.inputs.items():
             parts = {"values": value.values, "index": value.index} if isinstance(value, Shared) else {}
             held |= {f"{name}.{part}": tensor for part, tensor in parts.items()} or {name: value}
         return held
 
-    def save(self, path: Path) -> None:
-        """Write to one safetensors file, atomically."""
-        with atomic_path(path) as temporary:
-            tensors = {**self.tensors(), "__step__": self.step}
-            save_file(tensors, temporary, {"made_by": json.dumps(self.made_by)})
-
     @classmethod
-    def load(cls, path: Path) -> "CalibrationSet":
-        """Read what ``save`` wrote. Raises FileNotFoundError."""
-        tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            made_by = json.loads(file.metadata()["made_by"])
+    def from_tensors(cls, tensors: dict[str, Tensor], made_by: dict) -> "CalibrationSet":
+        """The set whose ``tensors()`` these are."""
+        tensors = dict(tensors)
         step = tensors.pop("__step__")
         shared = [name.removesuffix(".values") for name in tensors if name.endswith(".values")]
         inputs = {k: Shared(tensors.pop(f"{k}.values"), tensors.pop(f"{k}.index")) for k in shared}
         return cls({**tensors, **inputs}, step, made_by)
+
+    def save(self, path: Path) -> None:
+        """Write to one safetensors file, atomically."""
+        save_sealed(path, self.tensors(), {"made_by": self.made_by})
+
+    @classmethod
+    def load(cls, path: Path) -> "CalibrationSet":
+        """Read what ``save`` wrote. Raises FileNotFoundError, and ValueError for a damaged file."""
+        tensors, about = load_sealed(path)
+        return cls.from_tensors(tensors, about["made_by"])
 
 
 def record(

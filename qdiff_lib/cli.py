@@ -5,30 +5,35 @@ The arguments themselves are in ``arguments.py``.
 """
 
 import argparse
+import contextlib
 import math
 import shlex
-import shutil
+import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from .arguments import OWN_SAMPLER, PROGRAM, build_parser, one_line
+from .lock import held
+from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
+from .stopping import Stopped, ignore_stops, stoppable
 
 
 def run_quantize(args: argparse.Namespace) -> int:
     check_new_or_resumed(args.out, args.resume)
     prompts = prompts_of(args)
     device = find_device(args.device)
-    from .checkpoint import save_quantized
-    from .files import write_json
-    from .pipeline import quantize
-    from .zoo import load
+    with held(args.out / "work"):
+        check_new_or_resumed(args.out, args.resume)  # again: a process that held it may have finished
+        from .resume import settings_of_run
+        from .zoo import load
 
-    options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb, prompts=prompts)
-    quantized = quantize(load(args.model, device), recipe_of(args), **options)
-    save_quantized(quantized, args.out)
-    write_json(args.out / "report.json", quantized.unet.quantization.report())
-    shutil.rmtree(args.out / "work")
+        pipe, recipe = load(args.model, device), recipe_of(args)
+        settings = settings_of_run(pipe, recipe, prompts)
+        if (args.out / FINISHED).is_file():
+            check_same_checkpoint(args.out, settings)
+        else:
+            write_checkpoint(args, pipe, recipe, prompts, settings)
+        tidy(args.out)
     print(f"wrote {args.out}; next: {PROGRAM} sample --model {args.out} --out {args.out}.png")
     return 0
 
@@ -135,7 +140,8 @@ def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    check_new_or_resumed(args.out, resume=False)
+    if args.out.exists() and any(args.out.iterdir()):
+        raise FileExistsError(f"--out {args.out} is not empty; name a new folder")
     from .compvis import ORIGINALS, convert
 
     convert(args.checkpoint, ORIGINALS[args.preset]).save_pretrained(args.out)
@@ -169,34 +175,35 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0, 1 (doctor found errors), 2 (wrong input), 130 (Ctrl-C)."""
+    """Run one command; returns its exit status.
+
+    0, 1 (doctor found errors), 2 (wrong input), 130 (Ctrl-C), or 128 and the number of another signal that
+    stopped it.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(COMMANDS).parse_args(argv)
     try:
-        return args.run(args)
-    except (ValueError, TypeError, OSError) as error:
-        if args.traceback:
-            raise
-        print(f"{PROGRAM} {args.command}: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
-        print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr)
-        return 130
+        with stoppable(lambda number: say_how_to_go_on(args, argv, number)) as stops:
+            try:
+                return args.run(args)
+            except BaseException as error:
+                if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may raise another error
+                    ignore_stops()
+                    return say_how_to_go_on(args, argv, stops.number or signal.SIGINT)
+                if args.traceback or not isinstance(error, (ValueError, TypeError, OSError)):
+                    raise
+                print(f"{PROGRAM} {args.command}: error: {one_line(error)}", file=sys.stderr)
+                return 2
+    except Stopped as stop:  # in the few instructions around the command
+        return say_how_to_go_on(args, argv, stop.number)
 
 
-def check_new_or_resumed(out: Path, resume: bool) -> None:
-    """Let ``quantize`` write only to a folder that is new, empty, or its own from before, with ``resume``."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise FileExistsError(f"--out {out} is a file; name a folder")
-    if not resume:
-        raise FileExistsError(f"--out {out} is not empty; add --resume to go on there, or name a new folder")
-    if (out / "quantized.json").is_file():
-        raise FileExistsError(f"--resume: {out} is a finished checkpoint; there is nothing left to do")
-    if not (out / "work").is_dir():
-        raise ValueError(f"--resume: {out} holds no work/ of an earlier quantize; name a new folder")
+def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
+    """Print the command that goes on after a stop by a signal; returns the exit status."""
+    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
+    return 128 + number
 
 
 def find_device(name: str) -> str:

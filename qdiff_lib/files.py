@@ -1,35 +1,77 @@
 """Files that are either complete or absent: atomic writes, JSON, checksums."""
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = ".qdiff-"  # begins the name of a file that is still being written
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to, and move the file onto ``path`` at the end.
 
-    A reader sees the old file or the whole new one, never a part. When the block raises, the temporary file
-    is removed and ``path`` stays as it was. Missing parent folders are made; the temporary name keeps the
-    suffix.
+    A reader sees the old file or the whole new one, never a part, even after a power cut: the file is on the
+    disk before it gets its name. When the block raises, the temporary file is removed and ``path`` stays as
+    it was. Missing parent folders are made; the temporary name keeps the suffix.
 
     Raises:
         FileNotFoundError: the block wrote nothing to the temporary path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; nothing on systems that cannot (Windows)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network drives cannot either
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Wait until all files below a folder, and their names, are on the disk."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(parent, name))
+        sync_folder(Path(parent))
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes left of files and folders that they were writing, below a folder."""
+    for path in sorted(Path(folder).rglob(f"{TEMPORARY}????????-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -43,19 +85,19 @@ def write_json(path: str | Path, value: object) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path, cure: str = "copy or write it again") -> dict:
     """The JSON object in a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds anything else.
+        ValueError: the file holds anything else; the message names it and ends with ``cure``.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged, it is no JSON ({error}): copy or write it again") from error
+        raise ValueError(f"{path} is damaged, it is no JSON ({error}): {cure}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged, it holds no JSON object: copy or write it again")
+        raise ValueError(f"{path} is damaged, it holds no JSON object: {cure}")
     return value
 
 
@@ -67,19 +109,22 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def replacing_folder(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder`` to fill; at the end, move its files into ``folder``.
+    """Give a temporary folder within ``folder`` to fill; at the end, move its files into ``folder``.
 
-    Files of ``folder`` that the new ones do not replace stay. When the block raises, ``folder`` stays as it
-    was and the temporary one is removed.
+    Files of ``folder`` that the new ones do not replace stay. When the block raises, they all stay as they
+    were and the temporary folder is removed.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}-folder"
+    temporary.mkdir(parents=True)
     try:
         yield temporary
+        sync_all(temporary)
         for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary)
+        with contextlib.suppress(OSError):  # it was there before, or holds the new files
+            folder.rmdir()

@@ -159,8 +159,7 @@ def content_hash(config: dict, tensors: dict[str, Tensor]) -> str:
     """SHA-256 of a ``quantization_config`` and of named tensors."""
     from .hashing import tensors_hash
 
-    text = json.dumps(config, sort_keys=True).encode()
-    return tensors_hash({**tensors, "quantization_config": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+    return tensors_hash(tensors, config)
 
 
 def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .ranges import Reservoir
 from .recipes import Recipe
 from .reconstruction import OBSERVED, reconstruct
 from .replay import row_batches
-from .resume import UnitReport, kept_set
+from .resume import UnitReport, WorkFolder, opened, settings_of_run
 from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
 from .support import check_pipeline
@@ -75,13 +75,14 @@ def quantize(
     calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says, for
     pipelines that draw from a text with ``prompts``.
     work: folder in which recorded inputs and finished units are kept, so that ``resume=True`` goes on after a
-    kill and ends with the same bits. memory_gb: most RAM for cached activations (2^30 bytes). callback:
-    called after each unit, and after each stage that follows them.
+    kill and ends with the same bits; where nothing is there yet, it starts. memory_gb: most RAM for cached
+    activations (2^30 bytes). callback: called after each unit, and after each stage that follows them.
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
-    in float32, a recipe that fits no layer of it, a ``work`` folder of another run, prompts beside a
-    calibration set, images of the recipe that cannot be drawn, or a disk with too little room for what is
-    cached (see ``budget``).
+    in float32, a recipe that fits no layer of it, prompts beside a calibration set, images of the recipe that
+    cannot be drawn, or a disk with too little room for what is cached (see ``budget``). Likewise for
+    ``resume`` without ``work``, and a ``work`` folder that holds the files of another run, damaged ones or
+    those of somebody else, that another process writes to, or from which only ``resume`` may go on.
     """
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
@@ -90,29 +91,52 @@ def quantize(
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
     if calibration is not None and prompts is not None:
         raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
+    if resume and work is None:
+        raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start = time.monotonic()
     with evaluating(pipe.unet) as full:
         found = trace(full, example_inputs(full, device=full.device))
         if recipe.rounding not in ROUNDINGS:
             check_disk(found, recipe.samples if calibration is None else len(calibration), memory_gb, work)
-        if calibration is None:
-            calibration = recorded_set(pipe, recipe, progress, prompts, work, resume)
-        unet = insert_quantizers(full, recipe, found)
-        unet.quantization = Quantization(recipe, calibration.made_by, found)
-        if recipe.rounding in ROUNDINGS:
-            round_all(unet, recipe, calibration)
-        else:
-            stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
-            options = (work, resume, memory_gb, progress, callback)
-            unet.quantization.units = reconstruct(full, unet, found, calibration, recipe, *options)
-            for stage in stages:
-                report = stage()
-                unet.quantization.units.append(report)
-                if callback:
-                    callback(report)
+        kept = nullcontext()
+        if work is not None:
+            kept = opened(work, settings_of_run(pipe, recipe, prompts, calibration), resume)
+        with kept as files:
+            if calibration is None:
+                calibration = recorded_set(pipe, recipe, progress, prompts, files)
+            options = (files, memory_gb, progress, callback)
+            unet = quantized_unet(pipe, recipe, found, calibration, *options)
     unet.quantization.seconds = time.monotonic() - start
     make_native(unet, unet.quantization)
     return with_components(pipe, unet=unet)
+
+
+def quantized_unet(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    found: Trace,
+    calibration: CalibrationSet,
+    files: WorkFolder | None,
+    memory_gb: float,
+    progress: bool,
+    callback: Callable[[UnitReport], None] | None,
+) -> nn.Module:
+    """A quantized copy of the UNet of ``pipe``, whose trace is ``found``; see ``quantize``."""
+    unet = insert_quantizers(pipe.unet, recipe, found)
+    unet.quantization = Quantization(recipe, calibration.made_by, found)
+    if recipe.rounding in ROUNDINGS:
+        round_all(unet, recipe, calibration)
+        return unet
+    work = files and files.folder
+    stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
+    options = (work, files, memory_gb, progress, callback)
+    unet.quantization.units = reconstruct(pipe.unet, unet, found, calibration, recipe, *options)
+    for stage in stages:
+        report = stage()
+        unet.quantization.units.append(report)
+        if callback:
+            callback(report)
+    return unet
 
 
 def stages_after(
@@ -153,22 +177,16 @@ def recorded_set(
     recipe: Recipe,
     progress: bool,
     prompts: Sequence[str] | None = None,
-    work: Path | None = None,
-    resume: bool = False,
+    files: WorkFolder | None = None,
 ) -> CalibrationSet:
-    """The calibration set that the recipe describes; with ``work`` it is kept there, for ``resume``."""
+    """The calibration set that the recipe describes; ``files``: where it is kept, and taken from."""
     sampler, counts = with_sampler(pipe, recipe.sampler), (recipe.samples, recipe.steps, recipe.seed)
     asked = dict(prompts=prompts, guidance=recipe.guidance, eta=recipe.eta)
 
     def recorded() -> CalibrationSet:
         return record(sampler, recipe.rule, *counts, progress=progress, **asked)
 
-    if work is None:
-        return recorded()
-    networks = [part for part in sampler.components.values() if isinstance(part, nn.Module)]
-    settings = {"recipe": recipe.to_dict(), "prompts": prompts and list(prompts)}
-    settings["scheduler"] = sampler.scheduler.to_json_string()
-    return kept_set(recorded, networks, settings, work, resume)
+    return files.calibration(recorded) if files else recorded()
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from .progress import UnitsBar
 from .ranges import Reservoir
 from .recipes import Recipe
 from .replay import Replay, UnitInputs
-from .resume import UnitFiles, UnitReport, fingerprint
+from .resume import UnitReport, WorkFolder
 from .store import Rows, RowStore
 from .tracing import Trace
 
@@ -168,18 +168,17 @@ def reconstruct(
     inputs: CalibrationSet,
     recipe: Recipe,
     work: Path | None = None,
-    resume: bool = False,
+    files: WorkFolder | None = None,
     memory_gb: float = 4.0,
     progress: bool = True,
     callback: Callable[[UnitReport], None] | None = None,
 ) -> list[UnitReport]:
     """Fit every unit of ``quantized`` in turn; it is changed in place.
 
-    work: folder for finished units and spilled activations (none: nothing is saved). memory_gb: most RAM, in
-    2^30 bytes, for cached activations; the rest goes to files. callback: called with the report of each unit.
-    Raises ValueError when ``resume`` meets the files of another run.
+    work: folder for spilled activations. files: where finished units are kept, and taken from (none: nothing
+    is saved). memory_gb: most RAM, in 2^30 bytes, for cached activations; the rest goes to files. callback:
+    called with the report of each unit. Raises ValueError for a damaged file of a unit.
     """
-    files = UnitFiles(work / "units", fingerprint(full, recipe, inputs), resume) if work else None
     store = RowStore(int(memory_gb * 2**30), work)
     original = Replay(full, trace, inputs, store)
     replaced = Replay(quantized, trace, inputs, store)
@@ -190,7 +189,7 @@ def reconstruct(
             bar.begin(unit.name)
             start = time.monotonic()
             target, given = original.advance(k), replaced.collect(k)
-            report = files.load(k, replaced.modules[k]) if files else None
+            report = files.load_unit(k, replaced.modules[k]) if files else None
             if report is None:
                 fit_unit(k, replaced, given, target, recipe, bar.tick)
             output = replaced.advance(k, given)
@@ -198,7 +197,7 @@ def reconstruct(
                 error = mean_loss(output, target, replaced.batches())
                 report = UnitReport(unit.name, k, error, time.monotonic() - start)
                 if files:
-                    files.save(report, replaced.modules[k])
+                    files.save_unit(report, replaced.modules[k])
             given.free(store)
             original.finish(k)
             replaced.finish(k)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SPILL = "activations-"  # begins the name of a folder of files
+
 
 class Rows:
     """A (N, ...) float32 array that is written and read by rows, in RAM or in a file.
@@ -61,7 +63,7 @@ class RowStore:
             raise ValueError(f"budget={budget!r} must be a number of bytes, 0 or more")
         self.budget, self.made = budget, 0
         self.held: list[Rows] = []
-        self.folder = tempfile.TemporaryDirectory(prefix="activations-", dir=folder)
+        self.folder = tempfile.TemporaryDirectory(prefix=SPILL, dir=folder)
 
     @property
     def ram_bytes(self) -> int:

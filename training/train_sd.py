@@ -118,7 +118,8 @@ def train(args: argparse.Namespace) -> None:
 
 
 def save(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer, scheduler, out: Path) -> None:
-    """Write the pipeline in half precision, with the tokenizer's files of old and new transformers."""
+    """Write the pipeline in half precision, to be loaded in float32, with the tokenizer's files of old and new
+    transformers."""
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text_encoder,
@@ -131,6 +132,8 @@ def save(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer, sched
     )
     pipe.to(torch.float16).save_pretrained(out)
     forget_origin(out / "vae" / "config.json")
+    encoder = out / "text_encoder" / "config.json"
+    write_json(encoder, {**read_json(encoder), "dtype": "float32"})
     tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))
 
 
