@@ -34,7 +34,7 @@ def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
         for name, component in pipe.components.items():
             if isinstance(component, nn.Module) and name != "unet":
                 save_component(component, temporary / name)
-        for config in temporary.glob("*/config.json"):
+        for config in (temporary / "model_index.json", *temporary.glob("*/config.json")):
             forget_origin(config)
     return folder / TENSORS
 

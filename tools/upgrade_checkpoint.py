@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qdiff_lib.architectures import set_heads
-from qdiff_lib.checkpoint import TENSORS, forget_origin, save_quantized, weight_layers
+from qdiff_lib.checkpoint import TENSORS, save_quantized, weight_layers
 from qdiff_lib.layers import QuantLayer, activation_quantizers
 from qdiff_lib.native import make_native
 from qdiff_lib.pipeline import Quantization
@@ -75,7 +75,6 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     args = parser.parse_args()
     upgrade(args.old, args.new)
-    forget_origin(args.new / "unet" / "config.json")
     if (args.old / "README.md").is_file() and args.old.resolve() != args.new.resolve():
         shutil.copy(args.old / "README.md", args.new)
 
