@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save, save_file
 from settings import Settings
 from torch import Tensor
 
-from qdiff_lib import Recipe, load_quantized, quantize, record, sample, save_quantized, score, with_sampler
+from qdiff_lib import Recipe, load, quantize, record, sample, save_quantized, score, with_sampler
 from qdiff_lib.calibration import CalibrationSet
 from qdiff_lib.files import atomic_path, write_json
 from qdiff_lib.hashing import tensors_hash
@@ -86,7 +86,7 @@ class Lab:
             return apart(calibrate, self.settings, self.cache, recipe, folder)
 
         found = self.cache.value("calibrated", made_by, make)
-        return Quantized(with_sampler(load_quantized(folder), "ddim"), **found)
+        return Quantized(with_sampler(load(folder), "ddim"), **found)
 
     def reference(self, n: int, steps: int) -> Tensor:
         """The full-precision trajectory, (T, N, C, H, W)."""

@@ -14,7 +14,6 @@ from settings import LATENT, Latent
 from qdiff_lib import (
     Recipe,
     load,
-    load_quantized,
     quantize,
     sample,
     save_quantized,
@@ -89,7 +88,7 @@ class Subject:
             return {"seconds": round(pipe.unet.quantization.seconds, 1), "bytes": size}
 
         cost = self.lab.cache.value("latent", self.made_by(recipe), make)
-        return with_sampler(load_quantized(folder), recipe.sampler), cost
+        return with_sampler(load(folder), recipe.sampler), cost
 
     def drawn(self, pipe: DiffusionPipeline, recipe: Recipe | None) -> Samples:
         """The pictures of ``PROMPTS`` and their trajectory."""

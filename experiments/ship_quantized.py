@@ -30,7 +30,7 @@ block reconstruction with learned rounding and the shortcut split, on {samples} 
 
 | | |
 |---|---|
-| file | `unet/quantized.safetensors`, {megabytes:.2f} MB: two weights in a byte |
+| file | `unet/diffusion_pytorch_model.safetensors`, {megabytes:.2f} MB: two weights in a byte |
 | calibration | {seconds:.0f} s on {machine}; {date} |
 | made by | `{command}` |
 | licence of the weights | MIT |
@@ -63,7 +63,7 @@ def run(lab: Lab, models: Path, command: str) -> None:
 
 def edge_share(quantized: Quantized) -> float:
     """The share of the quantized weights that the first and last layer have."""
-    counts = {name: layer.layer.weight.numel() for name, layer in weight_layers(quantized.pipe.unet)}
+    counts = {name: layer.weight.numel() for name, layer in weight_layers(quantized.pipe.unet)}
     return sum(counts[name] for name in EDGES) / sum(counts.values())
 
 

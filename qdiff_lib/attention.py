@@ -1,8 +1,8 @@
 """The attention products: q, k, v and the softmax quantized, for self- and cross-attention.
 
-As in the paper's experiments (section 4). The linear layers around the products stay what they are. The matrix
-of attention weights is never held as a whole where it is large: at 64 x 64 tokens and 8 heads it takes 512 MiB
-for each image.
+As in the paper's experiments (section 4). The linear layers around the products stay what they are. The
+matrix of attention weights is never held as a whole where it is large: at 64 x 64 tokens and 8 heads it takes
+512 MiB for each image.
 """
 
 import torch
@@ -39,7 +39,7 @@ class QuantAttention(Attention):
             raise ValueError("symmetric=True wastes half of the softmax's grid; use an asymmetric one")
         if type(attention.processor) not in cls.SUPPORTED or attention.norm_q is not None:
             raise ValueError(
-                f"an attention uses {type(attention.processor).__name__}, whose products cannot be quantized: "
+                f"it uses {type(attention.processor).__name__}, whose products cannot be quantized: "
                 "call unet.set_attn_processor(AttnProcessor()), or leave its name out with exclude"
             )
         quantized = cls.__new__(cls)
@@ -54,8 +54,8 @@ class QuantAttention(Attention):
         """Refuse another processor with ValueError: it would drop the quantizers."""
         if processor is not self.processor:
             raise ValueError(
-                f"this attention is quantized, and {type(processor).__name__} would drop its quantizers: leave "
-                "its processor, or quantize with quantize_attention=False"
+                f"this attention is quantized, and {type(processor).__name__} would drop its quantizers: "
+                "keep its processor, or quantize with quantize_attention=False"
             )
 
     def fuse_projections(self, fuse: bool = True) -> None:
@@ -78,7 +78,7 @@ class QuantAttention(Attention):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """As ``AttnProcessor`` of diffusers: (B, tokens, C) or (B, C, H, W), of which the result has the shape."""
+        """As ``AttnProcessor`` of diffusers: (B, tokens, C) or (B, C, H, W) in, and the same shape out."""
         residual, shape = hidden_states, hidden_states.shape
         if self.spatial_norm is not None:
             hidden_states = self.spatial_norm(hidden_states, temb)

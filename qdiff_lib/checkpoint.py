@@ -23,9 +23,9 @@ TENSORS = "unet/diffusion_pytorch_model.safetensors"
 def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
     """Write ``pipe``, whose UNet is quantized, to ``folder``; returns the path of the packed tensors.
 
-    Nothing in ``folder`` is replaced before all is written. Raises ValueError for a pipeline that ``quantize``
-    did not make or that was changed since, and for a class or a component that diffusers and transformers
-    cannot load again.
+    Nothing in ``folder`` is replaced before all is written. Raises ValueError for a pipeline that
+    ``quantize`` did not make or that was changed since, and for a class or a component that diffusers and
+    transformers cannot load again.
     """
     check_loadable(pipe)
     folder = Path(folder)

@@ -1,9 +1,9 @@
-"""Quantized networks as ordinary diffusers models: ``from_pretrained`` reads them, ``save_pretrained`` writes.
+"""Quantized networks as ordinary diffusers models, for ``from_pretrained`` and ``save_pretrained``.
 
 After ``import qdiff_lib`` diffusers knows the quantization method "qdiff". A network's ``config.json`` then
-carries ``quantization_config``: its structure (see ``structure``), the recipe, and how the calibration set was
-made. Its safetensors file holds the integers under the layers' names (see ``layers``), and in its metadata a
-SHA-256 of all tensors and of that entry: both files belong together.
+carries ``quantization_config``: its structure (see ``structure``), the recipe, and how the calibration set
+was made. Its safetensors file holds the integers under the layers' names (see ``layers``), and in its metadata
+a SHA-256 of all tensors and of that entry: both files belong together.
 """
 
 import copy

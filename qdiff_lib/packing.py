@@ -48,7 +48,7 @@ def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def group_size(bits: int) -> tuple[int, int]:
-    """How many codes fill whole bytes together, and how many bytes these are: 2 in 1 at 4 bits, 8 in 3 at 3."""
+    """How many codes fill whole bytes together, and how many bytes: 2 in 1 at 4 bits, 8 in 3 at 3."""
     codes = 1
     while codes * bits % 8:
         codes *= 2

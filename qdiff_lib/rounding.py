@@ -120,4 +120,4 @@ def round_nearest(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) 
 
 
 ROUNDINGS = {"nearest": round_nearest, "squant": squant_levels}
-"""Roundings that need no data, each ``(weight, scale, zero_point, bits) -> levels``, the integers q - z, by name."""
+"""Roundings that need no data, by name: ``(weight, scale, zero_point, bits) -> levels``, integers q - z."""

@@ -118,8 +118,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def save(vae: AutoencoderKL, model: TextToNoise, tokenizer: CLIPTokenizer, scheduler, out: Path) -> None:
-    """Write the pipeline in half precision, to be loaded in float32, with the tokenizer's files of old and new
-    transformers."""
+    """Write in half precision, to be loaded in float32; the tokenizer is for old and new transformers."""
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text_encoder,

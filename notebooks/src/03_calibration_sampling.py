@@ -247,12 +247,12 @@ claim(
 
 # %%
 from qdiff_lib.course.one_unit import quantized_unit
-from qdiff_lib.gptq import gptq_codes
+from qdiff_lib.gptq import gptq_levels
 
 UNIT, LAYER = "up_blocks.3.resnets.1", LAYERS[-1]
 D_seen, D_new = (moments(LAYER, each[LAYER]) for each in (seen, new))
 layer = quantized_unit(pipe.unet, UNIT, Recipe.linear(4, 32, include=(LAYER,))).conv2.cpu()
-w = layer.layer.weight.detach().flatten(1).double()
+w = layer.weight.detach().flatten(1).double()
 s, z = (torch.cat(part, 1).flatten(1).double() for part in layer.column_grids())
 
 
@@ -264,7 +264,7 @@ def errors_of(codes, moment):
 
 def fitted(counts):
     """The codes that GPTQ finds for a set with these counts."""
-    return gptq_codes(layer, torch.einsum("t,tij->ij", (counts / counts.sum()).double(), D_seen))
+    return gptq_levels(layer, torch.einsum("t,tij->ij", (counts / counts.sum()).double(), D_seen))
 
 
 deep = {label: errors_of(fitted(counts), D_new) for label, counts in taken.items()}

@@ -314,7 +314,7 @@ layer, pixels = good.unet.get_submodule(worst).cpu(), cases["stretched to 50"][0
 halves = halves_of(layer, pixels)
 exact = shortcut_product(*halves)  # (pixels, output channels), from integers
 joined_x, joined_w = (torch.cat(pair, 1) for pair in zip(*map(to_real, halves), strict=True))
-simulated = (layer(pixels) - layer.layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
+simulated = (layer(pixels) - layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
 off = [relative_error(found, exact) for found in (joined_x @ joined_w.T, simulated)]
 claim(off[0] < 1e-12, "Q(X) Q(W) and the sum of the halves' integer products agree to double precision")
 claim(off[1] < 1e-4, "and the simulated layer agrees with both to single precision")

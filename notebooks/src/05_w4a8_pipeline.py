@@ -269,12 +269,12 @@ from safetensors.torch import load_file
 
 byte = torch.tensor([243], dtype=torch.uint8)  # the way back: cut a byte, subtract z, multiply by s
 print(f"the byte {byte.item()} holds the codes {(byte % 16).item()} and {(byte // 16).item()}")
-packed = load_file(path)["mid_block.resnets.0.conv1.weight"]
+packed = load_file(path)["mid_block.resnets.0.conv1.codes"]
 layer = learned.unet.mid_block.resnets[0].conv1
-codes = torch.stack([packed % 16, packed // 16], dim=1).reshape(layer.layer.weight.shape)
-scale, zero_point = (v.cpu().view(-1, 1, 1, 1) for v in (layer.weight_scale, layer.weight_zero_point))
+codes = torch.stack([packed % 16, packed // 16], dim=1).reshape(layer.weight.shape)
+scale, zero_point = (part.cpu() for part in layer.part_grid(0))
 print(f"{len(packed):,} bytes, {codes.numel():,} weights, {len(codes.unique())} different codes")
-same = torch.equal(scale * (codes - zero_point), layer.layer.weight.cpu())
+same = torch.equal(scale * (codes - zero_point), layer.weight.cpu())
 print("unpacked by hand, they are the weights that the model computes with:", same)
 
 # %% [markdown]

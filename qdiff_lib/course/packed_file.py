@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-GRIDS = ("weight_scale", "weight_zero_point", "activation_scale", "activation_zero_point")
+GRIDS = ("weight_scale", "weight_zero_point", "scale", "zero_point")
 
 
 def file_parts(path: Path) -> dict[str, int]:
@@ -13,7 +13,7 @@ def file_parts(path: Path) -> dict[str, int]:
     with safe_open(path, "pt") as file:
         for name in file.keys():
             tensor = file.get_tensor(name)
-            kind = "scales and zero points" if name in GRIDS else "biases and norms"
-            coded = name.endswith(".weight") and str(tensor.dtype) == "torch.uint8"
-            parts["codes" if coded else kind] += tensor.nbytes
+            last = name.rpartition(".")[2]
+            kind = "scales and zero points" if last in GRIDS else "biases and norms"
+            parts["codes" if last == "codes" else kind] += tensor.nbytes
     return parts | {"names and places": Path(path).stat().st_size - sum(parts.values())}
