@@ -104,7 +104,7 @@ def load_quantized(folder: Path) -> DiffusionPipeline:
         raise ValueError(f"{folder / TENSORS} is damaged: its sha256 is not the recorded one; quantize again")
     unet = empty_unet(getattr(diffusers, about["unet"]), folder / "unet")
     recipe, found = Recipe.from_dict(about["recipe"]), trace(unet, example_inputs(unet, device=unet.device))
-    unet = insert_quantizers(unet, recipe, found)
+    unet = insert_quantizers(unet, recipe.grids, found)
     if unet.device.type == "meta":
         unet = unet.to_empty(device="cpu")
     unet.quantization = Quantization(recipe, found, about.get("calibration", {}))

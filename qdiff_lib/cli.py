@@ -126,7 +126,7 @@ def load_for(args: argparse.Namespace, model: str):
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
     """The samples that ``sample`` and ``evaluate`` ask for."""
-    from .request import GUIDANCE
+    from .limits import GUIDANCE
     from .sampling import sample
 
     guidance = GUIDANCE if args.guidance is None else args.guidance

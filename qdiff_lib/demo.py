@@ -66,7 +66,7 @@ def demo(out: Path, profile: str = "tiny") -> dict:
         ("3/4", plain),
         ("4/4", Recipe.qdiffusion(4, 8, profile, edge_bits=EDGE_BITS)),
     ):
-        print(f"{step}  {recipe.method} W{recipe.weights}A{recipe.activations}", flush=True)
+        print(f"{step}  {recipe.method} W{recipe.grids.weights}A{recipe.grids.activations}", flush=True)
         runs.append(quantized_run(pipe, recipe, calibration, out, recording))
         show(runs, out)
     report = reported(runs)
@@ -90,9 +90,10 @@ def quantized_run(pipe, recipe: Recipe, calibration, out: Path, recording: float
     """Quantize, save, and draw the images; ``recording``: seconds that the calibration set took."""
     quantized = quantize(pipe, recipe, calibration)
     seconds = recording + quantized.unet.quantization.seconds
-    folder = out / f"{recipe.method}-w{recipe.weights}a{recipe.activations}"
+    folder = out / f"{recipe.method}-w{recipe.grids.weights}a{recipe.grids.activations}"
     size = save_quantized(quantized, folder).stat().st_size
-    return Run(recipe.method, recipe.weights, recipe.activations, quantized, drawn(quantized), size, seconds)
+    bits = (recipe.grids.weights, recipe.grids.activations)
+    return Run(recipe.method, *bits, quantized, drawn(quantized), size, seconds)
 
 
 def show(runs: list[Run], out: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .grid import FLOAT_BITS, Grid, PerAxis, ScaleZero, fake_quantize
+from .grid import Grid, PerAxis, ScaleZero, fake_quantize
+from .limits import FLOAT_BITS
 from .ranges import RANGES, Reservoir, find_activation_range
 from .rounding import ROUNDINGS, AdaRound, StraightThrough
 

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from .calibration import CalibrationSet
 from .files import atomic_path, write_json
-from .layers import quantized_state, restore_state
-from .recipes import STAGES, Recipe
-
-AFTER_UNITS = (*STAGES, "lr_network", "lr_codes")  # fields of a recipe that no unit depends on
+from .layers import ActivationQuantizer, QuantLayer, quantized_state, restore_state
+from .recipe_parts import Rounding, StepSizes
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,25 @@ class UnitFiles:
             return UnitReport(**json.loads(file.metadata()["report"]))
 
 
-def fingerprint(unet: nn.Module, recipe: Recipe, inputs: CalibrationSet) -> str:
+def fingerprint(
+    full: nn.Module,
+    quantized: nn.Module,
+    inputs: CalibrationSet,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int,
+) -> str:
     """A hash of everything that decides the result of a reconstruction of all units."""
-    settings = {name: value for name, value in recipe.to_dict().items() if name not in AFTER_UNITS}
-    return digest_of(settings, [*unet.state_dict().values(), *inputs.tensors().values()])
+    settings = {"rounding": asdict(rounding), "step_sizes": asdict(step_sizes), "seed": seed}
+    settings["grids"] = grids_of(quantized)
+    return digest_of(settings, [*full.state_dict().values(), *inputs.tensors().values()])
+
+
+def grids_of(unet: nn.Module) -> dict[str, str]:
+    """What is quantized, and on which grid, by name."""
+    modules = dict(unet.named_modules())
+    layers = {k: f"{m.weight_grid}, {m.sizes}" for k, m in modules.items() if isinstance(m, QuantLayer)}
+    return layers | {k: str(m.grid) for k, m in modules.items() if isinstance(m, ActivationQuantizer)}
 
 
 def digest_of(settings: dict, tensors: Iterable[Tensor]) -> str:

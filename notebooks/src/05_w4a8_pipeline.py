@@ -20,7 +20,7 @@
 
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
-from qdiff_lib.calibration import Uniform
+from qdiff_lib.timestep_rules import Uniform
 
 images, steps, samples = lesson.pick(tiny=(16, 20, 128), laptop=(32, 20, 256), gpu=(64, 100, 1024))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
@@ -166,17 +166,18 @@ print(
 )
 
 # %%
-from qdiff_lib.reconstruction import annealed_beta, reconstruction_loss
+from qdiff_lib.fitting import annealed_beta, reconstruction_loss
 
-optimizer = torch.optim.Adam([part.v for part in rounds], lr=recipe.lr)
+how = recipe.rounding
+optimizer = torch.optim.Adam([part.v for part in rounds], lr=how.lr)
 losses, moments = [], [moment(0, rounds)]
-for iteration in range(recipe.iterations):
-    args, target = caught.draw(recipe.batch_size, generator)
+for iteration in range(how.iterations):
+    args, target = caught.draw(how.batch_size, generator)
     loss = reconstruction_loss(unit(*args), target)
     losses.append(loss.item())
-    if iteration >= recipe.warmup * recipe.iterations:
-        beta = annealed_beta(iteration, recipe)
-        loss = loss + recipe.regularization * sum(part.regularizer(beta) for part in rounds)
+    if iteration >= how.warmup * how.iterations:
+        beta = annealed_beta(iteration, how)
+        loss = loss + how.regularization * sum(part.regularizer(beta) for part in rounds)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
