@@ -12,7 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import OWN_SAMPLER, PROGRAM, build_parser, one_line
+from .arguments import PROGRAM, build_parser, one_line
+from .limits import GUIDANCE
+from .recipe_arguments import given_fields
+from .recipe_parts import OWN_SAMPLER
+from .recipes import Recipe
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -33,15 +37,13 @@ def run_quantize(args: argparse.Namespace) -> int:
     return 0
 
 
-def recipe_of(args: argparse.Namespace):
-    """The recipe that ``quantize`` asks for: its method's, or that of a preset."""
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that ``quantize`` asks for: its method's, or that of a preset, with what is given."""
     from .presets import PRESETS, preset_of
-    from .recipes import Recipe
 
-    options = dict(weights=args.weights, activations=args.activations, edge_bits=args.edge_bits)
-    options |= dict(profile=args.profile, seed=args.seed)
-    if args.guidance is not None:
-        options["guidance"] = args.guidance
+    options = dict(profile=args.profile, seed=args.seed, **given_fields(args))
+    if args.guidance is None:
+        del options["guidance"]
     preset = args.preset or preset_of(args.model)
     return PRESETS[preset].recipe(args.method, **options) if preset else Recipe.named(args.method, **options)
 
@@ -126,7 +128,6 @@ def load_for(args: argparse.Namespace, model: str):
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
     """The samples that ``sample`` and ``evaluate`` ask for."""
-    from .limits import GUIDANCE
     from .sampling import sample
 
     guidance = GUIDANCE if args.guidance is None else args.guidance

@@ -24,7 +24,7 @@ MODEL = "ddpm-fashion"
 IMAGES = 64  # compared step by step
 SCORED = 128  # compared with real images by the Frechet distance
 STEPS = 20
-EDGE_BITS = 16  # of the first and last layer in the row of Q-Diffusion: see Recipe.edge_bits
+EDGE_BITS = 16  # of the first and last layer in the row of Q-Diffusion: see Grids.edge_bits
 
 
 @dataclass
@@ -59,7 +59,8 @@ def demo(out: Path, profile: str = "tiny") -> dict:
     show(runs, out)
     plain = Recipe.linear(4, 8, profile)
     start = time.monotonic()
-    calibration = record(pipe, plain.rule, plain.samples, plain.steps, plain.seed)
+    how = plain.calibration
+    calibration = record(pipe, how.rule, how.samples, how.steps, plain.seed)
     recording = time.monotonic() - start
     for step, recipe in (
         ("2/4", Recipe.linear(8, 8, profile)),

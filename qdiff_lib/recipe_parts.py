@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .kinds import Checked, Flag, Maybe, Number, OneOf, Pair, Patterns, Whole, setting
 from .limits import ALLOWED_BITS, FLOAT_BITS, GUIDANCE
-from .timestep_rules import Rule, TimestepRule, Uniform
+from .timestep_rules import EXAMPLES, Rule, TimestepRule, Uniform
 
 WIDTHS = OneOf((*ALLOWED_BITS, FLOAT_BITS))
 RANGE_FINDERS = OneOf(("min_max", "mse_search", "percentile"))
@@ -64,7 +64,9 @@ class Calibration(Checked):
     """Which inputs of the full-precision network the method learns from, and how it draws them."""
 
     rule: Rule = setting(
-        Uniform(), TimestepRule(), "At which steps of the trajectory calibration inputs are taken."
+        Uniform(),
+        TimestepRule(),
+        f"At which steps of the trajectory calibration inputs are taken: {EXAMPLES}.",
     )
     steps: int = setting(100, Whole(1), "Denoising steps of the sampler that makes the calibration set.")
     sampler: str | None = setting(

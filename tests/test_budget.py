@@ -179,7 +179,9 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     quantized, given = quantized_with_arguments(unet, found, PAPER)
     fitting = {
         unit.name: max(
-            fitting_bytes(quantized.get_submodule(unit.name), given[unit.name], PAPER.batch_size, weights)
+            fitting_bytes(
+                quantized.get_submodule(unit.name), given[unit.name], PAPER.rounding.batch_size, weights
+            )
             for weights in (True, False)
         )
         for unit in found.units
@@ -189,8 +191,10 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     )
     weights = FLOAT_BYTES * parameter_count(unet)
     device = 2 * weights + TEXT_MODELS + max(running, *fitting.values())
-    cached = cached_bytes(found, PAPER.samples)
-    inputs = PAPER.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
+    cached = cached_bytes(found, PAPER.calibration.samples)
+    inputs = (
+        PAPER.calibration.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
+    )
     text = FLOAT_BYTES * 129 * 77 * 768
     finished = sum(tensor.nbytes for tensor in quantized_state(quantized).values())
     ram = 16 * 2**30 + inputs + text
@@ -231,7 +235,7 @@ def test_the_numbers_in_words(full_size):
     """The largest unit's inputs and outputs for all N, which held in memory would be the alternative."""
     found = full_size[1]
     unit = max(found.units, key=lambda unit: unit.given + prod(unit.shape))
-    held = FLOAT_BYTES * PAPER.samples * (unit.given + prod(unit.shape))
+    held = FLOAT_BYTES * PAPER.calibration.samples * (unit.given + prod(unit.shape))
     assert f"needs {held / 1e9:.0f} GB for the largest one" in TEXT
     assert f"{max(cached_bytes(found, 1)) / 1e6:.1f} MB an input" in TEXT
     disk = re.search(r"([\d.]+) GB \| <!-- disk -->", TEXT)[1]

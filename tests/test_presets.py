@@ -81,7 +81,7 @@ def test_other_methods_keep_the_sampler_and_the_softmax(name, method):
     assert recipe.calibration.rule == rules.get(method, Uniform())
     assert recipe.grids.split == (PAPER[name][10] and method == "qdiffusion")
     assert (recipe.rounding.rounding_start == EXTRAS["rounding_start"]) == (method == "qdiffusion")
-    assert PRESETS[name].recipe("ptq4dm").rule == Normal(0.4, 0.4)
+    assert PRESETS[name].recipe("ptq4dm").calibration.rule == Normal(0.4, 0.4)
 
 
 def test_preset_of_a_hub_name():

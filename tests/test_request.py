@@ -53,7 +53,7 @@ def test_prompts_missing_or_not_taken(text_pipe):
 def test_eta_out_of_range_or_not_taken():
     with pytest.raises(ValueError, match="eta=1.5 must be a number from 0 to 1"):
         Request.checked(ddim(), None, 7.5, 1.5)
-    with pytest.raises(ValueError, match="eta=1: DDPMPipeline takes no eta"):
+    with pytest.raises(ValueError, match="eta=1.0: DDPMPipeline takes no eta"):
         Request.checked(ddpm(), None, 7.5, 1)
 
 
