@@ -155,6 +155,7 @@ from qdiff_lib.layers import activation_quantizers, quant_layers
 
 NAME = "up_blocks.0.resnets.0"
 recipe = Recipe.qdiffusion(4, 8, include=(NAME, f"{NAME}.*"), iterations=150)
+how = recipe.rounding  # the part that says how weights get their codes
 caught = catch(pipe.unet, NAME, inputs, batch_size=8)
 unit, plain = (quantized_unit(pipe.unet, NAME, recipe) for _ in range(2))
 for layer in quant_layers(plain):
@@ -168,7 +169,6 @@ print(
 # %%
 from qdiff_lib.fitting import annealed_beta, reconstruction_loss
 
-how = recipe.rounding
 optimizer = torch.optim.Adam([part.v for part in rounds], lr=how.lr)
 losses, moments = [], [moment(0, rounds)]
 for iteration in range(how.iterations):
