@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.fitting import UnitFitter, reconstruction_loss, unit_seed
+from qdiff_lib.layers import activation_quantizers
 from qdiff_lib.recipes import Recipe
-from qdiff_lib.reconstruction import UnitFitter, reconstruction_loss, unit_seed
 from qdiff_lib.tracing import Trace
 
 
@@ -121,14 +121,14 @@ class NaiveReconstruction:
         """As ``qdiff_lib.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
         unit = self.quantized.get_submodule(self.trace.units[k].name)
         seed = unit_seed(self.recipe.seed, k)
-        given = (unit, self.given, self.target, self.batches, self.recipe, seed)
-        fitter = FrozenGradFitter(*given, tick=lambda: None)
-        for layer in quant_layers(unit):
-            layer.find_weight_range(self.recipe.weight_range)
+        given = (unit, self.given, self.target, self.batches)
+        how = (self.recipe.rounding, self.recipe.step_sizes, seed)
+        fitter = FrozenGradFitter(*given, *how, tick=lambda: None)
+        fitter.find_weight_ranges()
         fitter.fit_weights()
         if activation_quantizers(unit):
             fitter.observe()
-            fitter.fit_steps()
+            fitter.fit_step_sizes()
 
     @torch.no_grad()
     def error(self, k: int) -> float:

@@ -39,12 +39,12 @@ class Job:
     samples: int
     naive_units: int | None
     iterations: int = 20
-    step_iterations: int = 5
+    step_size_iterations: int = 5
     memory_gb: float = MEMORY_GB
     work: Path | None = None
 
     def recipe(self) -> Recipe:
-        numbers = dict(iterations=self.iterations, step_iterations=self.step_iterations)
+        numbers = dict(iterations=self.iterations, step_size_iterations=self.step_size_iterations)
         return Recipe.qdiffusion(4, 8, profile="tiny", samples=self.samples, **numbers)
 
 
@@ -125,7 +125,7 @@ class Scene:
         self.recipe = job.recipe()
         self.inputs = common.random_inputs(self.full, job.samples)
         self.trace = trace(self.full, example_inputs(self.full))
-        self.quantized = insert_quantizers(self.full, self.recipe, self.trace)
+        self.quantized = insert_quantizers(self.full, self.recipe.grids, self.trace)
         self.names = [unit.name for unit in self.trace.units]
         self.start, self.spent, self.cached = 0.0, Counter(), 0
 
@@ -187,7 +187,8 @@ def run_ours(connection, job: Job) -> None:
 
     models = scene.full, scene.quantized, scene.trace
     options = dict(memory_gb=job.memory_gb, progress=False, callback=turn)
-    library.reconstruct(*models, scene.inputs, scene.recipe, job.work, **options)
+    how = scene.recipe.rounding, scene.recipe.step_sizes, scene.recipe.seed
+    library.reconstruct(*models, scene.inputs, *how, job.work, **options)
     connection.send(scene.memory())
 
 

@@ -92,7 +92,7 @@ def sampling(results: dict) -> str:
 def reconstruction(results: list[dict]) -> str:
     body = [scheme(r, name) for r in results for name in ("ours", "naive") if name in r]
     first = results[0]
-    counts = f"{first['iterations']} + {first['step_iterations']}"
+    counts = f"{first['iterations']} + {first['step_size_iterations']}"
     notes = [
         f"\nEach unit had {counts} iterations (weights + activation steps) on batches of "
         f'{first["batch_size"]}; fit also has the ranges and a pass over all N. "~" marks estimates: '

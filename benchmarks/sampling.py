@@ -19,7 +19,9 @@ def measure(quick: bool = False) -> dict:
     """Seconds of W4A8 and of floating point, in alternating pairs, and the median of the pairs' ratios."""
     images, steps, pairs = (2, 2, 2) if quick else (32, 10, 5)
     full = common.model()
-    recipe = Recipe.qdiffusion(4, 8, rounding="nearest", samples=4 if quick else 64, steps=2 if quick else 20)
+    recipe = Recipe.qdiffusion(
+        4, 8, weight_rounding="nearest", samples=4 if quick else 64, steps=2 if quick else 20
+    )
     quantized = quantize(full, recipe, progress=False)
     pipes = [with_sampler(pipe, "ddim") for pipe in (full, quantized)]
     for pipe in pipes:

@@ -42,8 +42,8 @@ def summarize(job, names: list[str], times: dict[str, list[UnitTime]], memory: d
         "samples": job.samples,
         "units": len(names),
         "iterations": job.iterations,
-        "step_iterations": job.step_iterations,
-        "batch_size": job.recipe().batch_size,
+        "step_size_iterations": job.step_size_iterations,
+        "batch_size": job.recipe().rounding.batch_size,
         "budget_gib": job.memory_gb,
         "ours": scheme(job, times["ours"], times["ours"], memory["ours"]),
     }
@@ -63,8 +63,8 @@ def summarize(job, names: list[str], times: dict[str, list[UnitTime]], memory: d
 def scheme(job, times: list[UnitTime], ours: list[UnitTime], memory: dict) -> dict:
     """The numbers of one scheme; what it was not measured on is estimated from ``ours``."""
     tiny = PROFILES["tiny"]
-    more = tiny["iterations"] / job.iterations, tiny["step_iterations"] / job.step_iterations
-    iterations = job.iterations + job.step_iterations
+    more = tiny["iterations"] / job.iterations, tiny["step_size_iterations"] / job.step_size_iterations
+    iterations = job.iterations + job.step_size_iterations
     return {
         "units_measured": len(times),
         "seconds_per_iteration": sum(t.weights + t.steps for t in times) / (iterations * len(times)),

@@ -1,14 +1,14 @@
 """The noise network's error at steps that were calibrated on, and at those between them, at W4A8."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from lab import Lab, rounded
 from table1 import SAMPLER, WHOLE, Case
 
 from qdiff_lib import Recipe, record, with_sampler
-from qdiff_lib.calibration import CalibrationSet, Uniform
+from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.timestep_rules import Uniform
 
 BITS = 4, 8
 SEED = 1  # of the inputs; the recipes calibrate on those of seed 0
@@ -17,9 +17,9 @@ SEED = 1  # of the inputs; the recipes calibrate on those of seed 0
 def recipes(lab: Lab) -> dict[str, Recipe]:
     """By label: Table 1's row of the whole network last, before it without what makes the difference."""
     whole = Case(WHOLE, *BITS, seed=0).recipe(lab)
-    units = replace(whole, network_iterations=0)
+    units = whole.replace(network_iterations=0)
     return {
-        "every second step, units alone": replace(units, rule=Uniform(2)),
+        "every second step, units alone": units.replace(rule=Uniform(2)),
         "every step, units alone": units,
         "every step, whole network": whole,
     }
@@ -33,7 +33,7 @@ def run(lab: Lab) -> Iterator[dict]:
         print(f"  {name}", flush=True)
         made_by = lab.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
         found = lab.cache.value("between-steps", made_by, lambda recipe=recipe: errors(lab, recipe, inputs))
-        rows.append({"label": name, "seen": list(recipe.rule.chosen(steps)), **found})
+        rows.append({"label": name, "seen": list(recipe.calibration.rule.chosen(steps)), **found})
         yield {"weights": BITS[0], "activations": BITS[1], "steps": steps, "inputs": n, "rows": rows}
 
 

@@ -7,7 +7,7 @@ the error per step, and is calibrated once.
 import json
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -63,14 +63,14 @@ class Lab:
 
     def calibration(self, recipe: Recipe) -> tuple[CalibrationSet, float]:
         """The recipe's calibration set, and the seconds that recording it took."""
-        numbers = recipe.to_dict()
-        made_by = self.made_by(**{k: numbers[k] for k in ("rule", "samples", "steps", "sampler", "seed")})
+        how, seed = recipe.calibration, recipe.seed
+        made_by = self.made_by(calibration=recipe.to_dict()["calibration"], seed=seed)
         path = self.cache.path("calibration", made_by).with_suffix(".safetensors")
 
         def make() -> float:
             start = time.monotonic()
-            pipe = with_sampler(self.pipe, recipe.sampler)
-            record(pipe, recipe.rule, recipe.samples, recipe.steps, recipe.seed).save(path)
+            pipe = with_sampler(self.pipe, how.sampler)
+            record(pipe, how.rule, how.samples, how.steps, seed).save(path)
             return time.monotonic() - start
 
         seconds = self.cache.value("calibration", made_by, make)
@@ -135,7 +135,7 @@ class Lab:
 
     def judged_by_seed(self, recipe: Recipe) -> list[dict]:
         """``judged`` for the recipe with each of the settings' seeds: what chance does; the images' stays."""
-        rows = [{"seed": seed, **self.judged(replace(recipe, seed=seed))} for seed in self.settings.seeds]
+        rows = [{"seed": seed, **self.judged(recipe.replace(seed=seed))} for seed in self.settings.seeds]
         for row in rows:
             del row["floor"]
         return rows
@@ -217,9 +217,10 @@ def rounded(value: float, digits: int = 5) -> float:
 
 def label(recipe: Recipe) -> str:
     """For figures and tables: "linear W4A8"."""
-    return f"{METHOD_NAMES[recipe.method]} W{recipe.weights}A{recipe.activations}"
+    return f"{METHOD_NAMES[recipe.method]} W{recipe.grids.weights}A{recipe.grids.activations}"
 
 
 def about(recipe: Recipe) -> dict:
     """The fields that say which recipe a row belongs to."""
-    return {"method": recipe.method, "weights": recipe.weights, "activations": recipe.activations}
+    bits = {"weights": recipe.grids.weights, "activations": recipe.grids.activations}
+    return {"method": recipe.method, **bits}

@@ -8,7 +8,7 @@ from settings import Settings
 from qdiff_lib import Recipe
 from qdiff_lib.recipes import EXTRAS, STAGES
 
-PAPER = {name: getattr(Recipe(), name) for name in (*EXTRAS, "edge_bits", *STAGES)}
+PAPER = {name: Recipe().flat()[name] for name in (*EXTRAS, "edge_bits", *STAGES)}
 """Switches off what is not in the paper: the paper's values of these fields."""
 
 
@@ -17,12 +17,12 @@ def rungs(make: Settings) -> dict[str, Recipe | None]:
 
     "+ learned step sizes" is the paper's method, at the profile's iterations.
     """
-    nearest = dict(method="linear", rounding="nearest", split=False)
+    nearest = dict(method="linear", weight_rounding="nearest", split=False)
     return {
         "linear": make.linear(4, 8),
         "+ calibrated ranges": make.qdiffusion(4, 8, **PAPER, **nearest),
-        "+ AdaRound": make.qdiffusion(4, 8, **PAPER, split=False, step_iterations=0),
-        "+ split": make.qdiffusion(4, 8, **PAPER, step_iterations=0),
+        "+ AdaRound": make.qdiffusion(4, 8, **PAPER, split=False, step_size_iterations=0),
+        "+ split": make.qdiffusion(4, 8, **PAPER, step_size_iterations=0),
         "+ learned step sizes": make.qdiffusion(4, 8, **PAPER),
         "+ GPTQ start, learned scales": make.qdiffusion(4, 8, edge_bits=PAPER["edge_bits"]),
         "+ 16-bit first and last layer": make.qdiffusion(4, 8),

@@ -23,8 +23,8 @@ from qdiff_lib.cost import bops, layer_costs, parameter_count
 from qdiff_lib.demo import EDGE_BITS
 from qdiff_lib.figures import samples_figure
 from qdiff_lib.files import atomic_path
-from qdiff_lib.grid import FLOAT_BITS
 from qdiff_lib.hashing import tensors_hash
+from qdiff_lib.limits import FLOAT_BITS
 from qdiff_lib.metrics import image_psnr
 from qdiff_lib.pipeline import layer_bits_of
 from qdiff_lib.presets import PRESETS
@@ -88,7 +88,7 @@ class Subject:
             return {"seconds": round(pipe.unet.quantization.seconds, 1), "bytes": size}
 
         cost = self.lab.cache.value("latent", self.made_by(recipe), make)
-        return with_sampler(load(folder), recipe.sampler), cost
+        return with_sampler(load(folder), recipe.calibration.sampler), cost
 
     def drawn(self, pipe: DiffusionPipeline, recipe: Recipe | None) -> Samples:
         """The pictures of ``PROMPTS`` and their trajectory."""
@@ -134,7 +134,7 @@ def run(lab: Lab, pictures: Path) -> Iterator[dict]:
         }
         about_all = dict(steps=work.steps, n=work.images, shown=work.shown)
         about_all |= dict(guidance=work.guidance, edge_bits=EDGE_BITS)
-        calibration = {key: work.recipe[key] for key in ("samples", "iterations", "step_iterations")}
+        calibration = {key: work.recipe[key] for key in ("samples", "iterations", "step_size_iterations")}
         yield {**about_all, "calibration": calibration, "models": models}
 
 

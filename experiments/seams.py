@@ -68,13 +68,13 @@ def ablation(lab: Lab) -> dict:
     """Rows with and without the split: linear, and the paper's method without learned step sizes."""
     make = lab.settings
     pairs = [[make.linear(*bits, split=split) for split in (False, True)] for bits in BITS]
-    learned = dict(PAPER, step_iterations=0)
+    learned = dict(PAPER, step_size_iterations=0)
     pairs += [[make.qdiffusion(*bits, split=split, **learned) for split in (False, True)] for bits in BITS]
     rows = []
     for recipe in (recipe for pair in pairs for recipe in pair):
-        name = f"{label(recipe)}, {'split' if recipe.split else 'no split'}"
+        name = f"{label(recipe)}, {'split' if recipe.grids.split else 'no split'}"
         print(f"  {name}", flush=True)
-        rows.append({"label": name, **about(recipe), "split": recipe.split, **lab.judged(recipe)})
+        rows.append({"label": name, **about(recipe), "split": recipe.grids.split, **lab.judged(recipe)})
     floor = [row.pop("floor") for row in rows][0]
     return {
         "steps": make.steps,

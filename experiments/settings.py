@@ -52,7 +52,7 @@ class Latent:
     images: int = 16
     shown: int = 8
     guidance: float = 5.0
-    recipe: dict = field(default_factory=lambda: dict(samples=256, iterations=130, step_iterations=20))
+    recipe: dict = field(default_factory=lambda: dict(samples=256, iterations=130, step_size_iterations=20))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Settings:
     drift_batch: int = 50
     seam_inputs: int = 256
     sampling_budget: dict = field(
-        default_factory=lambda: dict(samples=256, iterations=40, step_iterations=10)
+        default_factory=lambda: dict(samples=256, iterations=40, step_size_iterations=10)
     )
     shares: tuple[float, ...] = (0.2, 0.1, 0.5)
     sweeps: dict[str, tuple[int, ...]] = field(
@@ -130,7 +130,7 @@ PROFILES = {
     "laptop": Settings(),
     "tiny": Settings(
         pipeline=random_pipeline,
-        recipe=dict(steps=10, samples=12, iterations=2, step_iterations=1, batch_size=4),
+        recipe=dict(steps=10, samples=12, iterations=2, step_size_iterations=1, batch_size=4),
         steps=10,
         images=8,
         long_steps=12,
@@ -138,7 +138,7 @@ PROFILES = {
         drift_images=6,
         drift_batch=3,
         seam_inputs=8,
-        sampling_budget=dict(samples=8, iterations=1, step_iterations=1),
+        sampling_budget=dict(samples=8, iterations=1, step_size_iterations=1),
         shares=(0.5,),
         sweeps=dict(
             calibration_interval=(1, 5),
@@ -162,7 +162,7 @@ PROFILES = {
                 steps=3,
                 samples=4,
                 iterations=1,
-                step_iterations=1,
+                step_size_iterations=1,
                 batch_size=2,
                 rounding_start="fraction",  # these two are quick, and the ladder has the others
                 weight_range="min_max",

@@ -8,7 +8,7 @@ from settings import MODEL
 
 from qdiff_lib import save_quantized
 from qdiff_lib.checkpoint import weight_layers
-from qdiff_lib.grid import FLOAT_BITS
+from qdiff_lib.limits import FLOAT_BITS
 from qdiff_lib.provenance import provenance
 from qdiff_lib.recipes import Recipe
 from qdiff_lib.sampling import with_components
@@ -51,7 +51,7 @@ def run(lab: Lab, models: Path, command: str) -> None:
     """Write the models below ``models``, each with a card that names the command."""
     for bits in BITS:
         recipe = lab.settings.qdiffusion(*bits)
-        name = f"{MODEL}-w{recipe.weights}a{recipe.activations}"
+        name = f"{MODEL}-w{recipe.grids.weights}a{recipe.grids.activations}"
         print(f"  {name}", flush=True)
         quantized = lab.quantized(recipe)
         folder = models / name
@@ -69,18 +69,18 @@ def edge_share(quantized: Quantized) -> float:
 
 def card(name: str, recipe: Recipe, quantized: Quantized, command: str) -> str:
     """The model's card: what it is, how it was made, how to use it."""
-    floating = "activations in floating point"
+    bits = recipe.grids.activations
     made = provenance(command)
     return CARD.format(
         name=name,
         base=MODEL,
         edge_share=edge_share(quantized),
-        edge_bits=recipe.edge_bits,
-        weights=recipe.weights,
-        activations=floating if recipe.activations == FLOAT_BITS else f"{recipe.activations}-bit activations",
-        samples=recipe.samples,
-        steps=recipe.steps,
-        iterations=recipe.iterations,
+        edge_bits=recipe.grids.edge_bits,
+        weights=recipe.grids.weights,
+        activations="activations in floating point" if bits == FLOAT_BITS else f"{bits}-bit activations",
+        samples=recipe.calibration.samples,
+        steps=recipe.calibration.steps,
+        iterations=recipe.rounding.iterations,
         megabytes=quantized.bytes / 1e6,
         seconds=quantized.seconds,
         **{key: made[key] for key in ("machine", "date", "command")},

@@ -7,10 +7,10 @@ from lab import Lab
 from settings import Settings
 
 from qdiff_lib import Recipe
-from qdiff_lib.calibration import Uniform
+from qdiff_lib.timestep_rules import Uniform
 
 BITS = 4, 8
-BUDGET = ("samples", "iterations", "step_iterations")
+BUDGET = ("samples", "iterations", "step_size_iterations")
 
 
 def interval(make: Settings, value: int) -> Recipe:
@@ -69,7 +69,7 @@ def sweep(name: str, lab: Lab) -> Iterator[dict]:
 
 def budget(recipes: list[Recipe]) -> dict[str, int]:
     """The numbers of the calibration that all recipes share."""
-    numbers = [{name: getattr(recipe, name) for name in BUDGET} for recipe in recipes]
+    numbers = [{name: recipe.flat()[name] for name in BUDGET} for recipe in recipes]
     return {k: v for k, v in numbers[0].items() if all(other[k] == v for other in numbers)}
 
 

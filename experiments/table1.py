@@ -9,16 +9,16 @@ from ladder import PAPER
 from settings import Table1
 
 from qdiff_lib import Recipe, score, with_sampler
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.cost import bops, layer_costs, parameter_count
 from qdiff_lib.demo import EDGE_BITS
 from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
-from qdiff_lib.grid import FLOAT_BITS
+from qdiff_lib.limits import FLOAT_BITS
 from qdiff_lib.pipeline import layer_bits_of
 from qdiff_lib.recipes import METHOD_NAMES, STAGES
+from qdiff_lib.timestep_rules import Uniform
 
 SAMPLER = "ddim-quadratic"
-CALIBRATION = ("steps", "samples", "iterations", "step_iterations", *STAGES)
+CALIBRATION = ("steps", "samples", "iterations", "step_size_iterations", *STAGES)
 FULL = "full precision"
 OURS = METHOD_NAMES["qdiffusion"]
 WHOLE = f"{OURS}, whole network"  # inputs from every step, and the network's stage after the last unit
@@ -78,7 +78,7 @@ def run(lab: Lab) -> Iterator[dict]:
 def described(lab: Lab, planned: list[Case]) -> dict:
     """What all rows have in common; ``calibration``: the numbers of the recipes' profile."""
     table = lab.settings.table1
-    recipe = next(case for case in planned if case.label == ALL).recipe(lab).to_dict()
+    recipe = next(case for case in planned if case.label == ALL).recipe(lab).flat()
     return {
         "sampler": SAMPLER,
         "steps": table.steps,

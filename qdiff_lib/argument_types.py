@@ -4,32 +4,22 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
+from .kinds import Kind
+from .limits import ALLOWED_BITS, FLOAT_BITS
 
-
-def integer(low: int, high: int | None = None) -> Callable[[str], int]:
-    """An argument type: an integer from ``low`` to ``high``."""
-    allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-
-    def parse(value: str) -> int:
-        number = int(value) if value.removeprefix("-").isdecimal() else None
-        if number is None or number < low or (high is not None and number > high):
-            raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use {allowed}")
-        return number
-
-    return parse
+BITS = (*ALLOWED_BITS, FLOAT_BITS)
 
 
-def number(low: float, high: float | None = None) -> Callable[[str], float]:
-    """An argument type: a decimal number from ``low`` to ``high``."""
-    allowed = f"a number of at least {low}" if high is None else f"a number from {low} to {high}"
+def argument(kind: Kind) -> Callable[[str], Any]:
+    """An argument type: a value of this kind."""
 
-    def parse(value: str) -> float:
-        known = re.fullmatch(r"-?\d+(\.\d+)?", value)
-        if not known or float(value) < low or (high is not None and float(value) > high):
-            raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use {allowed}")
-        return float(value)
+    def parse(text: str) -> Any:
+        try:
+            return kind.checked("it", kind.read(text))
+        except (ValueError, TypeError):
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; use {kind.typed}") from None
 
     return parse
 

@@ -4,19 +4,18 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from .argument_types import bits, device_name, file_named, folder, gigabytes, integer, number
+from .argument_types import argument, bits, device_name, file_named, folder, gigabytes
+from .kinds import Number, Whole
+from .limits import GUIDANCE, LAST_SEED, LAST_STEP
+from .recipe_arguments import add_fields
+from .recipe_parts import OWN_SAMPLER, SAMPLERS
+from .recipes import METHODS, PROFILES
 
 PROGRAM = "python -m qdiff_lib"
-METHODS = ("linear", "squant", "ptq4dm", "qdiffusion")
-PROFILES = ("tiny", "laptop", "gpu", "paper")
 PRESETS = ("ddpm-cifar10", "ldm4-bedrooms", "ldm8-churches", "sd-v1.4")
 ORIGINALS = ("ldm4-bedrooms", "ldm8-churches")
-SAMPLERS = ("ddim", "ddim-quadratic", "plms", "dpm++")
-OWN_SAMPLER = "own"  # None to the library
 REFERENCES = ("fashion-mnist",)
 EXTRACTORS = ("fashion-classifier", "inception")
-LAST_STEP = 1000  # time steps of the training process: a sampler cannot take more
-LAST_SEED = 2**11 - 1  # as sampling.py has it
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -76,6 +75,10 @@ def quantize_options(add: Parser) -> None:
       32 leaves weights or activations in floating point, which tells apart what either of them costs.
       --edge-bits 16 spares the first and last layer: in ddpm-fashion 0.03 % of the weights, much error.
 
+    the options of grids, calibration, rounding, step sizes, whole network and bias correction:
+      They set any field of the recipe. What is not given is as --method, --profile and --preset say. So
+      --profile tiny --samples 64 --iterations 20 --rule uniform:5 is a quicker "tiny" on every fifth step.
+
     models that draw from a text:
       --prompts is a UTF-8 file with one text a line, or name some with --prompt. Calibration inputs are taken
       with and without the text in equal parts, as guidance needs both. Do not evaluate on the same prompts.
@@ -94,12 +97,13 @@ def quantize_options(add: Parser) -> None:
     profiles = (
         "how much work: tiny (default) for a first look, laptop, gpu, or paper for the paper's own numbers"
     )
-    add.add_argument("--profile", choices=PROFILES, default="tiny", help=profiles)
+    add.add_argument("--profile", choices=tuple(PROFILES), default="tiny", help=profiles)
     add.add_argument("--resume", action="store_true", help="go on in an --out that was interrupted")
     memory = "most memory for cached activations, the rest goes to files in --out; default: 4"
     add.add_argument("--memory-gb", type=gigabytes, default=4.0, metavar="GB", help=memory)
-    add_prompts(add, "the recipe's, 7.5")
+    add_prompts(add, f"the recipe's, {GUIDANCE}")
     add_seed_and_device(add)
+    add_fields(add, without=("weights", "activations", "edge_bits", "guidance"))  # they are above
 
 
 def sample_options(add: Parser) -> None:
@@ -114,12 +118,12 @@ def sample_options(add: Parser) -> None:
       More --steps follow the trajectory more closely; time grows with n times steps.
       Models that draw from a text go round the prompts: as many images as prompts show each once."""
     add_model(add)
-    add.add_argument("--n", type=integer(1), default=64, help="number of images; default: 64")
+    add.add_argument("--n", type=argument(Whole(1)), default=64, help="number of images; default: 64")
     add_steps(add)
     add.add_argument(
         "--out", type=file_named(".png"), required=True, metavar="PNG", help="the picture to write"
     )
-    add_prompts(add, "7.5")
+    add_prompts(add, f"{GUIDANCE}")
     add_seed_and_device(add)
 
 
@@ -146,14 +150,14 @@ def evaluate_options(add: Parser) -> None:
     reference.add_argument("--against", choices=REFERENCES, help="the real images to compare with")
     original = "the full-precision model to compare with, named like --model"
     reference.add_argument("--original", metavar="NAME_OR_PATH", help=original)
-    add.add_argument("--n", type=integer(2), default=1000, help="number of samples; default: 1000")
+    add.add_argument("--n", type=argument(Whole(2)), default=1000, help="number of samples; default: 1000")
     add_steps(add)
     extractor = "what turns images into features; default: fashion-classifier"
     add.add_argument("--extractor", choices=EXTRACTORS, default="fashion-classifier", help=extractor)
     add.add_argument(
         "--out", type=file_named(".json"), metavar="JSON", help="write the scores to this file too"
     )
-    add_prompts(add, "7.5")
+    add_prompts(add, f"{GUIDANCE}")
     add_seed_and_device(add)
 
 
@@ -180,7 +184,9 @@ def demo_options(add: Parser) -> None:
     add.add_argument(
         "--out", type=folder, default=Path("build/demo"), metavar="FOLDER", help="default: build/demo"
     )
-    add.add_argument("--profile", choices=PROFILES, default="tiny", help="how much work; default: tiny")
+    add.add_argument(
+        "--profile", choices=tuple(PROFILES), default="tiny", help="how much work; default: tiny"
+    )
 
 
 def doctor_options(add: Parser) -> None:
@@ -199,11 +205,13 @@ def add_model(add: Parser) -> None:
 
 
 def add_steps(add: Parser) -> None:
-    add.add_argument("--steps", type=integer(1, LAST_STEP), default=50, help="denoising steps; default: 50")
+    add.add_argument(
+        "--steps", type=argument(Whole(1, LAST_STEP)), default=50, help="denoising steps; default: 50"
+    )
     sampler = "own is the one in the model's folder; default: ddim"
     add.add_argument("--sampler", choices=(*SAMPLERS, OWN_SAMPLER), default="ddim", help=sampler)
     eta = "share of fresh noise in each step of ddim, 0 to 1; default: 0"
-    add.add_argument("--eta", type=number(0, 1), default=0.0, help=eta)
+    add.add_argument("--eta", type=argument(Number(0, 1)), default=0.0, help=eta)
 
 
 def add_prompts(add: Parser, default: str) -> None:
@@ -212,12 +220,12 @@ def add_prompts(add: Parser, default: str) -> None:
     texts.add_argument("--prompt", action="append", metavar="TEXT", help=one)
     texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text a line")
     scale = f"scale of classifier-free guidance, 1 for none; default: {default}"
-    add.add_argument("--guidance", type=number(0), metavar="SCALE", help=scale)
+    add.add_argument("--guidance", type=argument(Number(0)), metavar="SCALE", help=scale)
 
 
 def add_seed_and_device(add: Parser) -> None:
     add.add_argument(
-        "--seed", type=integer(0, LAST_SEED), default=0, help="of all random numbers; default: 0"
+        "--seed", type=argument(Whole(0, LAST_SEED)), default=0, help="of all random numbers; default: 0"
     )
     device = "auto (default: a GPU where there is one), cpu, cuda, cuda:0 or mps"
     add.add_argument("--device", type=device_name, default="auto", help=device)

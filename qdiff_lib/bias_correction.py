@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from .calibration import FRESH_DRAWS, CalibrationSet
-from .recipes import Recipe
+from .recipe_parts import Calibration
 from .resume import UnitReport
 from .sampling import sample, with_sampler
 from .support import takes_prompts
@@ -29,10 +29,10 @@ SMALLEST_SLOPE = 0.1  # brightness by bias: what answers less would have to be m
 
 
 class BiasCorrection:
-    """Draws ``recipe.bias_correction_images`` images with both pipelines; corrects the second's last bias.
+    """Draws ``images`` images with both pipelines; corrects the second's last bias.
 
     Full precision's are drawn at once, so that what cannot be drawn is refused before long work. Texts and
-    guidance are those of the calibration set.
+    guidance are those of ``inputs``, the calibration set; all else is as ``drawing`` says.
 
     Raises ValueError for a set that has no texts where the pipeline needs them, and for what ``sample``
     refuses.
@@ -42,26 +42,28 @@ class BiasCorrection:
         self,
         full: DiffusionPipeline,
         quantized: DiffusionPipeline,
-        calibration: CalibrationSet,
-        recipe: Recipe,
+        inputs: CalibrationSet,
+        images: int,
+        drawing: Calibration,
+        seed: int = 0,
         progress: bool = True,
     ):
-        made_by, n = calibration.made_by, recipe.bias_correction_images
+        made_by = inputs.made_by
         if takes_prompts(full) and "prompts" not in made_by:
             raise ValueError(
-                f"bias_correction_images={n} are drawn from texts, and the calibration set has none: "
+                f"bias_correction_images={images} are drawn from texts, and the calibration set has none: "
                 "record it with prompts, or use bias_correction_images=0"
             )
-        self.quantized, self.recipe = quantized, recipe
-        first = max(len(calibration), FRESH_DRAWS)  # no input is of this image or a later one
-        self.order = dict(n=n, steps=recipe.steps, seed=recipe.seed, first=first, role="calibration")
-        self.order |= {name: made_by.get(name, getattr(recipe, name)) for name in ("guidance", "eta")}
+        self.quantized, self.sampler = quantized, drawing.sampler
+        first = max(len(inputs), FRESH_DRAWS)  # no input is of this image or a later one
+        self.order = dict(n=images, steps=drawing.steps, seed=seed, first=first, role="calibration")
+        self.order |= {name: made_by.get(name, getattr(drawing, name)) for name in ("guidance", "eta")}
         self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=progress)
         self.reference = self.draw(full)
 
     def draw(self, pipe: DiffusionPipeline) -> Tensor:
         """x_t after the last step, (N, C, H, W)."""
-        return sample(with_sampler(pipe, self.recipe.sampler), **self.order).trajectory[-1].clone()
+        return sample(with_sampler(pipe, self.sampler), **self.order).trajectory[-1].clone()
 
     def run(self) -> UnitReport:
         """Correct the bias in place, unless that brings the brightness no nearer.

@@ -1,115 +1,43 @@
 """Calibration sets: intermediate inputs of the full-precision sampler, drawn by a time-step rule.
 
 No training data is needed (Q-Diffusion, section 3.3.1): the sampler runs from noise for T steps, and at
-the steps that a rule chooses, some of the inputs that the noise network sees are kept. Steps count from 0,
-the noisy end, to T - 1, the clean end.
+the steps that a rule chooses (see ``timestep_rules``), some of the inputs that the noise network sees are
+kept. Steps count from 0, the noisy end, to T - 1, the clean end.
 """
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from .limits import GUIDANCE
 from .progress import progress_bar
 from .recorder import Enough, Recorder
-from .request import GUIDANCE, Request
+from .request import Request
 from .sampling import check_counts, images_at_once, run_batch, sampling_times
 from .sealed import load_sealed, save_sealed
+from .timestep_rules import Normal, Rule, rule_to_dict
 
-PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's steps
 FRESH_DRAWS = 512  # twice as many trajectories as draws, up to this many, so that each step draws its own
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """Every ``interval``-th step (the paper's rule); None: the interval that gives about 20 steps."""
+def draw_counts(rule: Rule, steps: int, samples: int, generator: torch.Generator) -> Tensor:
+    """How many inputs to keep at each step by ``rule``: (steps,) whole numbers that sum to ``samples``.
 
-    interval: int | None = None
-
-    def __post_init__(self):
-        if self.interval is not None and self.interval < 1:
-            raise ValueError(f"interval={self.interval!r} must be at least 1, or None for about 20 steps")
-
-    def chosen(self, steps: int) -> range:
-        return range(0, steps, self.interval or max(1, steps // PAPER_STEPS))
-
-    def counts(self, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-        """How many inputs to keep at each step: (steps,) whole numbers that sum to ``samples``."""
-        return _spread(self.chosen(steps), steps, samples)
-
-
-@dataclass(frozen=True)
-class Single:
-    """One step only."""
-
-    step: int
-
-    def counts(self, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-        """See ``Uniform.counts``."""
-        return _spread([self.step], steps, samples)
-
-
-@dataclass(frozen=True)
-class First:
-    """The first ``n`` steps: the noisy end (Figure 4)."""
-
-    n: int
-
-    def counts(self, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-        """See ``Uniform.counts``."""
-        return _spread(range(self.n), steps, samples)
-
-
-@dataclass(frozen=True)
-class Middle:
-    """The middle ``n`` steps (Figure 4)."""
-
-    n: int
-
-    def counts(self, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-        """See ``Uniform.counts``."""
-        start = (steps - self.n) // 2
-        return _spread(range(start, start + self.n), steps, samples)
-
-
-@dataclass(frozen=True)
-class Last:
-    """The last ``n`` steps: the clean end (Figure 4)."""
-
-    n: int
-
-    def counts(self, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-        """See ``Uniform.counts``."""
-        return _spread(range(steps - self.n, steps), steps, samples)
-
-
-@dataclass(frozen=True)
-class Normal:
-    """Diffusion times drawn from a normal distribution, as in PTQ4DM (Shang et al., CVPR 2023).
-
-    mean, std: shares of the diffusion time, where 0 is the clean end; PTQ4DM's mean lies below one half.
-    Where the sampler's times are not equally spaced, they are shares of its steps.
+    Raises ValueError for a rule that leaves the trajectory.
     """
-
-    mean: float = 0.4
-    std: float = 0.2
-
-    def counts(self, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-        """See ``Uniform.counts``."""
-        time = torch.randn(samples, generator=generator) * self.std + self.mean
-        index = ((1 - time) * steps).floor().clamp(0, steps - 1).long()
-        return torch.bincount(index, minlength=steps)
+    if not isinstance(rule, Normal):
+        return _spread(rule.chosen(steps), steps, samples)
+    time = torch.randn(samples, generator=generator) * rule.std + rule.mean
+    index = ((1 - time) * steps).floor().clamp(0, steps - 1).long()
+    return torch.bincount(index, minlength=steps)
 
 
-Rule = Uniform | Single | First | Middle | Last | Normal
-RULES = {rule.__name__.lower(): rule for rule in (Uniform, Single, First, Middle, Last, Normal)}
-
-
-def _spread(chosen, steps: int, samples: int) -> Tensor:
+def _spread(chosen: range, steps: int, samples: int) -> Tensor:
     """``samples`` over the chosen steps as evenly as whole numbers allow; the earlier ones get one more."""
     chosen = list(chosen)
     if not chosen or min(chosen) < 0 or max(chosen) >= steps:
@@ -209,7 +137,7 @@ def record(
     if samples % request.passes:
         raise ValueError(f"samples={samples} must be even: half of them with the text, half without")
     generator = torch.Generator().manual_seed(seed)
-    counts = rule.counts(len(times), samples // request.passes, generator)
+    counts = draw_counts(rule, len(times), samples // request.passes, generator)
     most = int(counts.max())
     pool = max(most, min(2 * most, FRESH_DRAWS))
     chosen = [torch.randperm(pool, generator=generator)[:n] for n in counts]
@@ -236,14 +164,3 @@ def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> Calibrati
         texts = torch.stack([recorder.texts[number] for number in numbers.tolist()])
         inputs["encoder_hidden_states"] = Shared(texts, index)
     return CalibrationSet(inputs, torch.cat(recorder.steps)[order], made_by)
-
-
-def rule_to_dict(rule: Rule) -> dict:
-    """A JSON form of a rule: its lower-case name and its numbers."""
-    return {"name": type(rule).__name__.lower(), **asdict(rule)}
-
-
-def rule_from_dict(value: dict) -> Rule:
-    """The rule that ``rule_to_dict`` described."""
-    numbers = dict(value)
-    return RULES[numbers.pop("name")](**numbers)

@@ -12,9 +12,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from .arguments import OWN_SAMPLER, PROGRAM, build_parser, one_line
+from .arguments import PROGRAM, build_parser, one_line
+from .limits import GUIDANCE
 from .lock import held
 from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
+from .recipe_arguments import given_fields
+from .recipe_parts import OWN_SAMPLER
+from .recipes import Recipe
 from .stopping import Stopped, ignore_stops, stoppable
 
 
@@ -38,15 +42,13 @@ def run_quantize(args: argparse.Namespace) -> int:
     return 0
 
 
-def recipe_of(args: argparse.Namespace):
-    """The recipe that ``quantize`` asks for: its method's, or that of a preset."""
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that ``quantize`` asks for: its method's, or that of a preset, with what is given."""
     from .presets import PRESETS, preset_of
-    from .recipes import Recipe
 
-    options = dict(weights=args.weights, activations=args.activations, edge_bits=args.edge_bits)
-    options |= dict(profile=args.profile, seed=args.seed)
-    if args.guidance is not None:
-        options["guidance"] = args.guidance
+    options = dict(profile=args.profile, seed=args.seed, **given_fields(args))
+    if args.guidance is None:
+        del options["guidance"]
     preset = args.preset or preset_of(args.model)
     return PRESETS[preset].recipe(args.method, **options) if preset else Recipe.named(args.method, **options)
 
@@ -131,7 +133,6 @@ def load_for(args: argparse.Namespace, model: str):
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
     """The samples that ``sample`` and ``evaluate`` ask for."""
-    from .request import GUIDANCE
     from .sampling import sample
 
     guidance = GUIDANCE if args.guidance is None else args.guidance

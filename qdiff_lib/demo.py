@@ -24,7 +24,7 @@ MODEL = "ddpm-fashion"
 IMAGES = 64  # compared step by step
 SCORED = 128  # compared with real images by the Frechet distance
 STEPS = 20
-EDGE_BITS = 16  # of the first and last layer in the row of Q-Diffusion: see Recipe.edge_bits
+EDGE_BITS = 16  # of the first and last layer in the row of Q-Diffusion: see Grids.edge_bits
 
 
 @dataclass
@@ -59,14 +59,15 @@ def demo(out: Path, profile: str = "tiny") -> dict:
     show(runs, out)
     plain = Recipe.linear(4, 8, profile)
     start = time.monotonic()
-    calibration = record(pipe, plain.rule, plain.samples, plain.steps, plain.seed)
+    how = plain.calibration
+    calibration = record(pipe, how.rule, how.samples, how.steps, plain.seed)
     recording = time.monotonic() - start
     for step, recipe in (
         ("2/4", Recipe.linear(8, 8, profile)),
         ("3/4", plain),
         ("4/4", Recipe.qdiffusion(4, 8, profile, edge_bits=EDGE_BITS)),
     ):
-        print(f"{step}  {recipe.method} W{recipe.weights}A{recipe.activations}", flush=True)
+        print(f"{step}  {recipe.method} W{recipe.grids.weights}A{recipe.grids.activations}", flush=True)
         runs.append(quantized_run(pipe, recipe, calibration, out, recording))
         show(runs, out)
     report = reported(runs)
@@ -90,9 +91,10 @@ def quantized_run(pipe, recipe: Recipe, calibration, out: Path, recording: float
     """Quantize, save, and draw the images; ``recording``: seconds that the calibration set took."""
     quantized = quantize(pipe, recipe, calibration)
     seconds = recording + quantized.unet.quantization.seconds
-    folder = out / f"{recipe.method}-w{recipe.weights}a{recipe.activations}"
+    folder = out / f"{recipe.method}-w{recipe.grids.weights}a{recipe.grids.activations}"
     size = save_quantized(quantized, folder).stat().st_size
-    return Run(recipe.method, recipe.weights, recipe.activations, quantized, drawn(quantized), size, seconds)
+    bits = (recipe.grids.weights, recipe.grids.activations)
+    return Run(recipe.method, *bits, quantized, drawn(quantized), size, seconds)
 
 
 def show(runs: list[Run], out: Path) -> None:

@@ -9,6 +9,7 @@ matplotlib.use("Agg", force=False)
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
 """A palette that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
@@ -16,13 +17,11 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "
 
 def image_grid(images: Tensor, columns: int | None = None, zoom: int = 2) -> Image.Image:
     """One picture of uint8 images (N, C, H, W), C 1 or 3, row by row; ``columns``: about square if None."""
-    n, channels, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    canvas = images.new_full((channels, rows * (height + 1) - 1, columns * (width + 1) - 1), 255)
-    for i, image in enumerate(images):
-        top, left = i // columns * (height + 1), i % columns * (width + 1)
-        canvas[:, top : top + height, left : left + width] = image
+    n, channels = images.shape[:2]
+    canvas = images[0]
+    if n > 1:
+        framed = make_grid(images, columns or math.ceil(math.sqrt(n)), padding=1, pad_value=255)
+        canvas = framed[:channels, 1:-1, 1:-1]  # it makes grey images RGB, and puts a frame around them
     picture = Image.fromarray(canvas.permute(1, 2, 0).squeeze(-1).numpy())
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FLOAT_BITS = 32
-ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+from .limits import ALLOWED_BITS
+
 SMALLEST_SCALE = 1e-8  # an all-zero channel keeps a finite scale
 
 

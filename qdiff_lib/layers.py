@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .grid import FLOAT_BITS, Grid, PerAxis, ScaleZero, code_type, dequantize, fake_quantize
+from .grid import Grid, PerAxis, ScaleZero, code_type, dequantize, fake_quantize
+from .limits import FLOAT_BITS
 from .packing import pack, packed_bytes, unpack
 from .ranges import RANGES, Reservoir, find_activation_range
 from .rounding import ROUNDINGS, AdaRound, StraightThrough

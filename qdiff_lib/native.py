@@ -2,8 +2,8 @@
 
 After ``import qdiff_lib`` diffusers knows the quantization method "qdiff". A network's ``config.json`` then
 carries ``quantization_config``: its structure (see ``structure``), the recipe, and how the calibration set
-was made. Its safetensors file holds the integers under the layers' names (see ``layers``), and in its metadata
-a SHA-256 of all tensors and of that entry: both files belong together.
+was made. Its safetensors file holds the integers under the layers' names (see ``layers``); a SHA-256 of them
+and of that entry stands in the file's metadata: both files belong together.
 """
 
 import copy

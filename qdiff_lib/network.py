@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .calibration import CalibrationSet
+from .fitting import Fitter, biases_of, decide, unit_seed
 from .layers import QuantLayer, activation_quantizers
 from .progress import progress_bar
-from .recipes import Recipe
-from .reconstruction import UnitFitter, biases_of, decide, mean_loss, unit_seed
+from .recipe_parts import WholeNetwork
+from .reconstruction import mean_loss
 from .replay import InputRows, UnitInputs, row_batches
 from .resume import UnitReport
 from .store import Rows, RowStore
@@ -43,7 +44,7 @@ class Whole(nn.Module):
         return self.unet(**inputs).sample
 
 
-class NetworkFitter(UnitFitter):
+class NetworkFitter(Fitter):
     """Fits codes, scales and biases of a ``Whole``.
 
     full: the full-precision network. importance: what each row's loss counts, (N,).
@@ -56,12 +57,13 @@ class NetworkFitter(UnitFitter):
         inputs: UnitInputs,
         target: Rows,
         importance: Tensor,
-        recipe: Recipe,
+        settings: WholeNetwork,
+        batch_size: int,
         seed: int,
         tick: Callable,
     ):
-        super().__init__(whole, inputs, target, [], recipe, seed, tick)
-        self.full, self.importance = full, importance
+        super().__init__(whole, inputs, target, batch_size, seed, tick)
+        self.full, self.importance, self.settings = full, importance, settings
 
     def loss(self, index: Tensor) -> Tensor:
         """The mean squared error of these rows, each times its importance."""
@@ -82,9 +84,9 @@ class NetworkFitter(UnitFitter):
         learned += [quantizer.start_learning() for quantizer in quantizers]
         if not learned:  # weights and activations in floating point
             return
-        groups = [{"params": learned, "lr": self.recipe.lr_network}]
-        groups.append({"params": [part.u for part in parts], "lr": self.recipe.lr_codes})
-        optimizer, iterations = torch.optim.Adam(groups), self.recipe.network_iterations
+        groups = [{"params": learned, "lr": self.settings.lr_network}]
+        groups.append({"params": [part.u for part in parts], "lr": self.settings.lr_codes})
+        optimizer, iterations = torch.optim.Adam(groups), self.settings.network_iterations
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
         decide(layers.values())
@@ -97,26 +99,29 @@ def fit_network(
     quantized: nn.Module,
     trace: Trace,
     inputs: CalibrationSet,
-    recipe: Recipe,
+    settings: WholeNetwork,
+    batch_size: int,
+    seed: int = 0,
     work: Path | None = None,
     memory_gb: float = 4.0,
     progress: bool = True,
 ) -> UnitReport:
     """Fit ``quantized``, whose units are finished, as a whole; it is changed in place.
 
-    work: folder for outputs that do not fit into memory_gb, 2^30 bytes of RAM each; nothing stays there: a
-    killed stage is done again, from the units. The report's error is the reconstruction loss of the network.
+    batch_size: inputs in each iteration. work: folder for outputs that do not fit into memory_gb, 2^30 bytes
+    of RAM each; nothing stays there: a killed stage is done again, from the units. The report's error is the
+    reconstruction loss of the network.
     """
     start, store, index = time.monotonic(), RowStore(int(memory_gb * 2**30), work), len(trace.units)
     batches = row_batches(len(inputs), trace.batch_size)
-    bar = progress_bar(total=recipe.network_iterations, desc="whole network", shown=progress)
+    bar = progress_bar(total=settings.network_iterations, desc="whole network", shown=progress)
     try:
         whole, given = Whole(quantized), all_inputs(inputs)
         target, before = (outputs(unit, given, batches, store) for unit in (Whole(full), whole))
         importance = importance_of(row_losses(before, target, batches), inputs.step)
         store.free(before)
-        seed = unit_seed(recipe.seed, index)
-        NetworkFitter(whole, full, given, target, importance, recipe, seed, bar.update).fit()
+        learning = (settings, batch_size, unit_seed(seed, index), bar.update)
+        NetworkFitter(whole, full, given, target, importance, *learning).fit()
         error = mean_loss(outputs(whole, given, batches, store), target, batches)
     finally:
         bar.close()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,17 @@ from .bias_correction import BiasCorrection
 from .budget import check_disk
 from .calibration import CalibrationSet, record
 from .cost import LayerCost
-from .grid import FLOAT_BITS
+from .fitting import OBSERVED
 from .layers import QuantLayer, activation_quantizers, quant_layers
+from .limits import FLOAT_BITS
 from .native import make_native
 from .network import fit_network
 from .ranges import Reservoir
+from .recipe_parts import Calibration, Rounding, StepSizes
 from .recipes import Recipe
-from .reconstruction import OBSERVED, reconstruct
+from .reconstruction import reconstruct
 from .replay import row_batches
 from .resume import UnitReport, WorkFolder, opened, settings_of_run
-from .rounding import ROUNDINGS
 from .sampling import with_components, with_sampler
 from .support import check_pipeline
 from .surgery import example_inputs, insert_quantizers
@@ -84,6 +85,50 @@ def quantize(
     ``resume`` without ``work``, and a ``work`` folder that holds the files of another run, damaged ones or
     those of somebody else, that another process writes to, or from which only ``resume`` may go on.
     """
+    check_quantizable(pipe, calibration, prompts)
+    if resume and work is None:
+        raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
+    start, seed, learned = time.monotonic(), recipe.seed, recipe.rounding.learned
+    with evaluating(pipe.unet) as full:
+        found = trace(full, example_inputs(full, device=full.device))
+        if learned:
+            samples = recipe.calibration.samples if calibration is None else len(calibration)
+            check_disk(found, samples, memory_gb, work)
+        with kept_files(pipe, recipe, prompts, calibration, work, resume) as files:
+            if calibration is None:
+                calibration = recorded_set(pipe, recipe.calibration, seed, progress, prompts, files)
+            unet = insert_quantizers(full, recipe.grids, found)
+            unet.quantization = done = Quantization(recipe, calibration.made_by, found)
+            parts = (recipe.rounding, recipe.step_sizes, seed)
+            if learned:
+                stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
+                options = (work, files, memory_gb, progress, callback)
+                done.units = reconstruct(full, unet, found, calibration, *parts, *options)
+                run_stages(stages, done.units, callback)
+            else:
+                round_all(unet, found, calibration, *parts)
+    done.seconds = time.monotonic() - start
+    return with_components(pipe, unet=make_native(unet, done))
+
+
+def kept_files(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    prompts: Sequence[str] | None,
+    calibration: CalibrationSet | None,
+    work: Path | None,
+    resume: bool,
+) -> AbstractContextManager[WorkFolder | None]:
+    """The work folder of this run, held against other processes; None where nothing is to be kept."""
+    if work is None:
+        return nullcontext()
+    return opened(work, settings_of_run(pipe, recipe, prompts, calibration), resume)
+
+
+def check_quantizable(
+    pipe: DiffusionPipeline, calibration: CalibrationSet | None, prompts: Sequence[str] | None
+) -> None:
+    """Raise ValueError for what ``quantize`` refuses at once, whatever the recipe."""
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
@@ -91,75 +136,44 @@ def quantize(
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
     if calibration is not None and prompts is not None:
         raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
-    if resume and work is None:
-        raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
-    start = time.monotonic()
-    with evaluating(pipe.unet) as full:
-        found = trace(full, example_inputs(full, device=full.device))
-        if recipe.rounding not in ROUNDINGS:
-            check_disk(found, recipe.samples if calibration is None else len(calibration), memory_gb, work)
-        kept = nullcontext()
-        if work is not None:
-            kept = opened(work, settings_of_run(pipe, recipe, prompts, calibration), resume)
-        with kept as files:
-            if calibration is None:
-                calibration = recorded_set(pipe, recipe, progress, prompts, files)
-            options = (files, memory_gb, progress, callback)
-            unet = quantized_unet(pipe, recipe, found, calibration, *options)
-    unet.quantization.seconds = time.monotonic() - start
-    make_native(unet, unet.quantization)
-    return with_components(pipe, unet=unet)
 
 
-def quantized_unet(
-    pipe: DiffusionPipeline,
-    recipe: Recipe,
-    found: Trace,
-    calibration: CalibrationSet,
-    files: WorkFolder | None,
-    memory_gb: float,
-    progress: bool,
-    callback: Callable[[UnitReport], None] | None,
-) -> nn.Module:
-    """A quantized copy of the UNet of ``pipe``, whose trace is ``found``; see ``quantize``."""
-    unet = insert_quantizers(pipe.unet, recipe, found)
-    unet.quantization = Quantization(recipe, calibration.made_by, found)
-    if recipe.rounding in ROUNDINGS:
-        round_all(unet, recipe, calibration)
-        return unet
-    work = files and files.folder
-    stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
-    options = (work, files, memory_gb, progress, callback)
-    unet.quantization.units = reconstruct(pipe.unet, unet, found, calibration, recipe, *options)
-    for stage in stages:
-        report = stage()
-        unet.quantization.units.append(report)
-        if callback:
-            callback(report)
-    return unet
+Stage = Callable[[], UnitReport]
 
 
 def stages_after(
     pipe: DiffusionPipeline,
     unet: nn.Module,
-    calibration: CalibrationSet,
+    inputs: CalibrationSet,
     recipe: Recipe,
     work: Path | None,
     memory_gb: float,
     progress: bool,
-) -> list[Callable[[], UnitReport]]:
+) -> list[Stage]:
     """The recipe's stages after the last unit, to be run on ``unet``, the quantized network of ``pipe``.
 
     Raises ValueError for images that ``BiasCorrection`` cannot draw.
     """
-    stages = []
-    if recipe.network_iterations:
-        options = (pipe.unet, unet, unet.quantization.trace, calibration, recipe, work, memory_gb, progress)
-        stages.append(partial(fit_network, *options))
-    if recipe.bias_correction_images:
-        quantized = with_components(pipe, unet=unet)
-        stages.append(BiasCorrection(pipe, quantized, calibration, recipe, progress).run)
+    stages: list[Stage] = []
+    if recipe.whole_network.network_iterations:
+        networks = (pipe.unet, unet, unet.quantization.trace, inputs)
+        how = (recipe.whole_network, recipe.rounding.batch_size, recipe.seed)
+        stages.append(partial(fit_network, *networks, *how, work, memory_gb, progress))
+    images = recipe.bias_correction.bias_correction_images
+    if images:
+        pipes = (pipe, with_components(pipe, unet=unet))
+        stages.append(BiasCorrection(*pipes, inputs, images, recipe.calibration, recipe.seed, progress).run)
     return stages
+
+
+def run_stages(
+    stages: list[Stage], reports: list[UnitReport], callback: Callable[[UnitReport], None] | None
+) -> None:
+    """Run the stages one after the other; each adds its report."""
+    for stage in stages:
+        reports.append(stage())
+        if callback:
+            callback(reports[-1])
 
 
 @contextmanager
@@ -174,38 +188,46 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
 
 def recorded_set(
     pipe: DiffusionPipeline,
-    recipe: Recipe,
+    how: Calibration,
+    seed: int,
     progress: bool,
     prompts: Sequence[str] | None = None,
     files: WorkFolder | None = None,
 ) -> CalibrationSet:
-    """The calibration set that the recipe describes; ``files``: where it is kept, and taken from."""
-    sampler, counts = with_sampler(pipe, recipe.sampler), (recipe.samples, recipe.steps, recipe.seed)
-    asked = dict(prompts=prompts, guidance=recipe.guidance, eta=recipe.eta)
+    """The calibration set that is drawn like that; ``files``: where it is kept, and taken from."""
+    sampler = with_sampler(pipe, how.sampler)
+    asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=progress)
 
     def recorded() -> CalibrationSet:
-        return record(sampler, recipe.rule, *counts, progress=progress, **asked)
+        return record(sampler, how.rule, how.samples, how.steps, seed, **asked)
 
     return files.calibration(recorded) if files else recorded()
 
 
 @torch.no_grad()
-def round_all(unet: nn.Module, recipe: Recipe, calibration: CalibrationSet) -> None:
+def round_all(
+    unet: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int,
+) -> None:
     """Without reconstruction: weights one by one, activation ranges from full-precision inputs."""
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(seed)
     quantizers = activation_quantizers(unet)
     for quantizer in quantizers:
         quantizer.reservoir = Reservoir(OBSERVED, generator)
     device = next(unet.parameters()).device
     if quantizers:
-        for rows in row_batches(len(calibration), unet.quantization.trace.batch_size):
-            unet(**calibration.rows(rows, device))
+        for rows in row_batches(len(inputs), trace.batch_size):
+            unet(**inputs.rows(rows, device))
     for quantizer in quantizers:
-        quantizer.range_from_reservoir(recipe.activation_range)
+        quantizer.range_from_reservoir(step_sizes.activation_range)
     for layer in quant_layers(unet):
         if layer.weight_grid:
-            layer.find_weight_range(recipe.weight_range)
-            layer.round_weight(recipe.rounding)
+            layer.find_weight_range(rounding.weight_range)
+            layer.round_weight(rounding.weight_rounding)
 
 
 def layer_bits_of(unet: nn.Module, costs: list[LayerCost]) -> tuple[dict[str, int], dict[str, int]]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .architectures import DDPM_CIFAR10, LDM4_BEDROOMS, LDM8_CHURCHES, SD_V1_4
-from .calibration import Uniform
 from .recipes import STAGES, Recipe
+from .timestep_rules import Uniform
 
 LARGE = dict.fromkeys(STAGES, 0)  # they take a training's memory, and many runs of the sampler
 SYMMETRIC = dict(activation_range="min_max", symmetric_activations=True)
@@ -44,7 +44,7 @@ class Preset:
         profile: str = "paper",
         **changes,
     ) -> Recipe:
-        """The recipe of this model. ``changes`` are fields of ``Recipe``; raises ValueError as that does."""
+        """The recipe of this model. ``changes``: see ``Recipe.replace``."""
         settings = dict(self.sampling) | (dict(self.numbers) if profile == "paper" else {})
         if method == "qdiffusion":
             settings |= self.ranges

@@ -9,156 +9,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .calibration import CalibrationSet
 from .cost import layer_costs
-from .gptq import gptq_levels, second_moments
-from .layers import QuantLayer, activation_quantizers, quant_layers
+from .fitting import UnitFitter, reconstruction_loss, unit_seed
+from .layers import activation_quantizers
 from .progress import UnitsBar
-from .ranges import Reservoir
-from .recipes import Recipe
+from .recipe_parts import Rounding, StepSizes
 from .replay import Replay, UnitInputs
 from .resume import UnitReport, WorkFolder
 from .store import Rows, RowStore
 from .tracing import Trace
-
-OBSERVED = 4096  # activation values that a range finder sees from each batch
-
-
-def feature_axis(output: Tensor) -> int:
-    """The axis of features: 1 for images (N, C, H, W), the last for tokens (N, T, C) and vectors (N, C)."""
-    return 1 if output.ndim == 4 else -1
-
-
-def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error, summed over features and averaged over the rest, whatever the layout."""
-    return (output - target).square().sum(feature_axis(output)).mean()
-
-
-def annealed_beta(iteration: int, recipe: Recipe) -> float:
-    """The regularizer's exponent after the warm-up: falls from ``beta[0]`` to ``beta[1]`` along a line."""
-    start = recipe.warmup * recipe.iterations
-    share = (iteration - start) / max(1.0, recipe.iterations - start)
-    return recipe.beta[0] + (recipe.beta[1] - recipe.beta[0]) * share
-
-
-class UnitFitter:
-    """Fits one unit: weights first, then activation ranges, then their step sizes."""
-
-    def __init__(
-        self,
-        unit: nn.Module,
-        inputs: UnitInputs,
-        target: Rows,
-        batches: list[slice],
-        recipe: Recipe,
-        seed: int,
-        tick: Callable,
-    ):
-        self.unit, self.inputs, self.target, self.recipe, self.tick = unit, inputs, target, recipe, tick
-        self.batches = batches
-        self.generator = torch.Generator().manual_seed(seed)
-        self.device = next(unit.parameters()).device
-
-    def loss(self, index: Tensor | slice) -> Tensor:
-        """The reconstruction loss on these rows."""
-        args, kwargs = self.inputs.batch(index, self.device)
-        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device))
-
-    def draw(self) -> Tensor:
-        """Row numbers of one batch."""
-        n = self.target.shape[0]
-        return torch.randperm(n, generator=self.generator)[: self.recipe.batch_size]
-
-    def minimize(
-        self, optimizer, iterations: int, penalty: Callable[[int], Tensor | float], schedule=None
-    ) -> None:
-        """Run the optimizer on random batches; ``penalty(iteration)`` is added to the loss."""
-        for iteration in range(iterations):
-            with torch.enable_grad():
-                loss = self.loss(self.draw()) + penalty(iteration)
-                optimizer.zero_grad()
-                loss.backward()
-            optimizer.step()
-            if schedule:
-                schedule.step()
-            self.tick()
-
-    def fit_weights(self) -> None:
-        """Learn every rounding variable of the unit (AdaRound), both halves of split layers included.
-
-        With ``learn_affine`` the weights' log(scale) and the biases are learned along with them.
-        """
-        layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
-        if not layers:
-            return
-        levels = self.compensated_levels(layers) if self.recipe.rounding_start == "gptq" else {}
-        rounds = [part for layer in layers for part in layer.start_rounding(levels.get(layer))]
-        groups = [{"params": [part.v for part in rounds], "lr": self.recipe.lr}]
-        if self.recipe.learn_affine:
-            scales = [part.learn_scale() for part in rounds]
-            affine = [*scales, *(bias.requires_grad_(True) for bias in biases_of(layers))]
-            groups.append({"params": affine, "lr": self.recipe.lr_steps})
-        optimizer = torch.optim.Adam(groups)
-
-        def regularizer(iteration: int) -> Tensor | float:
-            if iteration < self.recipe.warmup * self.recipe.iterations:
-                return 0.0
-            beta = annealed_beta(iteration, self.recipe)
-            return self.recipe.regularization * sum(part.regularizer(beta) for part in rounds)
-
-        self.minimize(optimizer, self.recipe.iterations, regularizer)
-        decide(layers)
-
-    def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
-        """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
-        moments = second_moments(layers, self.run, len(self.batches), self.generator)
-        return {layer: gptq_levels(layer, moment) for layer, moment in moments.items()}
-
-    @torch.no_grad()
-    def run(self) -> None:
-        """Send all rows through the unit, in order, for those who look on."""
-        for rows in self.batches:
-            args, kwargs = self.inputs.batch(rows, self.device)
-            self.unit(*args, **kwargs)
-
-    def observe(self) -> None:
-        """Set the activation ranges from all calibration inputs, which are in random order of time."""
-        quantizers = activation_quantizers(self.unit)
-        for quantizer in quantizers:
-            quantizer.reservoir = Reservoir(OBSERVED, self.generator)
-        self.run()
-        for quantizer in quantizers:
-            quantizer.range_from_reservoir(self.recipe.activation_range)
-
-    def fit_steps(self) -> None:
-        """Learn log(scale) of every activation quantizer of the unit (LSQ, Esser et al., ICLR 2020)."""
-        quantizers = activation_quantizers(self.unit)
-        optimizer = torch.optim.Adam([q.start_learning() for q in quantizers], lr=self.recipe.lr_steps)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.step_iterations)
-        self.minimize(optimizer, self.recipe.step_iterations, lambda _: 0.0, schedule)
-        for quantizer in quantizers:
-            quantizer.finish_learning()
-
-
-def biases_of(layers: list[QuantLayer]) -> list[nn.Parameter]:
-    """The biases of these layers, of those that have one."""
-    return [layer.bias for layer in layers if layer.bias is not None]
-
-
-def decide(layers: list[QuantLayer]) -> None:
-    """End the learning of these layers' weights and biases."""
-    for layer in layers:
-        layer.finish_rounding()
-    for bias in biases_of(layers):
-        bias.requires_grad_(False).grad = None
-
-
-def unit_seed(seed: int, index: int) -> int:
-    """The seed of one unit's batches: a resumed run draws what the uninterrupted one would have drawn."""
-    return seed * 1_000_003 + index
 
 
 def reconstruct(
@@ -166,7 +28,9 @@ def reconstruct(
     quantized: nn.Module,
     trace: Trace,
     inputs: CalibrationSet,
-    recipe: Recipe,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int = 0,
     work: Path | None = None,
     files: WorkFolder | None = None,
     memory_gb: float = 4.0,
@@ -179,10 +43,12 @@ def reconstruct(
     is saved). memory_gb: most RAM, in 2^30 bytes, for cached activations; the rest goes to files. callback:
     called with the report of each unit. Raises ValueError for a damaged file of a unit.
     """
+    settings = (rounding, step_sizes, seed)
     store = RowStore(int(memory_gb * 2**30), work)
     original = Replay(full, trace, inputs, store)
     replaced = Replay(quantized, trace, inputs, store)
-    bar = UnitsBar(unit_macs(full, trace), recipe.iterations + recipe.step_iterations, progress)
+    iterations = rounding.iterations + step_sizes.step_size_iterations
+    bar = UnitsBar(unit_macs(full, trace), iterations, progress)
     reports = []
     try:
         for k, unit in enumerate(trace.units):
@@ -191,7 +57,7 @@ def reconstruct(
             target, given = original.advance(k), replaced.collect(k)
             report = files.load_unit(k, replaced.modules[k]) if files else None
             if report is None:
-                fit_unit(k, replaced, given, target, recipe, bar.tick)
+                fit_unit(k, replaced, given, target, *settings, bar.tick)
             output = replaced.advance(k, given)
             if report is None:
                 error = mean_loss(output, target, replaced.batches())
@@ -224,17 +90,21 @@ def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:
 
 
 def fit_unit(
-    k: int, replay: Replay, inputs: UnitInputs, target: Rows, recipe: Recipe, tick: Callable
+    k: int,
+    replay: Replay,
+    inputs: UnitInputs,
+    target: Rows,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int,
+    tick: Callable,
 ) -> None:
     """Quantize unit ``k``: its weights' ranges and rounding, then its activations' ranges and step sizes."""
-    unit = replay.modules[k]
-    seed = unit_seed(recipe.seed, k)
-    fitter = UnitFitter(unit, inputs, target, replay.batches(), recipe, seed, tick)
-    for layer in quant_layers(unit):
-        if layer.weight_grid:
-            layer.find_weight_range(recipe.weight_range)
+    given = (replay.modules[k], inputs, target, replay.batches())
+    fitter = UnitFitter(*given, rounding, step_sizes, unit_seed(seed, k), tick)
+    fitter.find_weight_ranges()
     fitter.fit_weights()
-    if activation_quantizers(unit):
+    if activation_quantizers(fitter.unit):
         fitter.observe()
-        if recipe.step_iterations:
-            fitter.fit_steps()
+        if step_sizes.step_size_iterations:
+            fitter.fit_step_sizes()

@@ -1,25 +1,15 @@
 """What a pipeline is asked for beside noise and steps: texts, guidance, fresh noise."""
 
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 from diffusers import DiffusionPipeline
 
+from .kinds import Number
+from .limits import GUIDANCE
 from .prompts import checked_prompts
 from .support import check_pipeline, takes_prompts
-
-GUIDANCE = 7.5  # the paper's scale of classifier-free guidance for Stable Diffusion
-
-
-def check_guidance(guidance: float) -> None:
-    """Raise TypeError unless ``guidance`` is a number, and ValueError unless it is finite."""
-    if isinstance(guidance, bool) or not isinstance(guidance, Real):
-        raise TypeError(f"guidance={guidance!r} must be a number, such as {GUIDANCE}; 1 for none")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance={guidance!r} must be finite, such as {GUIDANCE}; 1 for none")
 
 
 @dataclass(frozen=True)
@@ -41,10 +31,11 @@ class Request:
     ) -> "Request":
         """A request that ``pipe``, which ``check_pipeline`` accepts, can answer.
 
-        Raises ValueError; TypeError for prompts that are a string and guidance that is no number.
+        Raises ValueError; TypeError for prompts that are a string and numbers that are none.
         """
         check_pipeline(pipe)
-        check_guidance(guidance)
+        guidance = Number().checked("guidance", guidance)
+        eta = Number(0, 1).checked("eta", eta)
         name = type(pipe).__name__
         if takes_prompts(pipe) and prompts is None:
             raise ValueError(
@@ -53,8 +44,6 @@ class Request:
             )
         if prompts is not None and not takes_prompts(pipe):
             raise ValueError(f"prompts={list(prompts)[:3]}: {name} takes no text; leave them out")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta!r} must be from 0 to 1")
         if eta and "eta" not in inspect.signature(pipe.__call__).parameters:
             raise ValueError(f"eta={eta!r}: {name} takes no eta; use 0")
         if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:

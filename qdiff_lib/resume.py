@@ -27,12 +27,12 @@ from .files import read_json, remove_temporaries, write_json
 from .hashing import tensors_hash
 from .layers import quantized_state, restore_state
 from .lock import LOCK, held
-from .recipes import STAGES, Recipe
+from .recipes import Recipe
 from .sampling import with_sampler
 from .sealed import load_sealed, save_sealed
 from .store import SPILL
 
-AFTER_UNITS = (*STAGES, "lr_network", "lr_codes")  # fields of a recipe that no unit depends on
+AFTER_UNITS = ("whole_network", "bias_correction")  # parts of a recipe that no unit depends on
 CURE = "delete this file, and resume once more"
 SHOWN = 40  # characters of a setting in an error
 
@@ -66,7 +66,7 @@ def settings_of_run(
     settings = {"unet": settings_of(pipe.unet), "model": tensors_hash(tensors), "recipe": recipe.to_dict()}
     if calibration is None:
         settings["prompts"] = None if prompts is None else list(prompts)
-        settings["scheduler"] = settings_of(with_sampler(pipe, recipe.sampler).scheduler)
+        settings["scheduler"] = settings_of(with_sampler(pipe, recipe.calibration.sampler).scheduler)
     else:
         settings["calibration"] = tensors_hash(calibration.tensors(), calibration.made_by)
     return json.loads(json.dumps(settings, default=str))
@@ -104,7 +104,7 @@ class WorkFolder:
         if not resume and self.has_results():
             raise ValueError(
                 f"work={str(self.folder)!r} holds recorded inputs or finished units of an earlier run: go on "
-                "from there with resume=True (the command line's --resume), delete the folder, or name another"
+                "from there with resume=True (or --resume), delete the folder, or name another"
             )
         if resume and self.known.exists():
             self.check_same_run()

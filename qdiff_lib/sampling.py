@@ -11,12 +11,12 @@ from diffusers import DDPMPipeline, DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
+from .limits import GUIDANCE, LAST_SEED
 from .progress import progress_bar
-from .request import GUIDANCE, PLAIN, Request
+from .request import PLAIN, Request
 from .samplers import make_scheduler
 
 ROLES = ("evaluation", "calibration")
-LAST_SEED = 2**11 - 1
 LAST_IMAGE = 2**20 - 1
 MOST_IMAGES = 64  # at once
 MOST_DECODED = 2**21  # pixels that a decoder puts out at once: 8 images of Stable Diffusion

@@ -12,8 +12,9 @@ tensors, and not part of it:
 from torch import nn
 
 from .attention import QuantAttention
-from .grid import FLOAT_BITS, Grid
+from .grid import Grid
 from .layers import QUANTIZABLE, HoldsIntegers, QuantLayer
+from .limits import FLOAT_BITS
 
 
 def structure_of(unet: nn.Module) -> dict:

@@ -9,13 +9,14 @@ from torch import nn
 
 from .attention import QuantAttention
 from .cost import TEXT_TOKENS
-from .grid import FLOAT_BITS, Grid
+from .grid import Grid
 from .layers import QuantLayer
-from .recipes import Recipe
+from .limits import FLOAT_BITS
+from .recipe_parts import Grids
 from .tracing import Trace
 
 EDGES = ("conv_in", "conv_out")
-SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # where a recipe leaves them open: the paper's choice
+SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # where the grids leave them open: the paper's choice
 
 
 def example_inputs(unet: nn.Module, batch: int = 1, device: str | torch.device = "cpu") -> dict:
@@ -42,13 +43,13 @@ def reads_text(unet: nn.Module) -> bool:
     return "cross_attention_dim" in unet.config
 
 
-def is_quantized(name: str, recipe: Recipe) -> bool:
-    """Whether the recipe's name patterns choose this module: included, and not excluded."""
-    included = any(fnmatch(name, pattern) for pattern in recipe.include)
-    return included and not any(fnmatch(name, pattern) for pattern in recipe.exclude)
+def is_quantized(name: str, grids: Grids) -> bool:
+    """Whether the name patterns choose this module: included, and not excluded."""
+    included = any(fnmatch(name, pattern) for pattern in grids.include)
+    return included and not any(fnmatch(name, pattern) for pattern in grids.exclude)
 
 
-def insert_quantizers(unet: nn.Module, recipe: Recipe, trace: Trace) -> nn.Module:
+def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
     """A copy of ``unet`` in which every chosen layer that runs is a QuantLayer; ranges are still unset.
 
     The copy computes what the original computes until ranges are set. It is in eval mode (dropout off) and
@@ -56,39 +57,37 @@ def insert_quantizers(unet: nn.Module, recipe: Recipe, trace: Trace) -> nn.Modul
     kind whose products cannot be reached through diffusers' processor interface.
     """
     quantized = copy.deepcopy(unet).requires_grad_(False)
-    names = [name for unit in trace.units for name in unit.layers if is_quantized(name, recipe)]
+    names = [name for unit in trace.units for name in unit.layers if is_quantized(name, grids)]
     if not names:
-        raise ValueError(
-            f"include={recipe.include} and exclude={recipe.exclude} choose no layer of this model"
-        )
+        raise ValueError(f"include={grids.include} and exclude={grids.exclude} choose no layer of this model")
     for name in names:
         layer = quantized.get_submodule(name)
-        weights, activations = layer_bits(name, recipe)
-        grid = activation_grid(activations, recipe)
-        sizes = trace.seams.get(name) if recipe.split else None
+        weights, activations = layer_bits(name, grids)
+        grid = activation_grid(activations, grids)
+        sizes = trace.seams.get(name) if grids.split else None
         quantized.set_submodule(name, QuantLayer(layer, weights, grid, sizes or (layer.weight.shape[1],)))
-    if recipe.quantize_attention and recipe.activations != FLOAT_BITS:
-        _insert_attention_quantizers(quantized, recipe)
+    if grids.quantize_attention and grids.activations != FLOAT_BITS:
+        _insert_attention_quantizers(quantized, grids)
     return quantized.eval()
 
 
-def layer_bits(name: str, recipe: Recipe) -> tuple[int, int]:
-    """Weight and activation bits of one layer, the edges' own where the recipe sets them."""
-    if name in EDGES and recipe.edge_bits is not None:
-        return max(recipe.edge_bits, recipe.weights), max(recipe.edge_bits, recipe.activations)
-    return recipe.weights, recipe.activations
+def layer_bits(name: str, grids: Grids) -> tuple[int, int]:
+    """Weight and activation bits of one layer, the edges' own where they are set."""
+    if name in EDGES and grids.edge_bits is not None:
+        return max(grids.edge_bits, grids.weights), max(grids.edge_bits, grids.activations)
+    return grids.weights, grids.activations
 
 
-def activation_grid(bits: int, recipe: Recipe) -> Grid | None:
+def activation_grid(bits: int, grids: Grids) -> Grid | None:
     """The grid of an activation; None for floating point."""
-    return None if bits == FLOAT_BITS else Grid(bits, symmetric=recipe.symmetric_activations)
+    return None if bits == FLOAT_BITS else Grid(bits, symmetric=grids.symmetric_activations)
 
 
-def _insert_attention_quantizers(unet: nn.Module, recipe: Recipe) -> None:
-    grid = activation_grid(recipe.activations, recipe)
-    softmax = Grid(recipe.softmax_bits or (TEXT_SOFTMAX_BITS if reads_text(unet) else SOFTMAX_BITS))
+def _insert_attention_quantizers(unet: nn.Module, grids: Grids) -> None:
+    grid = activation_grid(grids.activations, grids)
+    softmax = Grid(grids.softmax_bits or (TEXT_SOFTMAX_BITS if reads_text(unet) else SOFTMAX_BITS))
     for name, module in list(unet.named_modules()):
-        if isinstance(module, Attention) and is_quantized(name, recipe):
+        if isinstance(module, Attention) and is_quantized(name, grids):
             try:
                 unet.set_submodule(name, QuantAttention.of(module, grid, softmax))
             except ValueError as error:

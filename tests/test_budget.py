@@ -16,9 +16,10 @@ from qdiff_lib import Recipe, quantize, reconstruction
 from qdiff_lib.architectures import SD_V1_4, build
 from qdiff_lib.budget import FLOAT_BYTES, cached_bytes, check_disk
 from qdiff_lib.cost import parameter_count
+from qdiff_lib.fitting import reconstruction_loss
 from qdiff_lib.layers import activation_quantizers, quant_layers, quantized_state
 from qdiff_lib.presets import PRESETS
-from qdiff_lib.reconstruction import reconstruct, reconstruction_loss
+from qdiff_lib.reconstruction import reconstruct
 from qdiff_lib.store import RowStore
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
@@ -26,7 +27,7 @@ from qdiff_lib.tracing import trace
 ROOT = Path(__file__).parent.parent
 TEXT, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/memory.md", "README.md"))
 PAPER = PRESETS["sd-v1.4"].recipe()
-RECIPE = Recipe.qdiffusion(**{**SMALL, "iterations": 1, "step_iterations": 1})
+RECIPE = Recipe.qdiffusion(**{**SMALL, "iterations": 1, "step_size_iterations": 1})
 TEXT_MODELS = 0.83e9  # bytes of the text encoder (123 M parameters) and the autoencoder (84 M)
 
 
@@ -45,8 +46,9 @@ def held_by_unit(monkeypatch, unet, n):
 
     monkeypatch.setattr(reconstruction, "RowStore", Watched)
     found, inputs = traced(unet), random_inputs(unet, n)
-    quantized = insert_quantizers(unet, RECIPE, found)
-    reconstruct(unet, quantized, found, inputs, RECIPE, progress=False, callback=lambda _: most.append(0))
+    quantized = insert_quantizers(unet, RECIPE.grids, found)
+    how = (RECIPE.rounding, RECIPE.step_sizes)
+    reconstruct(unet, quantized, found, inputs, *how, progress=False, callback=lambda _: most.append(0))
     return found, most[:-1]
 
 
@@ -143,7 +145,7 @@ def run_bytes(unit, arguments, rows):
 
 
 def quantized_with_arguments(unet, found, recipe):
-    quantized = on_a_grid(insert_quantizers(unet, recipe, found))
+    quantized = on_a_grid(insert_quantizers(unet, recipe.grids, found))
     return quantized, arguments_of_units(quantized, found)
 
 
@@ -177,7 +179,9 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     quantized, given = quantized_with_arguments(unet, found, PAPER)
     fitting = {
         unit.name: max(
-            fitting_bytes(quantized.get_submodule(unit.name), given[unit.name], PAPER.batch_size, weights)
+            fitting_bytes(
+                quantized.get_submodule(unit.name), given[unit.name], PAPER.rounding.batch_size, weights
+            )
             for weights in (True, False)
         )
         for unit in found.units
@@ -187,8 +191,10 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     )
     weights = FLOAT_BYTES * parameter_count(unet)
     device = 2 * weights + TEXT_MODELS + max(running, *fitting.values())
-    cached = cached_bytes(found, PAPER.samples)
-    inputs = PAPER.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
+    cached = cached_bytes(found, PAPER.calibration.samples)
+    inputs = (
+        PAPER.calibration.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
+    )
     text = FLOAT_BYTES * 129 * 77 * 768
     finished = sum(tensor.nbytes for tensor in quantized_state(quantized).values())
     ram = 16 * 2**30 + inputs + text
@@ -229,7 +235,7 @@ def test_the_numbers_in_words(full_size):
     """The largest unit's inputs and outputs for all N, which held in memory would be the alternative."""
     found = full_size[1]
     unit = max(found.units, key=lambda unit: unit.given + prod(unit.shape))
-    held = FLOAT_BYTES * PAPER.samples * (unit.given + prod(unit.shape))
+    held = FLOAT_BYTES * PAPER.calibration.samples * (unit.given + prod(unit.shape))
     assert f"needs {held / 1e9:.0f} GB for the largest one" in TEXT
     assert f"{max(cached_bytes(found, 1)) / 1e6:.1f} MB an input" in TEXT
     disk = re.search(r"([\d.]+) GB \| <!-- disk -->", TEXT)[1]

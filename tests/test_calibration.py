@@ -5,26 +5,24 @@ import torch
 from diffusers import DDPMPipeline, PNDMPipeline, PNDMScheduler
 from tiny_models import TRAINED_STEPS, ddim, ddpm, unet2d
 
-from qdiff_lib.calibration import (
-    CalibrationSet,
+from qdiff_lib.calibration import CalibrationSet, draw_counts, record
+from qdiff_lib.sampling import each_step, noise_generators, run_batch
+from qdiff_lib.timestep_rules import (
     First,
     Last,
     Middle,
     Normal,
     Single,
     Uniform,
-    record,
     rule_from_dict,
-    rule_to_dict,
 )
-from qdiff_lib.sampling import each_step, noise_generators, run_batch
 
 RULES = [Uniform(), Uniform(7), Single(2), First(3), Middle(3), Last(3), Normal()]
 IDS = ["uniform", "uniform-7", "single", "first", "middle", "last", "normal"]
 
 
 def counts(rule, steps, samples, seed=0):
-    return rule.counts(steps, samples, torch.Generator().manual_seed(seed))
+    return draw_counts(rule, steps, samples, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
@@ -82,23 +80,12 @@ def test_normal_prefers_the_clean_half_and_stays_in_the_trajectory():
 
 @pytest.mark.parametrize(
     "rule",
-    [Single(10), Single(-1), First(11), First(0), Middle(11), Last(11), Last(0)],
+    [Single(10), First(11), Middle(11), Last(11)],
     ids=repr,
 )
 def test_rules_that_leave_the_trajectory_are_refused(rule):
     with pytest.raises(ValueError, match="outside of 0 to 9"):
         counts(rule, 10, 5)
-
-
-@pytest.mark.parametrize("interval", [0, -1])
-def test_an_interval_below_1_is_refused(interval):
-    with pytest.raises(ValueError, match=f"interval={interval} must be at least 1, or None for about 20"):
-        Uniform(interval)
-
-
-@pytest.mark.parametrize("rule", RULES, ids=IDS)
-def test_rules_survive_json(rule):
-    assert rule_from_dict(rule_to_dict(rule)) == rule
 
 
 def pndm():
@@ -136,7 +123,7 @@ def test_rows_are_what_the_sampler_saw(make, rule):
     found = record(pipe, rule, samples=12, steps=6, seed=5)
     times = torch.as_tensor(pipe.scheduler.timesteps)
     first = [i for i, time in enumerate(times) if i == 0 or time != times[i - 1]]  # PLMS asks twice at one
-    expected = rule.counts(len(first), 12, torch.Generator().manual_seed(5))
+    expected = draw_counts(rule, len(first), 12, torch.Generator().manual_seed(5))
     assert len(found) == 12 and found.inputs["sample"].shape == (12, 1, 8, 8)
     assert torch.equal(torch.bincount(found.step, minlength=len(expected)), expected)
     assert torch.equal(found.inputs["timestep"], times[first][found.step])

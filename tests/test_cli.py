@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qdiff_lib import argument_types, arguments, cli
+from qdiff_lib import arguments, cli
 
 QUANTIZE = ["quantize", "--model", "ddpm-fashion", "--out", "new"]
 SAMPLE = ["sample", "--model", "ddpm-fashion", "--out", "new.png"]
@@ -201,14 +201,10 @@ def test_help_says_what_the_numbers_mean(command, capsys):
 
 
 def test_the_choices_are_those_of_the_library():
-    from qdiff_lib import compvis, grid, presets, recipes, samplers, zoo
+    from qdiff_lib import compvis, presets, zoo
 
-    assert argument_types.BITS == (*grid.ALLOWED_BITS, grid.FLOAT_BITS)
-    assert arguments.METHODS == recipes.METHODS
-    assert set(arguments.PROFILES) == set(recipes.PROFILES)
     assert set(arguments.PRESETS) == set(presets.PRESETS)
     assert set(arguments.ORIGINALS) == set(compvis.ORIGINALS)
-    assert set(arguments.SAMPLERS) == set(samplers.SAMPLERS)
     assert {preset.hub for preset in presets.PRESETS.values() if preset.hub} <= set(zoo.HUB)
 
 

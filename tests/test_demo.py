@@ -18,7 +18,7 @@ FIELDS += ["trajectory_mse", "frechet", "frechet_n", "seconds"]
 def finished(tmp_path_factory):
     """The folder and the report of one demonstration of 4 images, 3 steps, 2 iterations."""
     out = tmp_path_factory.mktemp("demo")
-    small = dict(steps=3, samples=8, iterations=2, step_iterations=1, batch_size=4)
+    small = dict(steps=3, samples=8, iterations=2, step_size_iterations=1, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_module, "IMAGES", 4)
         patch.setattr(demo_module, "SCORED", 6)

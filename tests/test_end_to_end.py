@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from qdiff_lib import Recipe, load, load_quantized, quantize, record, sample, save_quantized, with_sampler
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.metrics import trajectory_mse
+from qdiff_lib.timestep_rules import Uniform
 
 STEPS, IMAGES = 20, 16
 MARGIN = 0.5  # of linear's error after the last step, with a seventh of the tiny profile's iterations
-SHORT = dict(samples=128, iterations=40, step_iterations=5)
+SHORT = dict(samples=128, iterations=40, step_size_iterations=5)
 
 
 @pytest.fixture(scope="module")

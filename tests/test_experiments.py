@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,8 +15,8 @@ import torch
 from tiny_models import ddim
 
 from qdiff_lib import load, sample, with_sampler
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.recipes import PROFILES, STAGES, Recipe
+from qdiff_lib.timestep_rules import Uniform
 from tools.results.page import SECTIONS, draw, page
 from tools.results.source import read
 
@@ -58,13 +57,13 @@ def test_an_interrupted_value_is_not_kept(module, tmp_path):
 def test_the_ladder_adds_one_part_at_a_time(module):
     rungs = module("ladder").rungs(module("settings").PROFILES["laptop"])
     assert list(rungs)[-1] == "full precision" and rungs["full precision"] is None
-    recipes = [recipe.to_dict() for recipe in list(rungs.values())[:-1]]
+    recipes = [recipe.flat() for recipe in list(rungs.values())[:-1]]
     changed = [{k for k in a if a[k] != b[k]} for a, b in zip(recipes, recipes[1:], strict=False)]
     assert changed == [
         {"symmetric_activations", "weight_range"},
-        {"method", "rounding", "step_iterations"},  # the last: switched off
+        {"method", "weight_rounding", "step_size_iterations"},  # the last: switched off
         {"split"},
-        {"step_iterations"},
+        {"step_size_iterations"},
         {"rounding_start", "learn_affine", "rule"},  # the last: of 20 steps, every one before too
         {"edge_bits"},
         {"network_iterations"},
@@ -109,16 +108,19 @@ class TestTable1:
         recipes = {(case.label, case.weights, case.seed): case.recipe(lab) for case in cases}
         assert recipes.pop(("full precision", 32, 0)) is None
         assert recipes["linear", 4, 1] == Recipe.linear(4, 8, "laptop", sampler="ddim-quadratic", seed=1)
-        assert recipes["SQuant", 4, 0].rounding == "squant" and recipes["PTQ4DM", 4, 0].method == "ptq4dm"
-        assert recipes["Q-Diffusion", 4, 2].edge_bits == 16 and recipes["Q-Diffusion", 4, 2].learn_affine
+        assert recipes["SQuant", 4, 0].rounding.weight_rounding == "squant"
+        assert recipes["PTQ4DM", 4, 0].method == "ptq4dm"
+        ours = recipes["Q-Diffusion", 4, 2]
+        assert ours.grids.edge_bits == 16 and ours.rounding.learn_affine
         rest = ("", ", whole network", ", all stages")
         units, whole, every = (recipes[f"Q-Diffusion{name}", 4, 2] for name in rest)
         assert every == Recipe.qdiffusion(4, 8, "laptop", sampler="ddim-quadratic", seed=2, edge_bits=16)
-        assert every.bias_correction_images > 0 and whole == replace(every, bias_correction_images=0)
-        assert whole.network_iterations > 0 and whole.rule == Uniform(1)
-        assert units == replace(whole, network_iterations=0, rule=Uniform())
-        paper = Recipe.qdiffusion(profile="paper").to_dict()
-        plain = recipes["Q-Diffusion, as in the paper", 4, 0].to_dict()
+        assert every.bias_correction.bias_correction_images > 0
+        assert whole == every.replace(bias_correction_images=0)
+        assert whole.whole_network.network_iterations > 0 and whole.calibration.rule == Uniform(1)
+        assert units == whole.replace(network_iterations=0, rule=Uniform())
+        paper = Recipe.qdiffusion(profile="paper").flat()
+        plain = recipes["Q-Diffusion, as in the paper", 4, 0].flat()
         changed = {name for name in paper if plain[name] != paper[name]}
         assert changed == {*PROFILES["laptop"], "sampler"} - set(STAGES)
 
@@ -160,10 +162,10 @@ def test_a_sweep_changes_one_thing(module, name):
     settings, sweeps = module("settings").PROFILES[name], module("sweeps")
     assert set(settings.sweeps) == set(sweeps.SWEEPS)
     for parameter, values in settings.sweeps.items():
-        recipes = [sweeps.SWEEPS[parameter](settings, value).to_dict() for value in values]
+        recipes = [sweeps.SWEEPS[parameter](settings, value).flat() for value in values]
         changed = {key for key in recipes[0] if len({str(recipe[key]) for recipe in recipes}) > 1}
         assert len(changed) == 1 and list(values) == sorted(set(values))
-        usual = sweeps.unchanged(parameter, settings).to_dict()
+        usual = sweeps.unchanged(parameter, settings).flat()
         assert all({key for key in usual if usual[key] != recipe[key]} <= changed for recipe in recipes)
         assert changed.isdisjoint(sweeps.budget([sweeps.SWEEPS[parameter](settings, v) for v in values]))
 

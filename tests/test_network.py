@@ -16,9 +16,9 @@ from tiny_models import (
 
 from qdiff_lib import Recipe, load_quantized, quantize, reconstruction, save_quantized
 from qdiff_lib.checkpoint import weight_codes, weight_layers
+from qdiff_lib.fitting import reconstruction_loss
 from qdiff_lib.layers import activation_quantizers
 from qdiff_lib.network import NAME, NetworkFitter, importance_of, row_losses
-from qdiff_lib.reconstruction import reconstruction_loss
 
 ROWS = 16
 
@@ -172,5 +172,5 @@ def test_a_callback_hears_of_it():
 @pytest.mark.parametrize("how", [Recipe.linear(4, 8, **SMALL), recipe(32, 32)], ids=["linear", "W32A32"])
 def test_where_nothing_can_be_learned_it_changes_nothing(how):
     unet = unet2d()
-    one, two = (quantized(unet, replace(how, network_iterations=n)) for n in (0, 5))
+    one, two = (quantized(unet, how.replace(network_iterations=n)) for n in (0, 5))
     assert_same_tensors(snapshot(one), snapshot(two))

@@ -162,9 +162,8 @@ def test_the_recorded_set_is_that_of_the_recipe(pair):
 
     pipe, quantized = pair
     recipe = quantized.unet.quantization.recipe
-    inputs = record(
-        with_sampler(pipe, recipe.sampler), recipe.rule, recipe.samples, recipe.steps, recipe.seed
-    )
+    how = recipe.calibration
+    inputs = record(with_sampler(pipe, how.sampler), how.rule, how.samples, how.steps, recipe.seed)
     assert_same_tensors(
         snapshot(quantize(pipe, recipe, inputs, progress=False).unet), snapshot(quantized.unet)
     )

@@ -10,12 +10,12 @@ from tiny_models import SMALL
 
 from qdiff_lib import load, quantize, sample, save_quantized, with_sampler
 from qdiff_lib.architectures import build
-from qdiff_lib.calibration import Normal, Uniform
 from qdiff_lib.cost import bops, layer_costs, parameter_count
 from qdiff_lib.layers import quant_layers
 from qdiff_lib.presets import PRESETS, preset_of
 from qdiff_lib.recipes import EXTRAS, METHODS, PROFILES
 from qdiff_lib.surgery import example_inputs
+from qdiff_lib.timestep_rules import Normal, Uniform
 from qdiff_lib.tracing import trace
 
 # Sampler, steps, eta, interval, samples, batch; ranges of weights and activations, symmetric; softmax, split.
@@ -31,42 +31,57 @@ PAPER = {
 def test_the_papers_numbers(name):
     recipe = PRESETS[name].recipe()
     found = (
-        recipe.sampler,
-        recipe.steps,
-        recipe.eta,
-        recipe.rule.interval,
-        recipe.samples,
-        recipe.batch_size,
+        recipe.calibration.sampler,
+        recipe.calibration.steps,
+        recipe.calibration.eta,
+        recipe.calibration.rule.interval,
+        recipe.calibration.samples,
+        recipe.rounding.batch_size,
     )
-    found += (recipe.weight_range, recipe.activation_range, recipe.symmetric_activations)
-    assert (*found, recipe.softmax_bits, recipe.split) == PAPER[name]
-    assert (recipe.weights, recipe.activations, recipe.guidance) == (4, 8, 7.5)
-    assert (recipe.iterations, recipe.step_iterations) == (20_000, 5_000)
-    assert recipe.rounding_start == "fraction" and not recipe.learn_affine and recipe.edge_bits is None
-    steps = len(recipe.rule.chosen(recipe.steps))
-    assert steps * {"sd-v1.4": 2 * 128}.get(name, 256) == recipe.samples
+    found += (
+        recipe.rounding.weight_range,
+        recipe.step_sizes.activation_range,
+        recipe.grids.symmetric_activations,
+    )
+    assert (*found, recipe.grids.softmax_bits, recipe.grids.split) == PAPER[name]
+    assert (recipe.grids.weights, recipe.grids.activations, recipe.calibration.guidance) == (4, 8, 7.5)
+    assert (recipe.rounding.iterations, recipe.step_sizes.step_size_iterations) == (20_000, 5_000)
+    assert (
+        recipe.rounding.rounding_start == "fraction"
+        and not recipe.rounding.learn_affine
+        and recipe.grids.edge_bits is None
+    )
+    steps = len(recipe.calibration.rule.chosen(recipe.calibration.steps))
+    assert steps * {"sd-v1.4": 2 * 128}.get(name, 256) == recipe.calibration.samples
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_large_networks_are_not_trained_as_a_whole(name):
     small = MILLIONS[name] < 100
     recipe = PRESETS[name].recipe(profile="laptop")
-    assert (recipe.network_iterations > 0) == (recipe.bias_correction_images > 0) == small
+    assert (
+        (recipe.whole_network.network_iterations > 0)
+        == (recipe.bias_correction.bias_correction_images > 0)
+        == small
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_other_methods_keep_the_sampler_and_the_softmax(name, method):
     recipe = PRESETS[name].recipe(method, 8, 6, profile="tiny", seed=3)
-    assert (recipe.method, recipe.weights, recipe.activations, recipe.seed) == (method, 8, 6, 3)
-    assert (recipe.sampler, recipe.eta) == (PAPER[name][0], PAPER[name][2])
-    assert recipe.softmax_bits == PAPER[name][9]
-    assert recipe.steps == PROFILES["tiny"]["steps"] and recipe.samples == PROFILES["tiny"]["samples"]
+    assert (recipe.method, recipe.grids.weights, recipe.grids.activations, recipe.seed) == (method, 8, 6, 3)
+    assert (recipe.calibration.sampler, recipe.calibration.eta) == (PAPER[name][0], PAPER[name][2])
+    assert recipe.grids.softmax_bits == PAPER[name][9]
+    assert (
+        recipe.calibration.steps == PROFILES["tiny"]["steps"]
+        and recipe.calibration.samples == PROFILES["tiny"]["samples"]
+    )
     rules = {"ptq4dm": Normal(0.4, 0.4), "qdiffusion": EXTRAS["rule"]}
-    assert recipe.rule == rules.get(method, Uniform())
-    assert recipe.split == (PAPER[name][10] and method == "qdiffusion")
-    assert (recipe.rounding_start == EXTRAS["rounding_start"]) == (method == "qdiffusion")
-    assert PRESETS[name].recipe("ptq4dm").rule == Normal(0.4, 0.4)
+    assert recipe.calibration.rule == rules.get(method, Uniform())
+    assert recipe.grids.split == (PAPER[name][10] and method == "qdiffusion")
+    assert (recipe.rounding.rounding_start == EXTRAS["rounding_start"]) == (method == "qdiffusion")
+    assert PRESETS[name].recipe("ptq4dm").calibration.rule == Normal(0.4, 0.4)
 
 
 def test_preset_of_a_hub_name():
@@ -152,7 +167,7 @@ def test_a_narrow_model_is_loaded_quantized_and_sampled(name, tmp_path):
     attentions = [module for key, module in pipe.unet.named_modules() if key.endswith("attentions.0")]
     assert name != "ldm8-churches" or {module.heads for module in attentions} == {2}
     prompts = PROMPTS if name == "sd-v1.4" else None
-    recipe = PRESETS[name].recipe(**{**SMALL, "iterations": 1, "step_iterations": 1}, rule=Uniform(2))
+    recipe = PRESETS[name].recipe(**{**SMALL, "iterations": 1, "step_size_iterations": 1}, rule=Uniform(2))
     quantized = quantize(pipe, recipe, prompts=prompts, progress=False)
     found = quantized.unet.quantization.trace
     assert (len(found.units), len(found.seams)) == (sum(UNITS[name][:-1]), UNITS[name][-1])
@@ -160,6 +175,6 @@ def test_a_narrow_model_is_loaded_quantized_and_sampled(name, tmp_path):
     drawn = {}
     save_quantized(quantized, tmp_path / "packed")
     for label, model in {"fp": pipe, "q": quantized, "packed": load(tmp_path / "packed")}.items():
-        sampler = with_sampler(model, recipe.sampler)
-        drawn[label] = sample(sampler, 2, 4, prompts=prompts, eta=recipe.eta).images
+        sampler = with_sampler(model, recipe.calibration.sampler)
+        drawn[label] = sample(sampler, 2, 4, prompts=prompts, eta=recipe.calibration.eta).images
     assert torch.equal(drawn["packed"], drawn["q"]) and not torch.equal(drawn["q"], drawn["fp"])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = "python -m qdiff_lib "
 SMALLER = {"sample": ["--n", "2", "--steps", "2"], "evaluate": ["--n", "4", "--steps", "2"]}
-SMALL = dict(steps=2, samples=8, iterations=2, step_iterations=1, batch_size=4)
+SMALL = dict(steps=2, samples=8, iterations=2, step_size_iterations=1, batch_size=4)
 
 
 def commands(name: str) -> list[list[str]]:
@@ -61,8 +61,17 @@ def test_profile_table_has_the_numbers_of_the_code(name):
     recipe = recipes.Recipe.qdiffusion(profile=name)
     row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` "))
     numbers = [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", row.split("|", 3)[3])]
-    iterations = [recipe.iterations, recipe.step_iterations, recipe.network_iterations]
-    assert numbers == [recipe.steps, recipe.samples, *iterations, recipe.bias_correction_images]
+    iterations = [
+        recipe.rounding.iterations,
+        recipe.step_sizes.step_size_iterations,
+        recipe.whole_network.network_iterations,
+    ]
+    assert numbers == [
+        recipe.calibration.steps,
+        recipe.calibration.samples,
+        *iterations,
+        recipe.bias_correction.bias_correction_images,
+    ]
 
 
 def test_demo_table_is_the_recorded_one():

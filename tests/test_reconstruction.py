@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,11 +24,12 @@ from tiny_models import (
 from torch.nn import functional
 
 from qdiff_lib import Recipe, pipeline, quantize, reconstruction, record, resume
+from qdiff_lib.fitting import reconstruction_loss
 from qdiff_lib.grid import dequantize
 from qdiff_lib.grid import quantize as codes_of
 from qdiff_lib.layers import activation_quantizers, quant_layers
 from qdiff_lib.recipes import METHODS
-from qdiff_lib.reconstruction import annealed_beta, feature_axis, reconstruct, reconstruction_loss
+from qdiff_lib.reconstruction import reconstruct
 from qdiff_lib.replay import Replay
 from qdiff_lib.rounding import AdaRound
 
@@ -48,8 +48,9 @@ def only(name):
 
 def rebuilt(unet, recipe, inputs, **options):
     """A reconstructed copy and the reports."""
-    quantized = with_quantizers(unet, recipe)
-    reports = reconstruct(unet, quantized, traced(unet), inputs, recipe, progress=False, **options)
+    quantized = with_quantizers(unet, recipe.grids)
+    how = (recipe.rounding, recipe.step_sizes, recipe.seed)
+    reports = reconstruct(unet, quantized, traced(unet), inputs, *how, progress=False, **options)
     return quantized, reports
 
 
@@ -78,9 +79,9 @@ def test_learned_rounding_beats_nearest(make, name):
     inputs = random_inputs(unet, 16)
     recipe = small(3, 32, iterations=60, lr=2e-2, batch_size=8, regularization=1e-3, **only(name))
     learned, reports = rebuilt(unet, recipe, inputs)
-    nearest = with_quantizers(unet, recipe)
+    nearest = with_quantizers(unet, recipe.grids)
     for layer in quant_layers(nearest):
-        layer.find_weight_range(recipe.weight_range)
+        layer.find_weight_range(recipe.rounding.weight_range)
         layer.round_weight()
     target = output_of(unet, name, inputs)
     before, after = (reconstruction_loss(output_of(m, name, inputs), target) for m in (nearest, learned))
@@ -90,7 +91,7 @@ def test_learned_rounding_beats_nearest(make, name):
     assert not [r for r in reports[: report.index] if r.error]
 
 
-@pytest.mark.parametrize("help", [dict(rounding_start="gptq"), dict(learn_affine=True, lr_steps=1e-2)])
+@pytest.mark.parametrize("help", [dict(rounding_start="gptq"), dict(learn_affine=True, lr_step_sizes=1e-2)])
 def test_what_helps_short_runs_lowers_the_error(help):
     unet = unet2d()
     inputs = random_inputs(unet, 16)
@@ -106,7 +107,7 @@ def test_what_helps_short_runs_lowers_the_error(help):
 def test_learned_biases_leave_the_full_precision_model_alone():
     unet = unet2d()
     before = {name: value.clone() for name, value in unet.state_dict().items()}
-    quantized, _ = rebuilt(unet, small(learn_affine=True, lr_steps=1e-2), random_inputs(unet, 8))
+    quantized, _ = rebuilt(unet, small(learn_affine=True, lr_step_sizes=1e-2), random_inputs(unet, 8))
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
     assert not torch.equal(quantized.conv_in.layer.bias, unet.conv_in.bias)
 
@@ -187,8 +188,8 @@ def test_activation_ranges_see_every_input(row):
     unet = unet2d()
     inputs = random_inputs(unet, 70)  # more than one batch of a replay
     inputs.inputs["sample"][row] *= 50
-    recipe = small(8, 8, iterations=1, step_iterations=1, lr_steps=0.0, **only("conv_in"))
-    quantized, _ = rebuilt(unet, replace(recipe, symmetric_activations=True), inputs)
+    recipe = small(8, 8, iterations=1, step_size_iterations=1, lr_step_sizes=0.0, **only("conv_in"))
+    quantized, _ = rebuilt(unet, recipe.replace(symmetric_activations=True), inputs)
     largest = inputs.inputs["sample"].abs().max().item()
     assert quantized.conv_in.inputs[0].scale.item() == pytest.approx(largest / 127.5, rel=0.01)
 
@@ -196,19 +197,19 @@ def test_activation_ranges_see_every_input(row):
 def test_step_sizes_are_learned_and_stay_positive():
     unet = unet2d()
     inputs = random_inputs(unet, 8)
-    still, _ = rebuilt(unet, small(lr_steps=0.0), inputs)
-    moved, _ = rebuilt(unet, small(lr_steps=0.5, step_iterations=5), inputs)
+    still, _ = rebuilt(unet, small(lr_step_sizes=0.0), inputs)
+    moved, _ = rebuilt(unet, small(lr_step_sizes=0.5, step_size_iterations=5), inputs)
     pairs = list(zip(activation_quantizers(still), activation_quantizers(moved), strict=True))
     assert all(q.scale > 0 and q.log_scale is None for pair in pairs for q in pair)
     changed = [not torch.equal(a.scale, b.scale) for a, b in pairs]
     assert sum(changed) > 0.9 * len(changed)
 
 
-def test_no_step_iterations_keep_the_observed_ranges():
+def test_no_iterations_for_step_sizes_keep_the_observed_ranges():
     unet = unet2d()
     inputs = random_inputs(unet, 8)
-    still, _ = rebuilt(unet, small(lr_steps=0.0, learn_affine=False, **only("conv_in")), inputs)
-    observed, _ = rebuilt(unet, small(step_iterations=0, learn_affine=False, **only("conv_in")), inputs)
+    still, _ = rebuilt(unet, small(lr_step_sizes=0.0, learn_affine=False, **only("conv_in")), inputs)
+    observed, _ = rebuilt(unet, small(step_size_iterations=0, learn_affine=False, **only("conv_in")), inputs)
     expected = snapshot(still)  # log and exp of the unchanged scale cost its last bit
     for name, value in snapshot(observed).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
@@ -228,38 +229,16 @@ def test_only_what_is_learned_is_optimized(monkeypatch, learn_affine):
     unet = unet2d()
     asked, backward = set(), torch.Tensor.backward
     recipe = small(learn_affine=learn_affine)
-    quantized = with_quantizers(unet, recipe)
+    quantized = with_quantizers(unet, recipe.grids)
 
     def look(self, *args, **kwargs):
         asked.update(n.rpartition(".")[2] for n, p in quantized.named_parameters() if p.requires_grad)
         return backward(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, "backward", look)
-    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), recipe, progress=False)
+    how = (recipe.rounding, recipe.step_sizes)
+    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), *how, progress=False)
     assert asked == {"v", "log_scale"} | ({"bias"} if learn_affine else set())
-
-
-@pytest.mark.parametrize(
-    "shape, axis, expected",
-    [((2, 3, 4, 5), 1, 3.0), ((2, 5, 7), -1, 7.0), ((2, 6), -1, 6.0)],
-    ids=["image", "tokens", "vector"],
-)
-def test_the_loss_sums_over_features(shape, axis, expected):
-    assert feature_axis(torch.zeros(shape)) == axis
-    assert reconstruction_loss(torch.ones(shape), torch.zeros(shape)).item() == pytest.approx(expected)
-
-
-def test_the_loss_of_tokens_is_that_of_the_same_image():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 2, 6, 4, 4, generator=generator)
-    tokens = [x.flatten(2).transpose(1, 2) for x in (a, b)]
-    torch.testing.assert_close(reconstruction_loss(*tokens), reconstruction_loss(a, b))
-
-
-@pytest.mark.parametrize("iteration, beta", [(20, 20.0), (60, 11.0), (100, 2.0)])
-def test_beta_falls_along_a_line_after_the_warm_up(iteration, beta):
-    recipe = Recipe(iterations=100, warmup=0.2, beta=(20.0, 2.0))
-    assert annealed_beta(iteration, recipe) == pytest.approx(beta)
 
 
 def test_a_small_memory_budget_changes_no_bit(tmp_path):
@@ -381,9 +360,23 @@ def test_a_killed_process_ends_with_the_same_bits(tmp_path, uninterrupted):
 
 @pytest.mark.parametrize(
     "other",
-    [dict(recipe=small(lr=0.5)), dict(unet=unet2d(seed=1)), dict(seed=1)],
-    ids=["recipe", "model", "calibration-set"],
-)
+    [
+        dict(recipe=small(lr=0.5)),
+        dict(recipe=small(lr_step_sizes=0.5)),
+        dict(recipe=small(seed=1)),
+        dict(recipe=small(weights=5)),
+        dict(recipe=small(activations=6)),
+        dict(recipe=small(split=False)),
+        dict(recipe=small(quantize_attention=False)),
+        dict(recipe=small(exclude=("conv_out",))),
+        dict(unet=unet2d(seed=1)),
+        dict(seed=1),
+    ],
+    ids=[
+        "rounding", "step-sizes", "seed", "weights", "activations", "split", "attention", "exclude",
+        "model", "calibration-set",
+    ],
+)  # fmt: skip
 def test_units_of_another_run_are_refused(tmp_path, other):
     interrupted(tmp_path, index=0)
     with pytest.raises(ValueError, match="units of another model, recipe or calibration set"):

@@ -5,9 +5,10 @@ import torch
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 
 from qdiff_lib import record, with_sampler
-from qdiff_lib.calibration import CalibrationSet, Shared, Uniform
+from qdiff_lib.calibration import CalibrationSet, Shared, draw_counts
 from qdiff_lib.request import Request
 from qdiff_lib.sampling import run_batch, sampling_times
+from qdiff_lib.timestep_rules import Uniform
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_an_odd_number_is_refused_under_guidance_only(pipe):
 
 
 def test_paper_takes_128_of_each_kind_at_25_of_50_plms_steps(pipe):
-    counts = Uniform(2).counts(50, 3200, torch.Generator())
+    counts = draw_counts(Uniform(2), 50, 3200, torch.Generator())
     assert (counts > 0).sum() == 25 and set(counts[counts > 0].tolist()) == {128}
     times = sampling_times(pipe, 50)
     assert len(times) == 51 and len(times.unique()) == 50

@@ -51,9 +51,9 @@ def test_prompts_missing_or_not_taken(text_pipe):
 
 
 def test_eta_out_of_range_or_not_taken():
-    with pytest.raises(ValueError, match="eta=1.5 must be from 0 to 1"):
+    with pytest.raises(ValueError, match="eta=1.5 must be a number from 0 to 1"):
         Request.checked(ddim(), None, 7.5, 1.5)
-    with pytest.raises(ValueError, match="eta=1: DDPMPipeline takes no eta"):
+    with pytest.raises(ValueError, match="eta=1.0: DDPMPipeline takes no eta"):
         Request.checked(ddpm(), None, 7.5, 1)
 
 
@@ -70,15 +70,15 @@ def test_samplers_that_take_no_eta(text_pipe, sampler, kind):
 @pytest.mark.parametrize(
     "guidance, error, message",
     [
-        ("7.5", TypeError, "guidance='7.5' must be a number"),
-        (None, TypeError, "guidance=None must be a number"),
-        (True, TypeError, "guidance=True must be a number"),
-        (math.nan, ValueError, "guidance=nan must be finite"),
-        (math.inf, ValueError, "guidance=inf must be finite"),
+        ("7.5", TypeError, "guidance='7.5' must be a number that is finite"),
+        (None, TypeError, "guidance=None must be a number that is finite"),
+        (True, TypeError, "guidance=True must be a number that is finite"),
+        (math.nan, ValueError, "guidance=nan must be a number that is finite"),
+        (math.inf, ValueError, "guidance=inf must be a number that is finite"),
     ],
 )
 def test_guidance_that_is_no_number(text_pipe, guidance, error, message):
     with pytest.raises(error, match=message):
         Request.checked(text_pipe, list(PROMPTS), guidance, 0.0)
     with pytest.raises(error, match=message):
-        Recipe(guidance=guidance)
+        Recipe.linear(guidance=guidance)

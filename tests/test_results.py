@@ -208,7 +208,7 @@ def row(label, weights, activations, seed=0, frechet=2.0, **scores):
 def data(rows, planned, **more):
     """Table 1 with these rows."""
     real = {"groups": 5, "frechet": [0.7, 0.05], "kid": [0.0001, 0.0002], "inception_score": [9.5, 0.1]}
-    calibration = {"steps": 50, "samples": 1024, "iterations": 1200, "step_iterations": 200}
+    calibration = {"steps": 50, "samples": 1024, "iterations": 1200, "step_size_iterations": 200}
     calibration |= {"network_iterations": 600, "bias_correction_images": 128}
     sizes = {
         "sampler": "ddim-quadratic",

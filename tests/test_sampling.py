@@ -8,7 +8,7 @@ from latent_models import PROMPTS, latent_diffusion, stable_diffusion
 from tiny_models import ddim, ddpm
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from qdiff_lib.calibration import Last, record
+from qdiff_lib.calibration import record
 from qdiff_lib.sampling import (
     ROLES,
     each_step,
@@ -20,6 +20,7 @@ from qdiff_lib.sampling import (
     with_components,
     with_sampler,
 )
+from qdiff_lib.timestep_rules import Last
 
 SAMPLERS = pytest.mark.parametrize("make", [ddpm, ddim], ids=["ddpm", "ddim"])
 

@@ -13,9 +13,9 @@ from diffusers import (
 from tiny_models import CONDITIONAL, PLAIN, conditional_unet, ddpm, unet2d
 
 from qdiff_lib import Recipe, quantize, record, sample
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.sampling import with_components
 from qdiff_lib.support import check_pipeline, check_unet, takes_prompts
+from qdiff_lib.timestep_rules import Uniform
 
 
 @pytest.mark.parametrize("make", [unet2d, conditional_unet, lambda: conditional_unet(encoder_hid_dim=6)])

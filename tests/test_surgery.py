@@ -16,9 +16,9 @@ from tiny_models import (
     with_quantizers,
 )
 
-from qdiff_lib import Recipe
 from qdiff_lib.attention import QuantAttnProcessor
 from qdiff_lib.layers import QuantLayer, activation_quantizers, quant_layers
+from qdiff_lib.recipe_parts import Grids
 from qdiff_lib.surgery import example_inputs
 
 MODELS = pytest.mark.parametrize("make", [unet2d, conditional_unet], ids=["plain", "text"])
@@ -33,7 +33,7 @@ def names_of(unet):
 def test_layers_compute_the_same_bits_until_ranges_are_set(make, split):
     unet = make()
     inputs = random_inputs(unet)
-    quantized = with_quantizers(unet, Recipe(split=split, quantize_attention=False))
+    quantized = with_quantizers(unet, Grids(split=split, quantize_attention=False))
     assert quant_layers(quantized)
     assert torch.equal(output(quantized, inputs), output(unet, inputs))
 
@@ -56,7 +56,7 @@ def test_attention_computes_the_same_until_ranges_are_set(make, processor):
 def test_set_ranges_change_the_output(make):
     unet = make()
     inputs = random_inputs(unet)
-    quantized = with_quantizers(unet, Recipe(weights=3, activations=32))
+    quantized = with_quantizers(unet, Grids(weights=3, activations=32))
     for layer in quant_layers(quantized):
         layer.find_weight_range("min_max")
         layer.round_weight()
@@ -105,7 +105,7 @@ def test_patterns_choose_the_layers(include, exclude):
         for name in unit.layers
         if any(fnmatch(name, p) for p in include) and not any(fnmatch(name, p) for p in exclude)
     }
-    assert names_of(with_quantizers(unet, Recipe(include=include, exclude=exclude))) == chosen
+    assert names_of(with_quantizers(unet, Grids(include=include, exclude=exclude))) == chosen
 
 
 def test_all_layers_are_chosen_by_default():
@@ -115,7 +115,7 @@ def test_all_layers_are_chosen_by_default():
 
 
 def test_an_excluded_attention_keeps_its_products():
-    quantized = with_quantizers(unet2d(), Recipe(exclude=("mid_block.attentions.0",)))
+    quantized = with_quantizers(unet2d(), Grids(exclude=("mid_block.attentions.0",)))
     assert isinstance(quantized.mid_block.attentions[0].processor, AttnProcessor2_0)
     assert isinstance(quantized.mid_block.attentions[0].to_q, QuantLayer)
     assert isinstance(quantized.down_blocks[1].attentions[0].processor, QuantAttnProcessor)
@@ -126,20 +126,20 @@ def test_an_excluded_attention_keeps_its_products():
 )
 def test_patterns_that_choose_nothing_are_refused(patterns):
     with pytest.raises(ValueError, match="choose no layer"):
-        with_quantizers(unet2d(), Recipe(**patterns))
+        with_quantizers(unet2d(), Grids(**patterns))
 
 
 @pytest.mark.parametrize(
-    "recipe, edge, inner",
+    "grids, edge, inner",
     [
-        (Recipe(weights=4, activations=6, edge_bits=8), (8, 8), (4, 6)),
-        (Recipe(weights=4, activations=8, edge_bits=6), (6, 8), (4, 8)),
-        (Recipe(weights=4, activations=6), (4, 6), (4, 6)),
+        (Grids(weights=4, activations=6, edge_bits=8), (8, 8), (4, 6)),
+        (Grids(weights=4, activations=8, edge_bits=6), (6, 8), (4, 8)),
+        (Grids(weights=4, activations=6), (4, 6), (4, 6)),
     ],
     ids=["wider-edges", "never-below-the-activations", "no-edges"],
 )
-def test_edge_bits(recipe, edge, inner):
-    quantized = with_quantizers(unet2d(), recipe)
+def test_edge_bits(grids, edge, inner):
+    quantized = with_quantizers(unet2d(), grids)
     for name, module in quantized.named_modules():
         if isinstance(module, QuantLayer):
             bits = (module.weight_grid.bits, module.inputs[0].grid.bits)
@@ -150,7 +150,7 @@ def test_edge_bits(recipe, edge, inner):
 def test_split_follows_the_seams(split):
     unet = unet2d()
     seams = traced(unet).seams
-    quantized = with_quantizers(unet, Recipe(split=split))
+    quantized = with_quantizers(unet, Grids(split=split))
     for name in names_of(quantized):
         layer = quantized.get_submodule(name)
         whole = (layer.layer.weight.shape[1],)
@@ -159,7 +159,7 @@ def test_split_follows_the_seams(split):
 
 
 def test_softmax_bits_and_grids_of_attention():
-    quantized = with_quantizers(unet2d(), Recipe(activations=6, softmax_bits=16, symmetric_activations=True))
+    quantized = with_quantizers(unet2d(), Grids(activations=6, softmax_bits=16, symmetric_activations=True))
     processor = quantized.mid_block.attentions[0].processor
     assert [q.grid.bits for q in (processor.q, processor.k, processor.v)] == [6, 6, 6]
     assert processor.q.grid.symmetric
@@ -169,21 +169,21 @@ def test_softmax_bits_and_grids_of_attention():
 @pytest.mark.parametrize("make, bits", [(unet2d, 8), (conditional_unet, 16)], ids=["plain", "text"])
 def test_softmax_has_16_bits_where_a_text_is_read(make, bits):
     unet = make()
-    for recipe, expected in ((Recipe(), bits), (Recipe(softmax_bits=6), 6)):
-        modules = with_quantizers(unet, recipe).modules()
+    for grids, expected in ((Grids(), bits), (Grids(softmax_bits=6), 6)):
+        modules = with_quantizers(unet, grids).modules()
         processors = [m.processor for m in modules if isinstance(m, Attention)]
         assert processors and {p.softmax.grid.bits for p in processors} == {expected}
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [Recipe(activations=32), Recipe(activations=8, quantize_attention=False)],
+    "grids",
+    [Grids(activations=32), Grids(activations=8, quantize_attention=False)],
     ids=["float-activations", "switched-off"],
 )
-def test_attention_products_can_stay_in_floating_point(recipe):
-    quantized = with_quantizers(unet2d(), recipe)
+def test_attention_products_can_stay_in_floating_point(grids):
+    quantized = with_quantizers(unet2d(), grids)
     assert not [m for m in quantized.modules() if isinstance(m, QuantAttnProcessor)]
-    assert bool(activation_quantizers(quantized)) == (recipe.activations == 8)
+    assert bool(activation_quantizers(quantized)) == (grids.activations == 8)
 
 
 class OtherProcessor(AttnProcessor2_0):
@@ -195,9 +195,9 @@ def test_an_unknown_attention_processor_is_refused():
     unet.mid_block.attentions[0].set_processor(OtherProcessor())
     with pytest.raises(ValueError, match="'mid_block.attentions.0' uses OtherProcessor"):
         with_quantizers(unet)
-    excluded = with_quantizers(unet, Recipe(exclude=("mid_block.attentions.0",)))
+    excluded = with_quantizers(unet, Grids(exclude=("mid_block.attentions.0",)))
     assert isinstance(excluded.mid_block.attentions[0].processor, OtherProcessor)
-    with_quantizers(unet, Recipe(quantize_attention=False))
+    with_quantizers(unet, Grids(quantize_attention=False))
 
 
 def test_attention_with_added_keys_is_refused():

@@ -10,14 +10,14 @@ from diffusers import (
     UNet2DModel,
 )
 
-from qdiff_lib import Recipe
 from qdiff_lib.calibration import CalibrationSet, Shared
+from qdiff_lib.recipe_parts import Grids
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
 
 TRAINED_STEPS = 100
 TOKENS = 5  # of the text that conditions UNet2DConditionModel
-SMALL = dict(steps=4, samples=12, iterations=3, step_iterations=2, batch_size=4)
+SMALL = dict(steps=4, samples=12, iterations=3, step_size_iterations=2, batch_size=4)
 
 # At 24 channels, 16 tokens and 5 tokens no activation of the network has the shape of an attention matrix.
 PLAIN = dict(
@@ -88,9 +88,9 @@ def traced(unet):
     return trace(unet, example_inputs(unet))
 
 
-def with_quantizers(unet, recipe=None):
+def with_quantizers(unet, grids=None):
     """A copy with quantizers whose ranges are not set."""
-    return insert_quantizers(unet, recipe or Recipe(), traced(unet))
+    return insert_quantizers(unet, grids or Grids(), traced(unet))
 
 
 @torch.no_grad()

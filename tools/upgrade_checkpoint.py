@@ -24,6 +24,7 @@ from qdiff_lib.pipeline import Quantization
 from qdiff_lib.recipes import Recipe
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
+from tools.nest_recipes import nested
 
 GRIDS = ("weight_scale", "weight_zero_point", "activation_scale", "activation_zero_point")
 
@@ -33,9 +34,9 @@ def upgrade(old: Path, new: Path) -> None:
     about = json.loads((old / "quantized.json").read_text())
     kind = getattr(diffusers, about["unet"])
     unet = set_heads(kind.from_config(kind.load_config(old / "unet")).eval())
-    recipe = Recipe.from_dict(about["recipe"])
+    recipe = Recipe.from_dict(nested(about["recipe"]))
     found = trace(unet, example_inputs(unet))
-    unet = insert_quantizers(unet, recipe, found)
+    unet = insert_quantizers(unet, recipe.grids, found)
     fill(unet, load_file(old / "unet" / "quantized.safetensors"))
     unet = make_native(unet, Quantization(recipe, about.get("calibration", {}), found))
     pipe = diffusers.DiffusionPipeline.from_pretrained(old, unet=unet, use_safetensors=True)

@@ -22,8 +22,8 @@
 
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.course.figures import lesson_01 as figures
+from qdiff_lib.timestep_rules import Uniform
 
 steps, n = lesson.pick(tiny=20, laptop=50, gpu=100), lesson.pick(tiny=16, laptop=32, gpu=64)
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")

@@ -285,8 +285,8 @@ claim(abs(estimate - exact) < 0.05 * exact, "the estimator is within 5 % of the 
 
 # %%
 from qdiff_lib import Recipe, quantize, record
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.course.watching import chosen
+from qdiff_lib.timestep_rules import Uniform
 
 pool = record(pipe, Uniform(), samples=160, steps=steps, batch_size=8)
 held_out = record(pipe, Uniform(), samples=40, steps=steps, seed=1, batch_size=8)

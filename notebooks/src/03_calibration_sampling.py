@@ -22,9 +22,10 @@
 # %%
 import torch
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
-from qdiff_lib.calibration import CalibrationSet, First, Last, Middle, Normal, Single, Uniform
+from qdiff_lib.calibration import CalibrationSet, draw_counts
 from qdiff_lib.course.figures import lesson_03 as figures
 from qdiff_lib.course.figures.lesson_01 import same_seeds
+from qdiff_lib.timestep_rules import First, Last, Middle, Normal, Single, Uniform
 
 STEPS, n = 20, lesson.pick(tiny=8, laptop=32, gpu=64)
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
@@ -37,7 +38,7 @@ rules |= {"last 2": Last(2), f"step {STEPS // 2 + 1} alone": Single(STEPS // 2)}
 # %%
 def drawn(rule, count):
     """A set of ``count`` inputs of the pool, as many of each step as the rule says."""
-    counts = rule.counts(STEPS, count, torch.Generator().manual_seed(0))
+    counts = draw_counts(rule, STEPS, count, torch.Generator().manual_seed(0))
     index = torch.cat([(pool.step == s).nonzero().flatten()[:k] for s, k in enumerate(counts.tolist())])
     return CalibrationSet(pool.rows(index), pool.step[index], {})
 
@@ -72,7 +73,7 @@ print(f"from the first 2 steps: {mse['first 2'] / mse['uniform']:.1f} times")
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(0)
-taken = {label: rule.counts(STEPS, 320, generator) for label, rule in rules.items()}
+taken = {label: draw_counts(rule, STEPS, 320, generator) for label, rule in rules.items()}
 show(figures.strip_chart(taken))
 claim(all(counts.sum() == 320 for counts in taken.values()), "every rule gives exactly 320 inputs")
 late = taken["normal"][STEPS // 2 :].sum() / 320

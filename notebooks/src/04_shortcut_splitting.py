@@ -22,10 +22,10 @@
 # %%
 import torch
 from qdiff_lib import load, record, sample, with_sampler
-from qdiff_lib.calibration import Uniform
 from qdiff_lib.course.figures import lesson_04 as figures
 from qdiff_lib.course.seams import groups_straddle, input_ranges, quantize_seams, stretch_skips, watch
 from qdiff_lib.surgery import example_inputs
+from qdiff_lib.timestep_rules import Uniform
 from qdiff_lib.tracing import trace
 
 pipe = with_sampler(load("ddpm-fashion", lesson.device), "ddim")

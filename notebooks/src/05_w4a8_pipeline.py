@@ -20,7 +20,7 @@
 
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
-from qdiff_lib.calibration import Uniform
+from qdiff_lib.timestep_rules import Uniform
 
 images, steps, samples = lesson.pick(tiny=(16, 20, 128), laptop=(32, 20, 256), gpu=(64, 100, 1024))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
@@ -155,6 +155,7 @@ from qdiff_lib.layers import activation_quantizers, quant_layers
 
 NAME = "up_blocks.0.resnets.0"
 recipe = Recipe.qdiffusion(4, 8, include=(NAME, f"{NAME}.*"), iterations=150)
+how = recipe.rounding  # the part that says how weights get their codes
 caught = catch(pipe.unet, NAME, inputs, batch_size=8)
 unit, plain = (quantized_unit(pipe.unet, NAME, recipe) for _ in range(2))
 for layer in quant_layers(plain):
@@ -166,17 +167,17 @@ print(
 )
 
 # %%
-from qdiff_lib.reconstruction import annealed_beta, reconstruction_loss
+from qdiff_lib.fitting import annealed_beta, reconstruction_loss
 
-optimizer = torch.optim.Adam([part.v for part in rounds], lr=recipe.lr)
+optimizer = torch.optim.Adam([part.v for part in rounds], lr=how.lr)
 losses, moments = [], [moment(0, rounds)]
-for iteration in range(recipe.iterations):
-    args, target = caught.draw(recipe.batch_size, generator)
+for iteration in range(how.iterations):
+    args, target = caught.draw(how.batch_size, generator)
     loss = reconstruction_loss(unit(*args), target)
     losses.append(loss.item())
-    if iteration >= recipe.warmup * recipe.iterations:
-        beta = annealed_beta(iteration, recipe)
-        loss = loss + recipe.regularization * sum(part.regularizer(beta) for part in rounds)
+    if iteration >= how.warmup * how.iterations:
+        beta = annealed_beta(iteration, how)
+        loss = loss + how.regularization * sum(part.regularizer(beta) for part in rounds)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

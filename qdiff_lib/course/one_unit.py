@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration import CalibrationSet
+from ..fitting import OBSERVED, reconstruction_loss
 from ..grid import Grid
 from ..layers import activation_quantizers, quant_layers
 from ..ranges import Reservoir
 from ..recipes import Recipe
-from ..reconstruction import OBSERVED, reconstruction_loss
 from ..rounding import AdaRound
 from ..surgery import example_inputs, insert_quantizers
 from ..tracing import trace
@@ -48,9 +48,9 @@ def catch(unet: nn.Module, name: str, inputs: CalibrationSet, batch_size: int = 
 def quantized_unit(unet: nn.Module, name: str, recipe: Recipe) -> nn.Module:
     """A copy of the unit ``name`` with quantizers; its weights have ranges, and are not rounded yet."""
     found = trace(unet, example_inputs(unet, device=next(unet.parameters()).device))
-    unit = insert_quantizers(unet, recipe, found).get_submodule(name)
+    unit = insert_quantizers(unet, recipe.grids, found).get_submodule(name)
     for layer in quant_layers(unit):
-        layer.find_weight_range(recipe.weight_range)
+        layer.find_weight_range(recipe.rounding.weight_range)
     return unit
 
 

@@ -4,7 +4,8 @@ from itertools import count
 
 import torch
 
-from qdiff_lib.calibration import Uniform
+from qdiff_lib.calibration import draw_counts
+from qdiff_lib.timestep_rules import Uniform
 
 UNUSED = count()  # numbers that no call has had
 
@@ -88,7 +89,7 @@ def mostly_early(counts, trajectories, generator):
 RIGHT = {
     "03.uniform_counts": [
         counts_by_hand,
-        lambda steps, samples, interval: Uniform(interval).counts(steps, samples, torch.Generator()),
+        lambda steps, samples, interval: draw_counts(Uniform(interval), steps, samples, torch.Generator()),
     ],
     "03.draw_trajectories": [
         with_multinomial,

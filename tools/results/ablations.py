@@ -98,9 +98,8 @@ def sampling(data: dict) -> str:
         {", ".join(least)} of the steps. "normal" draws diffusion times with a mean of 0.4 and a deviation
         of 0.2 of the run (PTQ4DM's published command: 0.4 and 0.4).
     """)
-    budget = (
-        f"{data['samples']} inputs and {data['iterations']} + {data['step_iterations']} iterations a unit"
-    )
+    iterations = f"{data['iterations']} + {data['step_size_iterations']} iterations a unit"
+    budget = f"{data['samples']} inputs and {iterations}"
     found = table(["inputs come from", *SCORES], [[row["label"], *scores(row)] for row in data["rows"]])
     return f"{width(data)} with {budget}. {conditions(data)}\n\n{found}\n\n{text}"
 

@@ -136,9 +136,9 @@ def differences(data: dict) -> str:
         times of the steps are those of DDIM's code, as in the paper, without its repeated ones.
         """,
         f"""
-        Calibration: {own["samples"]:,} inputs and {own["iterations"]:,} + {own["step_iterations"]:,}
+        Calibration: {own["samples"]:,} inputs and {own["iterations"]:,} + {own["step_size_iterations"]:,}
         iterations a unit instead of {number(theirs["samples"])} and {number(theirs["iterations"])} +
-        {number(theirs["step_iterations"])}, so that it takes minutes on two CPU cores.
+        {number(theirs["step_size_iterations"])}, so that it takes minutes on two CPU cores.
         """,
         """
         Features: the shipped classifier knows garments, Inception does not. Distances of different
