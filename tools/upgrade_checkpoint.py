@@ -23,9 +23,14 @@ from qdiff_lib.native import make_native
 from qdiff_lib.pipeline import Quantization
 from qdiff_lib.recipes import Recipe
 from qdiff_lib.surgery import example_inputs, insert_quantizers
+from qdiff_lib.timestep_rules import rule_from_dict
 from qdiff_lib.tracing import trace
-from tools.nest_recipes import nested
 
+RENAMED = {
+    "rounding": "weight_rounding",
+    "step_iterations": "step_size_iterations",
+    "lr_steps": "lr_step_sizes",
+}
 GRIDS = ("weight_scale", "weight_zero_point", "activation_scale", "activation_zero_point")
 
 
@@ -45,6 +50,12 @@ def upgrade(old: Path, new: Path) -> None:
             part.float()
     save_quantized(pipe, new)
     print(f"wrote {new / TENSORS}: {(new / TENSORS).stat().st_size:,} bytes")
+
+
+def nested(flat: dict) -> dict:
+    """The JSON form of today's recipe for a recipe whose fields stood side by side."""
+    changes = {RENAMED.get(name, name): value for name, value in flat.items()}
+    return Recipe().replace(**{**changes, "rule": rule_from_dict(flat["rule"])}).to_dict()
 
 
 @torch.no_grad()
