@@ -290,9 +290,9 @@ def quantized_state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors that quantization decided: codes, biases, scales, zero points, by name."""
     state = {}
     for name, part in module.named_modules():
-        if isinstance(part, HoldsIntegers):
+        if isinstance(part, ActivationQuantizer) or (isinstance(part, QuantLayer) and part.codes is not None):
             own = part.state_dict(prefix=f"{name}." if name else "")
-            state |= {key: value.detach().contiguous() for key, value in own.items()}
+            state |= {key: value.contiguous() for key, value in own.items()}
     return state
 
 

@@ -5,7 +5,7 @@ import torch
 from latent_models import PROMPTS, stable_diffusion
 from tiny_models import SMALL, assert_same_tensors, ddim, ddpm, random_inputs, snapshot, unet2d
 
-from qdiff_lib import Recipe, load_quantized, pipeline, quantize, reconstruction, save_quantized
+from qdiff_lib import Recipe, load, pipeline, quantize, reconstruction, save_quantized
 from qdiff_lib import bias_correction as stage
 from qdiff_lib.bias_correction import NAME, BiasCorrection, brightness, last_bias, secant_step
 from qdiff_lib.calibration import FRESH_DRAWS, record
@@ -190,7 +190,7 @@ def test_what_cannot_be_drawn_is_refused_before_the_long_work(monkeypatch, make,
 def test_a_saved_network_computes_the_same(tmp_path):
     pipe = quantized(ddim(), recipe())
     save_quantized(pipe, tmp_path)
-    assert_same_tensors(snapshot(load_quantized(tmp_path).unet), snapshot(pipe.unet))
+    assert_same_tensors(snapshot(load(tmp_path).unet), snapshot(pipe.unet))
 
 
 def test_a_killed_stage_goes_on_from_the_units(tmp_path, monkeypatch):

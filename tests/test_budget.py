@@ -84,7 +84,7 @@ def full_size():
 def on_a_grid(unet):
     """Give every quantizer of a network without memory a grid, as fitting would."""
     for layer in quant_layers(unet):
-        ones = torch.ones(layer.layer.weight.shape[0], len(layer.sizes), device=layer.layer.weight.device)
+        ones = torch.ones(layer.weight.shape[0], len(layer.sizes), device=layer.weight.device)
         layer.weight_scale, layer.weight_zero_point = ones, torch.zeros_like(ones)
     for quantizer in activation_quantizers(unet):
         one = torch.ones((), device=next(unet.parameters()).device)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qdiff_lib import Recipe, load, load_quantized, quantize, record, sample, save_quantized, with_sampler
+from qdiff_lib import Recipe, load, quantize, record, sample, save_quantized, with_sampler
 from qdiff_lib.metrics import trajectory_mse
 from qdiff_lib.timestep_rules import Uniform
 
@@ -32,5 +32,5 @@ def test_qdiffusion_beats_linear_at_w4a8(models):
 @pytest.mark.slow
 def test_saved_model_draws_the_same_bits(models, tmp_path):
     save_quantized(models["qdiffusion"], tmp_path)
-    again = with_sampler(load_quantized(tmp_path), "ddim")
+    again = with_sampler(load(tmp_path), "ddim")
     assert torch.equal(sample(again, 2, 4).images, sample(models["qdiffusion"], 2, 4).images)

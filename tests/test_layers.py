@@ -154,11 +154,11 @@ def test_split_weights_keep_the_small_half():
     for wrapped in (whole, split):
         wrapped.find_weight_range("min_max")
         wrapped.round_weight()
-    assert (whole.layer.weight[:, 4:] == 0).all()
+    assert (whole.weight[:, 4:] == 0).all()
     assert split.weight_scale.shape == split.weight_zero_point.shape == (3, 2)
     small, scale = layer.weight[:, 4:], split.part_grid(1).scale
     # Half a step and the roundings derived in test_grid, at 4 bits: 6 * 15 U of a step.
-    assert ((split.layer.weight[:, 4:] - small).abs() <= scale * (0.5 + 90 * U)).all()
+    assert ((split.weight[:, 4:] - small).abs() <= scale * (0.5 + 90 * U)).all()
 
 
 @every_layer
@@ -179,7 +179,7 @@ def test_learned_rounding_covers_every_part(kind, sizes):
     assert all((part.v.grad != 0).any() for part in parts)
     trained = {name for name, value in wrapped.named_parameters() if value.requires_grad}
     assert trained == {f"rounding.{i}.v" for i in range(len(sizes))}
-    assert wrapped.layer.weight.grad is None
+    assert wrapped.weight.grad is None
 
 
 def test_regularizer_decides_both_halves_of_a_split():
@@ -211,7 +211,7 @@ def test_output_follows_the_soft_weight_then_the_decided_one(kind, sizes):
     layer.weight.data = torch.cat([part.decided() for part in parts], 1)
     wrapped.finish_rounding()
     assert wrapped.rounding is None
-    assert torch.equal(wrapped.layer.weight, layer.weight)
+    assert torch.equal(wrapped.weight, layer.weight)
     assert torch.equal(wrapped(x), layer(x))
     assert not any(parameter.requires_grad for parameter in wrapped.parameters())
 
@@ -221,10 +221,12 @@ def test_output_follows_the_soft_weight_then_the_decided_one(kind, sizes):
 @pytest.mark.parametrize("bits", [2, 4, 8, 16], ids="{}-bit".format)
 def test_rounded_weight_is_its_codes(kind, sizes, bits):
     wrapped, layer, _ = quantized_layer(kind, sizes, bits)
-    codes = [quantize(w, *wrapped.part_grid(i), bits) for i, w in enumerate(wrapped.weight_parts())]
+    originals = layer.weight.detach().split(sizes, dim=1)
+    codes = [quantize(w, *wrapped.part_grid(i), bits) for i, w in enumerate(originals)]
+    assert torch.equal(wrapped.integer_codes(), torch.cat(codes, 1))
     back = torch.cat([dequantize(code, *wrapped.part_grid(i)) for i, code in enumerate(codes)], 1)
-    assert torch.equal(wrapped.layer.weight, back)
-    assert not torch.equal(wrapped.layer.weight, layer.weight)
+    assert torch.equal(wrapped.weight, back)
+    assert not torch.equal(wrapped.weight, layer.weight)
 
 
 def test_float_weight_and_float_input():
@@ -311,19 +313,23 @@ def test_learned_step_size_is_what_quantizes():
     assert not quantizer.scale.requires_grad and list(quantizer.parameters()) == []
 
 
-def test_scales_are_buffers_of_the_state_and_follow_the_type():
+def test_integers_and_scales_are_the_state_whatever_the_type():
     wrapped, _, x = quantized_layer("conv2d", (4, 2))
-    scales = {"weight_scale", "weight_zero_point"}
-    scales |= {f"inputs.{i}.{name}" for i in (0, 1) for name in ("scale", "zero_point")}
-    assert scales == {name for name, _ in wrapped.named_buffers()}
-    state = wrapped.state_dict()
-    assert scales <= set(state)
+    scales = {"weight_scale", *(f"inputs.{i}.scale" for i in (0, 1))}
+    integers = {"codes", "weight_zero_point", *(f"inputs.{i}.zero_point" for i in (0, 1))}
+    state = {name: value.clone() for name, value in wrapped.state_dict().items()}
+    assert set(state) == {"bias"} | scales | integers
     other, _, _ = quantized_layer("conv2d", (4, 2), seed=1)
     assert not torch.equal(other(x), wrapped(x))
     other.load_state_dict(state)
     assert torch.equal(other(x), wrapped(x))
-    assert {value.dtype for value in other.double().state_dict().values()} == {torch.float64}
-    assert other(x.double()).dtype == torch.float64
+    for kind in (torch.float16, torch.float64, torch.bfloat16, torch.float32):
+        cast = other.to(kind)
+        assert cast.bias.dtype == cast.weight.dtype == kind and cast(x.to(kind)).dtype == kind
+        for name in scales | integers:
+            assert torch.equal(cast.state_dict()[name], state[name])
+            assert cast.state_dict()[name].dtype == (torch.float32 if name in scales else torch.uint8)
+    assert torch.equal(other.weight, wrapped.weight)  # derived anew from the codes
 
 
 # The state of a quantization
@@ -361,7 +367,7 @@ def test_quantized_state_comes_back_bit_for_bit():
             layer.round_weight()
     set_ranges(pair, x)
     state = quantized_state(pair)
-    grid = ("weight", "bias", "weight_scale", "weight_zero_point")
+    grid = ("codes", "bias", "weight_scale", "weight_zero_point")
     inputs = ("shortcut.inputs.0", "shortcut.inputs.1", "inner.0.inputs.0")
     assert set(state) == {f"{layer}.{field}" for layer in ("shortcut", "inner.2") for field in grid} | {
         f"{quantizer}.{field}" for quantizer in inputs for field in ("scale", "zero_point")
@@ -371,7 +377,7 @@ def test_quantized_state_comes_back_bit_for_bit():
     assert not torch.equal(again(x), pair(x))
     restore_state(again, state)
     assert torch.equal(again(x), pair(x))
-    assert not again.shortcut.layer.weight.requires_grad
+    assert not again.shortcut.weight.requires_grad
     for name, value in quantized_state(again).items():
         assert torch.equal(value, state[name]) and value.dtype == state[name].dtype
 

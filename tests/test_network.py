@@ -14,8 +14,8 @@ from tiny_models import (
     unet2d,
 )
 
-from qdiff_lib import Recipe, load_quantized, quantize, reconstruction, save_quantized
-from qdiff_lib.checkpoint import weight_codes, weight_layers
+from qdiff_lib import Recipe, load, quantize, reconstruction, save_quantized
+from qdiff_lib.checkpoint import weight_layers
 from qdiff_lib.fitting import reconstruction_loss
 from qdiff_lib.layers import activation_quantizers
 from qdiff_lib.network import NAME, NetworkFitter, importance_of, row_losses
@@ -93,11 +93,11 @@ def test_scales_and_biases_move_and_codes_at_their_rate(changes, lr_codes):
     pairs = list(zip(weight_layers(before), weight_layers(after), strict=True))
     changed = []
     for (name, one), (_, two) in pairs:
-        changed.append((weight_codes(one).int() - weight_codes(two).int()).abs())
+        changed.append((one.integer_codes().int() - two.integer_codes().int()).abs())
         assert torch.equal(one.weight_zero_point, two.weight_zero_point), name
         assert (two.weight_scale > 0).all() and two.rounding is None
         moved["weight_scale"] += not torch.equal(one.weight_scale, two.weight_scale)
-        moved["bias"] += not torch.equal(one.layer.bias, two.layer.bias)
+        moved["bias"] += not torch.equal(one.bias, two.bias)
     changed = torch.cat([change.flatten() for change in changed])
     assert changed.max() == (lr_codes > 0) and changed.float().mean() < 0.1
     assert min(moved.values()) > 0.9 * len(pairs)
@@ -127,7 +127,7 @@ def test_a_saved_network_computes_the_same(tmp_path):
     unet = unet2d()
     pipe = quantize(ddim(unet), recipe(), random_inputs(unet, ROWS), progress=False)
     save_quantized(pipe, tmp_path)
-    again = load_quantized(tmp_path).unet
+    again = load(tmp_path).unet
     assert_same_tensors(snapshot(again), snapshot(pipe.unet))
 
 

@@ -109,7 +109,7 @@ def test_learned_biases_leave_the_full_precision_model_alone():
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     quantized, _ = rebuilt(unet, small(learn_affine=True, lr_step_sizes=1e-2), random_inputs(unet, 8))
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
-    assert not torch.equal(quantized.conv_in.layer.bias, unet.conv_in.bias)
+    assert not torch.equal(quantized.conv_in.bias, unet.conv_in.bias)
 
 
 def test_units_are_fitted_on_what_the_quantized_prefix_gives(monkeypatch):
@@ -155,13 +155,13 @@ def test_dropout_never_fires(method, monkeypatch):
 def test_every_rounding_is_decided_in_both_halves(monkeypatch):
     """The regularizer reaches each part of each layer, the second half of a split one too."""
     unet = unet2d()
-    decided, original = [], AdaRound.decided
+    decided, original = [], AdaRound.levels
 
     def keep(self):
         decided.append((self.v.shape[1], (2 * self.h() - 1).abs().detach()))
         return original(self)
 
-    monkeypatch.setattr(AdaRound, "decided", keep)
+    monkeypatch.setattr(AdaRound, "levels", keep)
     recipe = small(4, 32, iterations=250, lr=5e-2, batch_size=8, regularization=0.1, **only(WAY_UP))
     quantized, _ = rebuilt(unet, recipe, random_inputs(unet, 8))
     layers = quant_layers(quantized)
@@ -176,7 +176,7 @@ def test_weights_end_on_their_grids():
     quantized, _ = rebuilt(unet, small(), random_inputs(unet, 8))
     assert not [m for m in quantized.modules() if isinstance(m, AdaRound)]
     for layer in quant_layers(quantized):
-        assert layer.weight_scale.shape == (layer.layer.weight.shape[0], len(layer.sizes))
+        assert layer.weight_scale.shape == (layer.weight.shape[0], len(layer.sizes))
         for i, weight in enumerate(layer.weight_parts()):
             grid = layer.part_grid(i)
             codes = codes_of(weight, *grid, 4)

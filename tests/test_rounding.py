@@ -66,7 +66,7 @@ def test_untrained_decisions_are_those_of_rounding_to_nearest(seed, bits):
     nearest = round_nearest(weight, rounding.scale, rounding.zero_point, bits)
     exact = weight.double() / rounding.scale.double()
     clear = ((exact - exact.floor() - 0.5).abs() > (16 + 4 * 2**bits) * U).expand_as(weight)
-    assert torch.equal(rounding.decided()[clear], nearest[clear])
+    assert torch.equal(rounding.levels()[clear], nearest[clear])
     assert clear.float().mean() > 0.9
 
 
@@ -164,10 +164,11 @@ def test_nearest_is_the_nearest_code(bits):
     # Half a step, and at the ends of the range what the zero point's own rounding adds: see test_grid.
     weight = weight_of(3)
     scale, zero_point = min_max(weight, Grid(bits, granularity=PerAxis(0)))
-    rounded = round_nearest(weight, scale, zero_point, bits)
+    levels = round_nearest(weight, scale, zero_point, bits)
+    rounded = scale * levels
     n = 2**bits - 1
     assert ((rounded.double() - weight.double()).abs() <= scale.double() * (0.5 + 6 * n * U)).all()
-    assert torch.equal(round_nearest(rounded, scale, zero_point, bits), rounded)
+    assert torch.equal(round_nearest(rounded, scale, zero_point, bits), levels)
 
 
 @some
@@ -175,12 +176,12 @@ def test_nearest_is_the_nearest_code(bits):
 def test_straight_through_starts_at_the_rounded_weight(seed, bits):
     weight = weight_of(seed)
     scale, zero_point = mse_search(weight, Grid(bits, granularity=PerAxis(0)))
-    rounded = round_nearest(weight, scale, zero_point, bits)
+    rounded = scale * round_nearest(weight, scale, zero_point, bits)
     part = StraightThrough(rounded, weight, scale, zero_point, bits)
     torch.testing.assert_close(part(), rounded, rtol=44 * U, atol=0)  # s = exp(log s), and |log s| <= 19
-    assert torch.equal(part(), part.decided())
-    assert torch.equal(part.codes(), torch.round(rounded / scale))
-    assert ((part.u - part.codes()).abs() <= WITHIN + 2**bits * U).all()
+    assert torch.equal(part(), part.step() * part.levels())
+    assert torch.equal(part.levels(), torch.round(rounded / scale))
+    assert ((part.u - part.levels()).abs() <= WITHIN + 2**bits * U).all()
 
 
 def test_straight_through_stays_on_its_grid_and_passes_the_gradient():
@@ -193,5 +194,5 @@ def test_straight_through_stays_on_its_grid_and_passes_the_gradient():
     with torch.no_grad():
         part.u += torch.tensor([-3.0, 0.4, 2.0])
         part.log_scale += torch.tensor(2.0).log()
-    torch.testing.assert_close(part.decided(), torch.tensor([-0.4, 0.2, 0.2]))
+    torch.testing.assert_close(part.step().detach() * part.levels(), torch.tensor([-0.4, 0.2, 0.2]))
     torch.testing.assert_close(part.step(), torch.tensor(0.2))

@@ -9,7 +9,7 @@ from torch import nn
 from qdiff_lib.grid import Grid, PerAxis, fake_quantize
 from qdiff_lib.layers import QuantLayer
 from qdiff_lib.ranges import min_max, mse_search
-from qdiff_lib.squant import flip, round_squant, squant_codes
+from qdiff_lib.squant import flip, squant_levels
 
 SHAPES = {
     "conv2d": (6, 5, 3, 3),
@@ -87,7 +87,7 @@ def test_codes_are_those_of_the_algorithm_written_with_loops(seed, shape):
             by_the_book(channel.tolist(), end, end + 2**bits - 1)
             for channel, end in zip(exact, low, strict=True)
         ]
-        assert torch.equal(squant_codes(weight, *grid), torch.tensor(expected).view(shape).float())
+        assert torch.equal(squant_levels(weight, *grid), torch.tensor(expected).view(shape).float())
 
 
 @cases
@@ -95,7 +95,7 @@ def test_codes_are_those_of_the_algorithm_written_with_loops(seed, shape):
 def test_sums_over_channels_and_kernels_are_small(seed, shape):
     weight = weight_of(seed, shape)
     scale, *grid = endless(weight)
-    kernels, channels = sums(squant_codes(weight, scale, *grid), weight, scale)
+    kernels, channels = sums(squant_levels(weight, scale, *grid), weight, scale)
     assert (channels.abs() <= 0.5 + slack(weight)).all()
     assert (kernels.abs() <= 1 + slack(weight)).all()
 
@@ -106,7 +106,7 @@ def test_kernels_of_one_element_flip_as_often_as_the_channel_asks(seed):
     weight = weight_of(seed, SHAPES["pointwise"])
     grid = endless(weight)
     nearest = (weight / grid[0]).round()
-    flips = (squant_codes(weight, *grid) != nearest).flatten(1).sum(1)
+    flips = (squant_levels(weight, *grid) != nearest).flatten(1).sum(1)
     assert torch.equal(flips.double(), sums(nearest, weight, grid[0])[1].abs().round())
 
 
@@ -134,7 +134,7 @@ def test_the_second_stage_alone_holds_every_kernel_to_half_a_step(seed, shape):
 def test_each_code_is_a_neighbour_of_the_weight_and_on_the_grid(seed, shape, bits, find_range):
     weight = weight_of(seed, shape)
     scale, zero_point = find_range(weight, Grid(bits, granularity=PerAxis(0)))
-    codes = squant_codes(weight, scale, zero_point, bits)
+    codes = squant_levels(weight, scale, zero_point, bits)
     assert torch.equal(codes, codes.round())
     assert ((codes + zero_point >= 0) & (codes + zero_point <= 2**bits - 1)).all()
     exact = weight / scale
@@ -154,7 +154,7 @@ def test_channels_end_nearer_than_with_nearest_on_grids_with_ends(seed, shape):
     scale, zero_point = min_max(weight, Grid(4, granularity=PerAxis(0)))
     nearest = (weight / scale).round().clamp(-zero_point, 15 - zero_point)
     before = sums(nearest, weight, scale)[1].abs()
-    after = sums(squant_codes(weight, scale, zero_point, 4), weight, scale)[1].abs()
+    after = sums(squant_levels(weight, scale, zero_point, 4), weight, scale)[1].abs()
     assert (after <= torch.maximum(before, torch.tensor(0.5)) + slack(weight)).all()
 
 
@@ -163,21 +163,22 @@ def test_channels_end_nearer_than_with_nearest_on_grids_with_ends(seed, shape):
 def test_it_is_idempotent_and_deterministic(seed, shape):
     weight = weight_of(seed, shape)
     grid = (*min_max(weight, Grid(4, granularity=PerAxis(0))), 4)
-    once = round_squant(weight, *grid)
-    assert torch.equal(round_squant(once, *grid), once)
-    assert torch.equal(round_squant(weight, *grid), once)
+    levels = squant_levels(weight, *grid)
+    once = grid[0] * levels
+    assert torch.equal(squant_levels(once, *grid), levels)
+    assert torch.equal(squant_levels(weight, *grid), levels)
     assert torch.equal(fake_quantize(once, *grid), once)  # bit for bit what codes in a file give
 
 
 def test_equal_errors_flip_in_the_order_of_the_weights():
     weight = torch.full((1, 1, 2, 5), 0.3)  # ten errors of -0.3 steps
-    codes = squant_codes(weight, torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 8.0), 4)
+    codes = squant_levels(weight, torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 8.0), 4)
     assert codes.flatten().tolist() == [1] * 3 + [0] * 7
 
 
 def test_an_end_of_the_grid_stops_flips():
     weight = torch.tensor([7.4, 7.4, 7.4, 2.3]).view(1, 1, 2, 2)  # codes -8 to 7, errors that sum to -1.5
-    codes = squant_codes(weight, torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 8.0), 4)
+    codes = squant_levels(weight, torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 8.0), 4)
     assert codes.flatten().tolist() == [7, 7, 7, 3]
 
 
@@ -186,7 +187,7 @@ def test_a_constant_offset_of_the_input_passes_unharmed(shape):
     """The sum over a channel is its response to a constant input: what SQuant preserves, nearest does not."""
     weight = weight_of(1, (32, *shape[1:]))
     scale, *grid = endless(weight)
-    found = sums(squant_codes(weight, scale, *grid), weight, scale)[1].abs().mean()
+    found = sums(squant_levels(weight, scale, *grid), weight, scale)[1].abs().mean()
     nearest = sums((weight / scale).round(), weight, scale)[1].abs().mean()
     assert found <= nearest and (weight[0].numel() < 20 or found < 0.4 * nearest)
 
@@ -203,10 +204,11 @@ def test_layers_and_both_halves_of_a_split_are_rounded(layer):
     for i, (part, before) in enumerate(
         zip(quantized.weight_parts(), original.split((4, 2), dim=1), strict=True)
     ):
-        assert torch.equal(part, round_squant(before, *quantized.part_grid(i), 4))
+        scale, zero_point = quantized.part_grid(i)
+        assert torch.equal(part, scale * squant_levels(before, scale, zero_point, 4))
 
 
 def test_a_channel_of_zeros_stays_zero():
     weight = torch.zeros(2, 3, 3, 3)
     scale, zero_point = min_max(weight, Grid(4, granularity=PerAxis(0)))
-    assert (round_squant(weight, scale, zero_point, 4) == 0).all()
+    assert (squant_levels(weight, scale, zero_point, 4) == 0).all()

@@ -16,7 +16,7 @@ from tiny_models import (
     with_quantizers,
 )
 
-from qdiff_lib.attention import QuantAttnProcessor
+from qdiff_lib.attention import QuantAttention
 from qdiff_lib.layers import QuantLayer, activation_quantizers, quant_layers
 from qdiff_lib.recipe_parts import Grids
 from qdiff_lib.surgery import example_inputs
@@ -48,7 +48,7 @@ def test_attention_computes_the_same_until_ranges_are_set(make, processor):
     inputs = random_inputs(unet)
     quantized = with_quantizers(unet)
     attentions = [m for m in quantized.modules() if isinstance(m, Attention)]
-    assert attentions and all(isinstance(m.processor, QuantAttnProcessor) for m in attentions)
+    assert attentions and all(isinstance(m, QuantAttention) for m in attentions)
     torch.testing.assert_close(output(quantized, inputs), output(unet, inputs), rtol=1e-4, atol=1e-5)
 
 
@@ -70,8 +70,8 @@ def test_the_original_is_untouched(make):
     for layer in quant_layers(with_quantizers(unet)):
         layer.find_weight_range("min_max")
         layer.round_weight()
-        if layer.layer.bias is not None:
-            layer.layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
     assert_same_tensors(snapshot(unet), before)
     assert [type(m) for m in unet.modules()] == types
     assert unet.training and all(p.requires_grad for p in unet.parameters())
@@ -118,7 +118,7 @@ def test_an_excluded_attention_keeps_its_products():
     quantized = with_quantizers(unet2d(), Grids(exclude=("mid_block.attentions.0",)))
     assert isinstance(quantized.mid_block.attentions[0].processor, AttnProcessor2_0)
     assert isinstance(quantized.mid_block.attentions[0].to_q, QuantLayer)
-    assert isinstance(quantized.down_blocks[1].attentions[0].processor, QuantAttnProcessor)
+    assert isinstance(quantized.down_blocks[1].attentions[0], QuantAttention)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,19 @@ def test_split_follows_the_seams(split):
     quantized = with_quantizers(unet, Grids(split=split))
     for name in names_of(quantized):
         layer = quantized.get_submodule(name)
-        whole = (layer.layer.weight.shape[1],)
+        whole = (layer.weight.shape[1],)
         assert layer.sizes == (seams.get(name, whole) if split else whole)
         assert len(layer.inputs) == len(layer.sizes)
 
 
 def test_softmax_bits_and_grids_of_attention():
     quantized = with_quantizers(unet2d(), Grids(activations=6, softmax_bits=16, symmetric_activations=True))
-    processor = quantized.mid_block.attentions[0].processor
-    assert [q.grid.bits for q in (processor.q, processor.k, processor.v)] == [6, 6, 6]
-    assert processor.q.grid.symmetric
-    assert processor.softmax.grid.bits == 16 and not processor.softmax.grid.symmetric
+    attention = quantized.mid_block.attentions[0]
+    products = (attention.quantize_q, attention.quantize_k, attention.quantize_v)
+    assert [q.grid.bits for q in products] == [6, 6, 6]
+    assert attention.quantize_q.grid.symmetric
+    softmax = attention.quantize_softmax.grid
+    assert softmax.bits == 16 and not softmax.symmetric
 
 
 @pytest.mark.parametrize("make, bits", [(unet2d, 8), (conditional_unet, 16)], ids=["plain", "text"])
@@ -171,8 +173,8 @@ def test_softmax_has_16_bits_where_a_text_is_read(make, bits):
     unet = make()
     for grids, expected in ((Grids(), bits), (Grids(softmax_bits=6), 6)):
         modules = with_quantizers(unet, grids).modules()
-        processors = [m.processor for m in modules if isinstance(m, Attention)]
-        assert processors and {p.softmax.grid.bits for p in processors} == {expected}
+        attentions = [m for m in modules if isinstance(m, Attention)]
+        assert attentions and {m.quantize_softmax.grid.bits for m in attentions} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_softmax_has_16_bits_where_a_text_is_read(make, bits):
 )
 def test_attention_products_can_stay_in_floating_point(grids):
     quantized = with_quantizers(unet2d(), grids)
-    assert not [m for m in quantized.modules() if isinstance(m, QuantAttnProcessor)]
+    assert not [m for m in quantized.modules() if isinstance(m, QuantAttention)]
     assert bool(activation_quantizers(quantized)) == (grids.activations == 8)
 
 

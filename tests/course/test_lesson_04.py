@@ -72,7 +72,7 @@ def test_halves_of_a_layer_give_its_output(pipe):
     for seam, (x, _) in watch(pipe.unet, found.seams, inputs.rows(slice(None))).items():
         layer = unet.get_submodule(seam)
         exact = exercises.shortcut_product(*exercises.halves_of(layer, x))
-        expected = (layer(x) - layer.layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
+        expected = (layer(x) - layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
         assert relative_error(expected, exact) < 1e-5
 
 
