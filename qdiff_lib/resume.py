@@ -104,7 +104,7 @@ class WorkFolder:
         if not resume and self.has_results():
             raise ValueError(
                 f"work={str(self.folder)!r} holds recorded inputs or finished units of an earlier run: go on "
-                "from them with resume=True (on the command line --resume), or delete the folder or name another"
+                "from them with resume=True (on the command line: --resume), or delete it, or name another folder"
             )
         if resume and self.known.exists():
             self.check_same_run()
