@@ -106,7 +106,7 @@ class WorkFolder:
         if not resume and self.has_results():
             raise ValueError(
                 f"work={str(self.folder)!r} holds recorded inputs or finished units of an earlier run: go on "
-                "from them with resume=True (on the command line: --resume), or delete it, or name another one"
+                "from them with resume=True (in a command: --resume), or delete it, or name another one"
             )
         if resume and self.known.exists():
             self.check_same_run()

@@ -61,6 +61,8 @@ def files_of(out: Path) -> dict:
 
 def stage_of(text: str, out: Path) -> str:
     """Where a run was when it died, from its output and its files."""
+    if not text:
+        return "start"
     if "\nwrote " in text:
         return "end"
     if (out / "quantized.json").exists():
@@ -167,7 +169,7 @@ def main() -> int:
     chance, found = random.Random(args.seed), Found()
     with Server() as server, tempfile.TemporaryDirectory(prefix="torture-") as temporary:
         folder = Path(temporary)
-        shared = ["quantize", "--model", str(save_model(folder / "model")), "--memory-gb", "0.0001"]
+        shared = ["quantize", "--model", str(save_model(folder / "model")), "--memory-gb", "0.00001"]
         methods = {name: [*shared, "--method", name] for name in ("qdiffusion", "linear")}
         reference(server, methods["qdiffusion"], folder)  # the first run is slower
         known = {name: reference(server, argv, folder) for name, argv in methods.items()}
