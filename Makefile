@@ -4,6 +4,7 @@
 # make bench       the measurements of benchmarks/
 # make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
 # make tables      the recorded results, and RESULTS.md from them; PROFILE=tiny only proves that it works
+# make torture     kill many small quantizations at random moments, and compare what resuming makes of them
 # make student     the lessons without solutions and outputs, in build/student
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
@@ -14,7 +15,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint lab bench notebooks student tables clean
+.PHONY: demo test lint lab bench notebooks student tables torture clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -43,6 +44,9 @@ student: $(STAMP)
 tables: $(STAMP)
 	$(RUN) experiments/run.py --profile $(or $(PROFILE),laptop)
 	$(RUN) -m tools.results $(if $(filter tiny,$(PROFILE)),--data build/tables-tiny --page build/tables-tiny/RESULTS.md)
+
+torture: $(STAMP)
+	$(RUN) -m tools.torture --kills $(or $(KILLS),200) --seed $(or $(SEED),0)
 
 # build/ also holds long trainings that can be resumed: clean leaves them alone.
 clean:

@@ -12,6 +12,7 @@ Each file is written atomically, holds its own hash and that of the run's settin
 unit leave nothing here: after a kill they are done again, from the units.
 """
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -73,8 +74,9 @@ def settings_of_run(
 
 
 def settings_of(part: object) -> dict:
-    """The class and the config of a part of a pipeline, without where it was loaded from."""
-    config = {name: value for name, value in part.config.items() if not name.startswith("_")}
+    """The class of a part of a pipeline, and what its config says of the arguments of that class."""
+    arguments = inspect.signature(type(part).__init__).parameters
+    config = {name: value for name, value in part.config.items() if name in arguments}
     return {"class": type(part).__name__, **config}
 
 
@@ -104,7 +106,7 @@ class WorkFolder:
         if not resume and self.has_results():
             raise ValueError(
                 f"work={str(self.folder)!r} holds recorded inputs or finished units of an earlier run: go on "
-                "from there with resume=True (or --resume), delete the folder, or name another"
+                "from them with resume=True (in a command: --resume), or delete it, or name another one"
             )
         if resume and self.known.exists():
             self.check_same_run()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qdiff_lib import arguments, cli
+from qdiff_lib import arguments, cli, output
+from qdiff_lib.lock import LOCK
 
 QUANTIZE = ["quantize", "--model", "ddpm-fashion", "--out", "new"]
 SAMPLE = ["sample", "--model", "ddpm-fashion", "--out", "new.png"]
@@ -110,21 +111,41 @@ def test_quantize_refuses_a_folder_with_files_and_leaves_them(tmp_path, capsys):
     assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_text() == "weights"
 
 
-def test_resume_needs_the_work_of_an_earlier_run(tmp_path, capsys):
-    (tmp_path / "new").mkdir()
+@pytest.mark.parametrize("folder", ["", "work", "unet"], ids=["no-work", "empty-work", "other-folder"])
+def test_resume_needs_the_work_of_an_earlier_run(folder, tmp_path, capsys):
+    (tmp_path / "new" / folder).mkdir(parents=True)
     (tmp_path / "new" / "holiday.jpg").write_text("")
     assert "no work/" in refused([*QUANTIZE, "--resume"], capsys)
 
 
+def test_somebody_elses_work_is_never_touched(tmp_path, capsys):
+    kept = tmp_path / "new" / "work" / "thesis.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    assert "no work/" in refused([*QUANTIZE, "--resume"], capsys)
+    assert "is not empty" in refused(QUANTIZE, capsys)
+    (tmp_path / "new" / "quantized.json").write_text("{}")
+    assert "work' holds files" in refused([*QUANTIZE, "--resume"], capsys)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_text() == "mine"
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_new_and_empty_folders_are_accepted(tmp_path, resume):
-    cli.check_new_or_resumed(tmp_path / "absent", resume)
-    cli.check_new_or_resumed(tmp_path, resume)
+    output.check_new_or_resumed(tmp_path / "absent", resume)
+    output.check_new_or_resumed(tmp_path, resume)
+    (tmp_path / "work").mkdir()  # of a run that was killed in its first moments
+    output.check_new_or_resumed(tmp_path, resume)
+    (tmp_path / "work" / LOCK).write_text("")
+    output.check_new_or_resumed(tmp_path, resume)
 
 
-def test_resume_accepts_a_folder_with_work(tmp_path):
+def test_resume_accepts_the_work_of_a_run(tmp_path):
     (tmp_path / "work").mkdir()
-    cli.check_new_or_resumed(tmp_path, resume=True)
+    for name in (LOCK, "fingerprint.json"):
+        (tmp_path / "work" / name).write_text("")
+    output.check_new_or_resumed(tmp_path, resume=True)
+    with pytest.raises(FileExistsError, match="add --resume"):
+        output.check_new_or_resumed(tmp_path, resume=False)
 
 
 def test_numbers_that_json_cannot_write_become_none():
@@ -157,21 +178,6 @@ def test_a_bug_is_not_disguised_as_wrong_input(monkeypatch):
     set_command(monkeypatch, "sample", AttributeError("a bug"))
     with pytest.raises(AttributeError):
         cli.main(SAMPLE)
-
-
-@pytest.mark.parametrize("extra", [[], ["--resume"]], ids=["first", "resumed"])
-def test_ctrl_c_says_how_to_resume(extra, monkeypatch, capsys):
-    set_command(monkeypatch, "quantize", KeyboardInterrupt())
-    argv = ["quantize", "--model", "my model", "--out", "new", *extra]
-    assert cli.main(argv) == 130
-    expected = "python -m qdiff_lib quantize --model 'my model' --out new --resume"
-    assert capsys.readouterr().err.strip().endswith(f"to go on: {expected}")
-
-
-def test_ctrl_c_without_resume_repeats_the_command(monkeypatch, capsys):
-    set_command(monkeypatch, "sample", KeyboardInterrupt())
-    assert cli.main(SAMPLE) == 130
-    assert "--resume" not in capsys.readouterr().err
 
 
 def help_of(argv, capsys) -> str:

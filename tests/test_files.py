@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 
 import pytest
 
-from qdiff_lib.files import atomic_path, sha256, write_json
+from qdiff_lib import files
+from qdiff_lib.files import TEMPORARY, atomic_path, remove_temporaries, sha256, write_json
 
 
 def test_success_moves_the_file_onto_the_path(tmp_path):
@@ -51,3 +53,29 @@ def test_json_that_cannot_be_written_keeps_the_old_file(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    steps, fsync, replace = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        steps.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.os, "replace", lambda *paths: steps.append("name") or replace(*paths))
+    write_json(tmp_path / "a.json", {})
+    if os.path.isdir("/proc/self/fd"):
+        assert steps == ["file", "name", "folder"]
+    else:
+        assert steps[:2] == ["file", "name"]
+
+
+def test_only_temporary_files_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("a.json", ".hidden", f"{TEMPORARY}notes")]
+    left = [tmp_path / f"{TEMPORARY}01234567-a.json", tmp_path / "unet" / f"{TEMPORARY}89abcdef-b.bin"]
+    left[1].parent.mkdir()
+    for path in (*kept, *left):
+        path.write_text("")
+    remove_temporaries(tmp_path)
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in left)

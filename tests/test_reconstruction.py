@@ -1,15 +1,7 @@
-"""Fitting of units: what it gains, on which inputs, within which limits, and that a kill changes no bit."""
-
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""Fitting of units: what it gains, on which inputs, and within which limits."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny_models import (
     SMALL,
     assert_same_tensors,
@@ -23,7 +15,7 @@ from tiny_models import (
 )
 from torch.nn import functional
 
-from qdiff_lib import Recipe, pipeline, quantize, reconstruction, record, resume
+from qdiff_lib import Recipe, quantize
 from qdiff_lib.fitting import reconstruction_loss
 from qdiff_lib.grid import dequantize
 from qdiff_lib.grid import quantize as codes_of
@@ -33,7 +25,6 @@ from qdiff_lib.reconstruction import reconstruct
 from qdiff_lib.replay import Replay
 from qdiff_lib.rounding import AdaRound
 
-HERE = Path(__file__).parent
 WAY_UP = "up_blocks.1.resnets.0"  # reads a concatenation of 24 and 8 channels
 
 
@@ -248,174 +239,3 @@ def test_a_small_memory_budget_changes_no_bit(tmp_path):
     little, _ = rebuilt(unet, small(), inputs, memory_gb=20 / 2**20, work=tmp_path)
     assert_same_tensors(snapshot(little), snapshot(plenty))
     assert not list(tmp_path.glob("activations-*"))
-
-
-# Resuming
-
-
-@pytest.fixture(scope="module")
-def uninterrupted():
-    """The tensors of a reconstruction that nothing disturbed, and its number of units."""
-    pipe = ddim()
-    quantized = quantize(pipe, small(), random_inputs(pipe.unet, 8), progress=False).unet
-    return snapshot(quantized), len(quantized.quantization.units)
-
-
-def unit_files(work):
-    return sorted(path.name for path in (work / "units").glob("unit-*"))
-
-
-def kill_after(index):
-    def callback(report):
-        if report.index == index:
-            raise KeyboardInterrupt
-
-    return callback
-
-
-def interrupted(work, index=3):
-    """A work folder whose run ended after unit ``index``."""
-    pipe = ddim()
-    with pytest.raises(KeyboardInterrupt):
-        quantize(pipe, small(), random_inputs(pipe.unet, 8), work, progress=False, callback=kill_after(index))
-    assert unit_files(work) == [f"unit-{k:03d}.safetensors" for k in range(index + 1)]
-    assert not list(work.glob("activations-*"))
-    return work
-
-
-def resumed(work, unet=None, seed=0, recipe=None):
-    pipe = ddim(unet)
-    return quantize(
-        pipe, recipe or small(), random_inputs(pipe.unet, 8, seed), work, resume=True, progress=False
-    )
-
-
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, uninterrupted, monkeypatch):
-    tensors, units = uninterrupted
-    interrupted(tmp_path)
-    fitted, fit_unit = [], reconstruction.fit_unit
-
-    def count(k, *args, **kwargs):
-        fitted.append(k)
-        return fit_unit(k, *args, **kwargs)
-
-    monkeypatch.setattr(reconstruction, "fit_unit", count)
-    quantized = resumed(tmp_path).unet
-    assert fitted == list(range(4, units))
-    assert_same_tensors(snapshot(quantized), tensors)
-    assert [report.index for report in quantized.quantization.units] == list(range(units))
-    assert len(unit_files(tmp_path)) == units
-
-
-@pytest.mark.parametrize("change, recordings", [({}, 1), ({"seed": 1}, 2)])
-def test_recorded_inputs_are_kept_for_the_same_request_alone(change, recordings, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        pipeline, "record", lambda *args, **kwargs: calls.append(args) or record(*args, **kwargs)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        quantize(ddim(), small(), work=tmp_path, progress=False, callback=kill_after(0))
-    for unit in tmp_path.glob("units/*"):
-        unit.unlink()
-    again = small(**change)
-    quantized = quantize(ddim(), again, work=tmp_path, resume=True, progress=False)
-    assert len(calls) == recordings
-    assert_same_tensors(snapshot(quantized.unet), snapshot(quantize(ddim(), again, progress=False).unet))
-    assert len(list(tmp_path.glob("calibration-*"))) == 1
-
-
-def test_a_refused_request_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="prompts"):
-        quantize(ddim(), small(), work=tmp_path / "work", progress=False, prompts=["red apple"])
-    assert not (tmp_path / "work").exists()
-
-
-RUN = """
-import sys
-from pathlib import Path
-from test_reconstruction import ddim, quantize, random_inputs, small
-pipe = ddim()
-quantize(pipe, small(), random_inputs(pipe.unet, 8), Path(sys.argv[1]), progress=False)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
-def test_a_killed_process_ends_with_the_same_bits(tmp_path, uninterrupted):
-    tensors, units = uninterrupted
-    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], env=environment)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "units" / "unit-002.safetensors").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    done = unit_files(tmp_path)
-    assert 3 <= len(done) < units
-    assert all(load_file(tmp_path / "units" / name) for name in done)
-    assert_same_tensors(snapshot(resumed(tmp_path).unet), tensors)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        dict(recipe=small(lr=0.5)),
-        dict(recipe=small(lr_step_sizes=0.5)),
-        dict(recipe=small(seed=1)),
-        dict(recipe=small(weights=5)),
-        dict(recipe=small(activations=6)),
-        dict(recipe=small(split=False)),
-        dict(recipe=small(quantize_attention=False)),
-        dict(recipe=small(exclude=("conv_out",))),
-        dict(unet=unet2d(seed=1)),
-        dict(seed=1),
-    ],
-    ids=[
-        "rounding", "step-sizes", "seed", "weights", "activations", "split", "attention", "exclude",
-        "model", "calibration-set",
-    ],
-)  # fmt: skip
-def test_units_of_another_run_are_refused(tmp_path, other):
-    interrupted(tmp_path, index=0)
-    with pytest.raises(ValueError, match="units of another model, recipe or calibration set"):
-        resumed(tmp_path, **other)
-    assert unit_files(tmp_path) == ["unit-000.safetensors"]
-
-
-def test_without_resume_a_run_starts_anew(tmp_path, uninterrupted):
-    interrupted(tmp_path, index=2)
-    pipe, seen = ddim(), []
-
-    def stop(report):
-        seen.append(unit_files(tmp_path))
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        quantize(pipe, small(), random_inputs(pipe.unet, 8), tmp_path, progress=False, callback=stop)
-    assert seen == [["unit-000.safetensors"]]
-
-
-def test_resume_in_an_empty_folder_starts_anew(tmp_path, uninterrupted):
-    assert_same_tensors(snapshot(resumed(tmp_path).unet), uninterrupted[0])
-
-
-def test_a_half_written_unit_file_never_exists(tmp_path, uninterrupted, monkeypatch):
-    written = []
-    save_file = resume.save_file
-
-    def fail(tensors, path, metadata):
-        written.append(path)
-        if len(written) == 3:
-            Path(path).write_bytes(b"half")
-            raise OSError("no space left on device")
-        save_file(tensors, path, metadata)
-
-    pipe = ddim()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
-        patch.setattr(resume, "save_file", fail)
-        quantize(pipe, small(), random_inputs(pipe.unet, 8), tmp_path, progress=False)
-    left = sorted(path.name for path in (tmp_path / "units").iterdir())
-    assert left == ["fingerprint.json", "unit-000.safetensors", "unit-001.safetensors"]
-    assert_same_tensors(snapshot(resumed(tmp_path).unet), uninterrupted[0])

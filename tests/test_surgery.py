@@ -195,7 +195,7 @@ class OtherProcessor(AttnProcessor2_0):
 def test_an_unknown_attention_processor_is_refused():
     unet = unet2d()
     unet.mid_block.attentions[0].set_processor(OtherProcessor())
-    with pytest.raises(ValueError, match="'mid_block.attentions.0' uses OtherProcessor"):
+    with pytest.raises(ValueError, match="'mid_block.attentions.0': it uses OtherProcessor"):
         with_quantizers(unet)
     excluded = with_quantizers(unet, Grids(exclude=("mid_block.attentions.0",)))
     assert isinstance(excluded.mid_block.attentions[0].processor, OtherProcessor)
