@@ -1,4 +1,4 @@
-"""Quantized checkpoints: as small as the bits promise, refused before anything is replaced, damage is named."""
+"""Quantized checkpoints: as small as the bits promise, refused before files are replaced, damage is named."""
 
 import copy
 import importlib
@@ -222,10 +222,10 @@ REFUSED = {
     "unet-class": (of_my_unet, "unet is a MyUNet, which diffusers cannot load: save a UNet2DModel"),
     "added-layer": (with_an_added_layer, "changed after quantize: 'mid_block.adapter.bias' is .* give None"),
     "float-layer": (with_a_float_layer, "changed after quantize: 'conv_in.codes' is None"),
-    "other-bits": (with_a_layer_of_other_bits, "changed after quantize: 'conv_in.codes' is .*, and its files"),
+    "other-bits": (with_a_layer_of_other_bits, "changed after quantize: 'conv_in.codes' is .*, and its"),
     "removed-layer": (with_a_removed_layer, "changed after quantize: 'conv_out.bias' is None"),
     "component": (with_a_part, r"cannot hold extra \(MyPart\), no class of diffusers or transformers"),
-    "scheduler": (with_a_wrapped_scheduler, r"cannot hold scheduler \(Wrapped\).*with_sampler\(pipe, 'ddim'\)"),
+    "scheduler": (with_a_wrapped_scheduler, r"cannot hold scheduler \(Wrapped\).*with_sampler\(pipe, "),
 }
 
 
@@ -240,7 +240,10 @@ def test_refused_saves_leave_the_old_checkpoint(change, message, other, pipe, fo
     assert torch.equal(output(load(folder).unet, inputs), output(pipe.unet, inputs))
 
 
-@pytest.mark.parametrize("change", [of_my_unet, with_an_added_layer, with_a_float_layer, with_a_removed_layer])
+CHANGES = [of_my_unet, with_an_added_layer, with_a_float_layer, with_a_removed_layer]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_diffusers_own_save_refuses_a_changed_network(change, other, tmp_path):
     unet = change(ddpm(copy.deepcopy(other.unet))).unet
     with pytest.raises(ValueError, match="cannot load|changed after quantize"):
@@ -360,8 +363,8 @@ DAMAGE = {
     "no-hash": (no_hash, f"{FILE} is damaged"),
     "missing-tensor": (tensors(lambda t: t.pop("conv_in.codes")), f"{FILE} lacks 'conv_in.codes'"),
     "missing-bias": (tensors(lambda t: t.pop("conv_in.bias")), f"{FILE} lacks 'conv_in.bias'"),
-    "missing-scale": (tensors(lambda t: t.pop("conv_in.inputs.0.scale")), f"{FILE} lacks 'conv_in.inputs.0.sc"),
-    "extra-tensor": (tensors(lambda t: t.update(surplus=torch.zeros(2))), f"{FILE} has no place for 'surplus'"),
+    "missing-scale": (tensors(lambda t: t.pop("conv_in.inputs.0.scale")), f"{FILE} lacks 'conv_in.inputs.0"),
+    "extra-tensor": (tensors(lambda t: t.update(surplus=torch.zeros(2))), f"{FILE} has no place for 'surpl"),
     "too-few-codes": (
         tensors(lambda t: t.update({"conv_in.codes": t["conv_in.codes"][:-1].clone()})),
         "conv_in.codes",

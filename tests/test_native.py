@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from latent_models import stable_diffusion
 from tiny_models import SMALL, assert_same_tensors, ddpm, output, random_inputs, unet2d
 
-from qdiff_lib import Recipe, load, quantize, sample, save_quantized
+from qdiff_lib import Recipe, load, quantize, save_quantized
 from qdiff_lib.layers import HoldsIntegers, quant_layers
 from qdiff_lib.zoo import data_folder, embedded_names
 
@@ -168,7 +168,8 @@ torch.save(torch.from_numpy(images), sys.argv[2])
 def run(code, *args):
     """Run Python code with the tests' modules in reach; fail with what it wrote."""
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -109,7 +109,7 @@ def test_a_finished_run_fits_nothing_again(work, uninterrupted, fitted):
 
 
 def test_a_given_calibration_set_is_not_kept(tmp_path, uninterrupted, fitted):
-    inputs = record(ddim(), RECIPE.rule, RECIPE.samples, RECIPE.steps)
+    inputs = record(ddim(), RECIPE.calibration.rule, RECIPE.calibration.samples, RECIPE.calibration.steps)
     interrupted(tmp_path, calibration=inputs)
     assert not (tmp_path / SET).exists()
     fitted.clear()
@@ -166,13 +166,13 @@ def test_a_half_written_file_never_exists(tmp_path, uninterrupted, monkeypatch):
 
 
 OTHER = {
-    "recipe": (dict(recipe=replace(RECIPE, lr=0.5)), "recipe.lr: 0.03 there, 0.5 here"),
-    "seed": (dict(recipe=replace(RECIPE, seed=1)), "recipe.seed: 0 there, 1 here"),
+    "recipe": (dict(recipe=RECIPE.replace(lr=0.5)), "recipe.rounding.lr: 0.03 there, 0.5 here"),
+    "seed": (dict(recipe=RECIPE.replace(seed=1)), "recipe.seed: 0 there, 1 here"),
     "method": (dict(recipe=Recipe.linear(4, 8, **SMALL)), 'recipe.method: "qdiffusion" there, "linear" here'),
     "model": (dict(pipe=ddim(unet2d(seed=1))), 'model: "'),
     "config": (dict(pipe=ddim(unet2d(act_fn="gelu"))), 'unet.act_fn: "silu" there, "gelu" here'),
     "calibration": (dict(calibration=random_inputs(unet2d())), "calibration: null there"),
-    "scheduler": (dict(recipe=replace(RECIPE, sampler=None)), 'recipe.sampler: "ddim" there, null here'),
+    "scheduler": (dict(recipe=RECIPE.replace(sampler=None)), 'calibration.sampler: "ddim" there, null here'),
 }
 
 
@@ -186,7 +186,7 @@ def test_files_of_another_run_are_refused_and_kept(work, change):
 
 
 def test_a_file_from_another_folder_is_refused(work, tmp_path):
-    other = interrupted(tmp_path / "other", recipe=replace(RECIPE, seed=1))
+    other = interrupted(tmp_path / "other", recipe=RECIPE.replace(seed=1))
     (work / UNIT).write_bytes((other / UNIT).read_bytes())
     with pytest.raises(ValueError, match="unit-001.safetensors is of another model"):
         run(work, resume=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
-SMALL = dict(steps=4, samples=16, iterations=6, step_iterations=3, batch_size=4)
+SMALL = dict(steps=4, samples=16, iterations=6, step_size_iterations=3, batch_size=4)
 STAGES = dict(network_iterations=20, bias_correction_images=4)  # those after the last unit
 PATIENCE = 120  # seconds that a run may take
 
