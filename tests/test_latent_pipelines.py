@@ -136,7 +136,7 @@ def packed(folder):
 def test_quantize_records_prompts_and_guidance(packed):
     about = json.loads((packed / "quantized.json").read_text())
     assert about["calibration"]["prompts"] == list(PROMPTS) and about["calibration"]["guidance"] == 3
-    assert about["recipe"]["method"] == "linear" and about["recipe"]["softmax_bits"] is None
+    assert about["recipe"]["method"] == "linear" and about["recipe"]["grids"]["softmax_bits"] is None
 
 
 def test_sample_takes_prompts(packed, tmp_path):
