@@ -168,7 +168,9 @@ torch.save(torch.from_numpy(images), sys.argv[2])
 def run(code, *args):
     """Run Python code with the tests' modules in reach; fail with what it wrote."""
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
