@@ -206,7 +206,7 @@ def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
 def check_savable(unet: nn.Module) -> None:
     """Raise ValueError unless the network's files will give it again: the same modules, names, shapes."""
     from .architectures import UNET_CLASSES, set_heads
-    from .structure import build
+    from .structure import build, structure_of
 
     kind = type(unet)
     if UNET_CLASSES.get(kind.__name__) is not kind:
@@ -215,7 +215,8 @@ def check_savable(unet: nn.Module) -> None:
         )
     with torch.device("meta"):
         again = set_heads(kind.from_config(unet.config))
-    again = build(again, unet.hf_quantizer.quantization_config.structure)
+    structure = unet.hf_quantizer.quantization_config.structure
+    again = build(again, structure)
     expected = {name: (value.shape, value.dtype) for name, value in again.state_dict().items()}
     found = {name: (value.shape, value.dtype) for name, value in unet.state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -226,3 +227,7 @@ def check_savable(unet: nn.Module) -> None:
                 f"the network was changed after quantize: {name!r} is {mine}, and its files would give "
                 f"{theirs}. Take off what was added (adapters, hooks that wrap layers), or quantize again"
             )
+    if structure_of(unet) != structure:
+        raise ValueError(
+            "the network was changed after quantize: it has layers of other bits; quantize again"
+        )

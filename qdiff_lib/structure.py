@@ -71,7 +71,7 @@ FIELDS = {
 
 def entries(structure: dict, kind: str) -> list[dict]:
     """The groups of that kind, checked. Raises ValueError for one of another form."""
-    groups = structure.get(kind) if isinstance(structure, dict) else structure
+    groups = structure.get(kind) if isinstance(structure, dict) else None
     if not isinstance(groups, list):
         raise ValueError(
             f"the structure of quantization_config has {kind}={groups!r:.60}, not a list: save again"

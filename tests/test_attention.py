@@ -85,7 +85,7 @@ def test_quantized_attention_is_the_explicit_formula():
         quantizer.range_from_reservoir("min_max")
 
     def symmetric(value):  # a 4-bit grid with zero point 8
-        scale = max(-value.min() / 8, value.max() / 7)
+        scale = max(-value.min() / 8, value.max() / 7).float()  # scales are held in float32
         return scale * (value / scale).round().clamp(-8, 7)
 
     query, key, value = attention.to_q(x), attention.to_k(context), attention.to_v(context)
@@ -163,7 +163,9 @@ def test_slices_change_nothing_but_the_order_of_sums(kind, heads, monkeypatch):
     assert set(sizes) == {heads, 8 % heads or heads}  # 2 inputs of 4 heads each
     torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
     for found, expected in zip(cut_gradients, gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        # Steps are float32, and each of the 8 slices at most adds a rounded term to their gradients.
+        tolerance = 1e-5 if found.dtype == torch.float32 else 1e-9
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_no_more_of_the_matrix_than_a_slice_is_kept_for_the_gradients(monkeypatch):
@@ -214,7 +216,8 @@ def test_slicing_keeps_quantizers_and_images(drawn, size):
     # Batched products of one head each may sum in another order: a code that flips moves a value by one step
     # of an 8-bit grid, and few do.
     found = images(pipe)
-    assert (found - expected).abs().max() <= 2 / 255 * 8 and (found - expected).abs().mean() <= 0.5 / 255
+    differences = (found.int() - expected.int()).abs().float()
+    assert differences.max() <= 8 and differences.mean() <= 0.25  # of 255 grey values
     assert quantizer_names(pipe.unet) == names
     pipe.disable_attention_slicing()
     assert {m.heads_at_once for m in attentions} == {None}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel, VQModel
-from latent_models import latent_diffusion
+from latent_models import latent_diffusion, stable_diffusion
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import (
@@ -26,6 +27,7 @@ from torch import nn
 
 from qdiff_lib import Recipe, checkpoint, load, quantize, sample, save_quantized
 from qdiff_lib.checkpoint import TENSORS, float_tensors
+from qdiff_lib.grid import Grid
 from qdiff_lib.layers import activation_quantizers, quant_layers
 from qdiff_lib.native import content_hash
 
@@ -107,9 +109,16 @@ def test_a_loaded_pipeline_is_the_saved_one(pipe, written):
     assert torch.equal(sample(loaded, 2, 3).images, sample(pipe, 2, 3).images)
 
 
+def stated_hash(path):
+    """The SHA-256 in a file's metadata."""
+    with safe_open(path, "pt") as file:
+        return file.metadata()["qdiff_sha256"]
+
+
 def test_a_loaded_pipeline_can_be_saved_again(written, tmp_path):
     second = save_quantized(load(written), tmp_path / "second")
-    assert second.read_bytes() == (written / TENSORS).read_bytes()
+    assert_same_tensors(load_file(second), load_file(written / TENSORS))
+    assert stated_hash(second) == stated_hash(written / TENSORS)
     assert (tmp_path / "second" / CONFIG).read_bytes() == (written / CONFIG).read_bytes()
 
 
@@ -199,7 +208,12 @@ def with_a_float_layer(pipe):
 
 
 def with_a_layer_of_other_bits(pipe):
-    pipe.unet.conv_in = quantized_pipe(weights=8).unet.conv_in
+    pipe.unet.conv_in = quantized_pipe(weights=3).unet.conv_in
+    return pipe
+
+
+def with_other_activation_bits(pipe):
+    pipe.unet.conv_in.inputs[0].grid = Grid(4)
     return pipe
 
 
@@ -228,6 +242,7 @@ REFUSED = {
         with_a_layer_of_other_bits,
         "changed after quantize: 'conv_in.codes' is .*, and its files",
     ),
+    "activation-bits": (with_other_activation_bits, "changed after quantize: it has layers of other bits"),
     "removed-layer": (with_a_removed_layer, "changed after quantize: 'conv_out.bias' is None"),
     "component": (with_a_part, r"cannot hold vqvae \(MyVQModel\), no class of diffusers or transformers"),
     "scheduler": (
@@ -423,8 +438,7 @@ def test_the_tests_edit_keeps_a_whole_file_whole(pipe, folder):
     """Else the tests above would see a wrong hash only."""
     edit_tensors(folder, lambda tensors: None)
     assert_same_tensors(snapshot(load(folder).unet), snapshot(pipe.unet))
-    with safe_open(folder / TENSORS, "pt") as file:
-        assert len(file.metadata()["qdiff_sha256"]) == 64
+    assert len(stated_hash(folder / TENSORS)) == 64
 
 
 @pytest.mark.parametrize("kind", ["other-bits", "other-calibration"])
@@ -451,7 +465,7 @@ def test_a_checkpoint_can_be_moved(pipe, folder, tmp_path):
     assert load(tmp_path / "elsewhere").unet.quantization.recipe == pipe.unet.quantization.recipe
 
 
-# A compiled network
+# Networks that are wrapped, or have adapters
 
 
 def test_a_compiled_network_is_quantized_before():
@@ -459,3 +473,14 @@ def test_a_compiled_network_is_quantized_before():
     pipe.unet = torch.compile(pipe.unet, backend="eager")
     with pytest.raises(ValueError, match="torch.compile: .*_orig_mod"):
         quantize(pipe, Recipe.linear(**SMALL), progress=False)
+
+
+def test_adapters_are_fused_before():
+    pipe = stable_diffusion()
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
+    recipe, prompts = Recipe.linear(**SMALL), ["flag", "dog"]
+    with pytest.raises(ValueError, match=r"LoRA.*pipe.fuse_lora\(\); pipe.unload_lora_weights\(\) first"):
+        quantize(pipe, recipe, prompts=prompts, progress=False)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    assert quantize(pipe, recipe, prompts=prompts, progress=False).unet.quantization.recipe == recipe
