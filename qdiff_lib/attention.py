@@ -58,6 +58,14 @@ class QuantAttention(Attention):
                 "keep its processor, or quantize with quantize_attention=False"
             )
 
+    def set_use_memory_efficient_attention_xformers(self, use: bool, *args, **kwargs) -> None:
+        """Refuse xformers with ValueError: its products cannot be quantized. ``use=False`` does nothing."""
+        if use:
+            raise ValueError(
+                "this attention is quantized, and xformers would drop its quantizers: to save memory call "
+                "pipe.enable_attention_slicing(), or quantize with quantize_attention=False"
+            )
+
     def fuse_projections(self, fuse: bool = True) -> None:
         """Refuse with ValueError: to_q, to_k and to_v are quantized each with grids of their own."""
         raise ValueError("to_q, to_k and to_v are quantized with grids of their own: they cannot be fused")

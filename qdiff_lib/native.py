@@ -8,6 +8,7 @@ and of that entry stands in the file's metadata: both files belong together.
 
 import copy
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,8 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from safetensors import safe_open
 from torch import Tensor, nn
+
+from .recipes import Recipe
 
 if TYPE_CHECKING:
     from .pipeline import Quantization
@@ -34,16 +37,20 @@ class Method(str):
 class QDiffConfig(QuantizationConfigMixin):
     """What ``config.json`` says of a quantized network: ``structure``, ``recipe`` and ``calibration``.
 
-    Raises ValueError for another format.
+    Raises ValueError for another format, and for a recipe that is none.
     """
 
     def __init__(self, structure: dict, recipe: dict, calibration: dict, format: int = FORMAT, **unknown):
         if format != FORMAT or unknown:
             extra = f" and entries {sorted(unknown)[:3]}" if unknown else ""
             raise ValueError(
-                f"quantization_config has format {format!r}{extra}; this version reads {FORMAT}: "
+                f"config.json: quantization_config has format {format!r}{extra}; this version reads {FORMAT}: "
                 "quantize again, or install the version that wrote it"
             )
+        try:
+            Recipe.from_dict(recipe)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"config.json: the recipe of quantization_config is damaged: {error}") from error
         self.quant_method = Method(METHOD)
         self.structure, self.recipe, self.calibration = structure, recipe, calibration
 
@@ -51,9 +58,11 @@ class QDiffConfig(QuantizationConfigMixin):
     def from_dict(cls, values: dict, return_unused_kwargs: bool = False, **kwargs) -> "QDiffConfig":
         """The config of that JSON form. Raises ValueError for missing entries."""
         values = {name: value for name, value in values.items() if name != "quant_method"}
-        missing = {"structure", "recipe", "calibration"} - values.keys()
+        missing = {"format", "structure", "recipe", "calibration"} - values.keys()
         if missing:
-            raise ValueError(f"quantization_config lacks {sorted(missing)}: save the model again")
+            raise ValueError(
+                f"config.json: quantization_config lacks {sorted(missing)}: save the model again"
+            )
         return (cls(**values), kwargs) if return_unused_kwargs else cls(**values)
 
     def to_dict(self) -> dict:
@@ -80,7 +89,7 @@ class QDiffQuantizer(DiffusersQuantizer):
                 "qdiff_lib.quantize(pipe, recipe), which calibrates"
             )
         self.model: nn.Module | None = None  # set where a network is complete
-        self.dtype, self.stated, self.keys = torch.float32, None, []
+        self.dtype, self.stated, self.keys, self.integers = torch.float32, None, [], {}
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
         self.dtype = torch_dtype or torch.float32
@@ -97,13 +106,18 @@ class QDiffQuantizer(DiffusersQuantizer):
         return loaded_keys
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Check the tensors' hash. Raises ValueError where it is not the stated one."""
+        """Check the tensors' hash and integer types. Raises ValueError where they are not the stated ones."""
         whole = len(state_dict) == len(self.keys)  # a model in several files has no common hash
         if whole and content_hash(self.quantization_config.to_dict(), state_dict) != self.stated:
             raise ValueError(
                 f"{self.path} is damaged, or belongs to another config.json: their SHA-256 is not the stated "
                 "one; copy both files again, or quantize again"
             )
+        for name, value in state_dict.items():
+            if value.dtype != self.integers.get(name, value.dtype):
+                raise ValueError(
+                    f"{self.path} has {name!r} in {value.dtype}, not {self.integers[name]}; quantize again"
+                )
         return state_dict
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
@@ -112,6 +126,8 @@ class QDiffQuantizer(DiffusersQuantizer):
         for word, names in (("lacks", sorted(missing_keys)), ("has no place for", unexpected)):
             if names:
                 raise ValueError(f"{self.path} {word} {names[0]!r} of this network; quantize again")
+        state = model.state_dict()
+        self.integers = {name: v.dtype for name, v in state.items() if not v.is_floating_point()}
         return missing_keys
 
     def _process_model_before_weight_loading(self, model: nn.Module, keep_in_fp32_modules=(), **kwargs):
@@ -120,12 +136,15 @@ class QDiffQuantizer(DiffusersQuantizer):
         from .structure import build
 
         keep_in_fp32_modules.extend(SCALES)
-        build(set_heads(model), self.quantization_config.structure)
+        try:
+            build(set_heads(model), self.quantization_config.structure)
+        except (TypeError, ValueError) as error:
+            config = Path(self.path).with_name("config.json")
+            raise ValueError(f"{config} is damaged, or belongs to another network: {error}") from error
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs):
         from .layers import quant_layers
         from .pipeline import Quantization
-        from .recipes import Recipe
 
         for layer in quant_layers(model):
             if layer.codes is not None:
@@ -142,7 +161,15 @@ class QDiffQuantizer(DiffusersQuantizer):
         check_savable(self.model)
         return True
 
-    def get_state_dict_and_metadata(self, state_dict: dict[str, Tensor], **kwargs) -> tuple[dict, dict]:
+    def get_state_dict_and_metadata(
+        self, state_dict: dict[str, Tensor], safe_serialization: bool = True
+    ) -> tuple[dict, dict]:
+        """The tensors as they are, and their hash. Raises ValueError where they would be pickled."""
+        if not safe_serialization:
+            raise ValueError(
+                "safe_serialization=False would pickle the weights, which are read from safetensors only: "
+                "leave it out"
+            )
         hashed = content_hash(self.quantization_config.to_dict(), state_dict)
         return state_dict, {"qdiff_sha256": hashed}
 
@@ -179,7 +206,7 @@ def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
 def check_savable(unet: nn.Module) -> None:
     """Raise ValueError unless the network's files will give it again: the same modules, names, shapes."""
     from .architectures import UNET_CLASSES, set_heads
-    from .structure import build
+    from .structure import build, structure_of
 
     kind = type(unet)
     if UNET_CLASSES.get(kind.__name__) is not kind:
@@ -188,7 +215,8 @@ def check_savable(unet: nn.Module) -> None:
         )
     with torch.device("meta"):
         again = set_heads(kind.from_config(unet.config))
-    again = build(again, unet.hf_quantizer.quantization_config.structure)
+    structure = unet.hf_quantizer.quantization_config.structure
+    again = build(again, structure)
     expected = {name: (value.shape, value.dtype) for name, value in again.state_dict().items()}
     found = {name: (value.shape, value.dtype) for name, value in unet.state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -199,3 +227,7 @@ def check_savable(unet: nn.Module) -> None:
                 f"the network was changed after quantize: {name!r} is {mine}, and its files would give "
                 f"{theirs}. Take off what was added (adapters, hooks that wrap layers), or quantize again"
             )
+    if structure_of(unet) != structure:
+        raise ValueError(
+            "the network was changed after quantize: it has layers of other bits; quantize again"
+        )

@@ -71,12 +71,15 @@ FIELDS = {
 
 def entries(structure: dict, kind: str) -> list[dict]:
     """The groups of that kind, checked. Raises ValueError for one of another form."""
-    groups = structure.get(kind)
+    groups = structure.get(kind) if isinstance(structure, dict) else None
     if not isinstance(groups, list):
-        raise ValueError(f"quantization_config has {kind}={groups!r:.80}, not a list: save the model again")
+        raise ValueError(
+            f"the structure of quantization_config has {kind}={groups!r:.60}, not a list: save again"
+        )
     for group in groups:
         whole = isinstance(group, dict) and group.keys() == FIELDS[kind].keys()
-        if not whole or any(type(group[name]) is not form for name, form in FIELDS[kind].items()):
+        whole = whole and all(type(group[name]) is form for name, form in FIELDS[kind].items())
+        if not whole or any(type(size) is not int for size in group.get("sizes", [])):
             raise ValueError(
                 f"quantization_config has an entry {group!r:.80} under {kind}, which needs "
                 f"{', '.join(FIELDS[kind])}: save the model again"

@@ -29,8 +29,18 @@ PICTURES = ("image", "control_image", "mask_image")
 
 def check_unet(unet: nn.Module) -> None:
     """Raise ValueError unless ``unet`` is of a class, and has the inputs, that can be quantized."""
+    if hasattr(unet, "_orig_mod"):
+        raise ValueError(
+            "the UNet is wrapped by torch.compile: quantize the network itself (pipe.unet = "
+            "pipe.unet._orig_mod), and compile the quantized one"
+        )
     if not isinstance(unet, tuple(UNET_CLASSES.values())):
         raise ValueError(f"the noise network is a {type(unet).__name__}: {SUPPORTED}")
+    if any(type(module).__module__.partition(".")[0] == "peft" for module in unet.modules()):
+        raise ValueError(
+            "the UNet has adapters (LoRA) beside its layers: call pipe.fuse_lora(); "
+            "pipe.unload_lora_weights() first, so that the layers alone are quantized"
+        )
     config = unet.config
     for name, meaning in CONDITIONS.items():
         if config.get(name):

@@ -1,4 +1,4 @@
-"""Quantized checkpoints: as small as the bits promise, refused before files are replaced, damage is named."""
+"""Quantized checkpoints: as small as the bits promise, refused before anything is replaced, damage is named."""
 
 import copy
 import importlib
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers import DDPMPipeline, UNet2DModel, VQModel
+from latent_models import latent_diffusion, stable_diffusion
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import (
@@ -25,6 +27,7 @@ from torch import nn
 
 from qdiff_lib import Recipe, checkpoint, load, quantize, sample, save_quantized
 from qdiff_lib.checkpoint import TENSORS, float_tensors
+from qdiff_lib.grid import Grid
 from qdiff_lib.layers import activation_quantizers, quant_layers
 from qdiff_lib.native import content_hash
 
@@ -106,9 +109,16 @@ def test_a_loaded_pipeline_is_the_saved_one(pipe, written):
     assert torch.equal(sample(loaded, 2, 3).images, sample(pipe, 2, 3).images)
 
 
+def stated_hash(path):
+    """The SHA-256 in a file's metadata."""
+    with safe_open(path, "pt") as file:
+        return file.metadata()["qdiff_sha256"]
+
+
 def test_a_loaded_pipeline_can_be_saved_again(written, tmp_path):
     second = save_quantized(load(written), tmp_path / "second")
-    assert second.read_bytes() == (written / TENSORS).read_bytes()
+    assert_same_tensors(load_file(second), load_file(written / TENSORS))
+    assert stated_hash(second) == stated_hash(written / TENSORS)
     assert (tmp_path / "second" / CONFIG).read_bytes() == (written / CONFIG).read_bytes()
 
 
@@ -169,7 +179,7 @@ class MyUNet(UNet2DModel):
     pass
 
 
-class MyPart(nn.Linear):
+class MyVQModel(VQModel):
     pass
 
 
@@ -198,7 +208,12 @@ def with_a_float_layer(pipe):
 
 
 def with_a_layer_of_other_bits(pipe):
-    pipe.unet.conv_in = quantized_pipe(weights=8).unet.conv_in
+    pipe.unet.conv_in = quantized_pipe(weights=3).unet.conv_in
+    return pipe
+
+
+def with_other_activation_bits(pipe):
+    pipe.unet.conv_in.inputs[0].grid = Grid(4)
     return pipe
 
 
@@ -208,7 +223,8 @@ def with_a_removed_layer(pipe):
 
 
 def with_a_part(pipe):
-    pipe.register_modules(extra=MyPart(2, 2))
+    pipe = latent_diffusion(pipe.unet)
+    pipe.vqvae.__class__ = MyVQModel
     return pipe
 
 
@@ -222,10 +238,17 @@ REFUSED = {
     "unet-class": (of_my_unet, "unet is a MyUNet, which diffusers cannot load: save a UNet2DModel"),
     "added-layer": (with_an_added_layer, "changed after quantize: 'mid_block.adapter.bias' is .* give None"),
     "float-layer": (with_a_float_layer, "changed after quantize: 'conv_in.codes' is None"),
-    "other-bits": (with_a_layer_of_other_bits, "changed after quantize: 'conv_in.codes' is .*, and its"),
+    "other-bits": (
+        with_a_layer_of_other_bits,
+        "changed after quantize: 'conv_in.codes' is .*, and its files",
+    ),
+    "activation-bits": (with_other_activation_bits, "changed after quantize: it has layers of other bits"),
     "removed-layer": (with_a_removed_layer, "changed after quantize: 'conv_out.bias' is None"),
-    "component": (with_a_part, r"cannot hold extra \(MyPart\), no class of diffusers or transformers"),
-    "scheduler": (with_a_wrapped_scheduler, r"cannot hold scheduler \(Wrapped\).*with_sampler\(pipe, "),
+    "component": (with_a_part, r"cannot hold vqvae \(MyVQModel\), no class of diffusers or transformers"),
+    "scheduler": (
+        with_a_wrapped_scheduler,
+        r"cannot hold scheduler \(Wrapped\).*with_sampler\(pipe, 'ddim'\)",
+    ),
 }
 
 
@@ -240,10 +263,9 @@ def test_refused_saves_leave_the_old_checkpoint(change, message, other, pipe, fo
     assert torch.equal(output(load(folder).unet, inputs), output(pipe.unet, inputs))
 
 
-CHANGES = [of_my_unet, with_an_added_layer, with_a_float_layer, with_a_removed_layer]
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [of_my_unet, with_an_added_layer, with_a_float_layer, with_a_removed_layer]
+)
 def test_diffusers_own_save_refuses_a_changed_network(change, other, tmp_path):
     unet = change(ddpm(copy.deepcopy(other.unet))).unet
     with pytest.raises(ValueError, match="cannot load|changed after quantize"):
@@ -263,19 +285,17 @@ def test_no_pickled_weights_are_written(other, tmp_path):
     assert not list(tmp_path.rglob("*.bin"))
 
 
-@pytest.mark.parametrize("failing", ["save_component", "forget_origin", "read_json"])
+@pytest.mark.parametrize("failing", ["save_component", "forget_origin", "write_json"])
 @pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()], ids=["io", "^C"])
-def test_an_interrupted_save_leaves_the_old_checkpoint(pipe, other, folder, failing, error, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_checkpoint(other, folder, failing, error, monkeypatch):
     before = contents(folder)
-    pipe_of_two = ddpm(other.unet)
-    pipe_of_two.register_modules(second=unet2d())
 
     def fail(*args):
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(checkpoint, failing, fail)
-        save_quantized(pipe_of_two, folder)
+        save_quantized(latent_diffusion(other.unet), folder)
     assert contents(folder) == before
 
 
@@ -311,6 +331,9 @@ def flip(place):
         (folder / TENSORS).write_bytes(content)
 
     return damage
+
+
+cut_header = flip(9)
 
 
 def cut(folder):
@@ -358,13 +381,19 @@ def layer_of(**changes):
 FILE, JSON = "diffusion_pytorch_model.safetensors", "config.json"
 DAMAGE = {
     "flipped-bit": (flip(-1), f"{FILE} is damaged, or belongs to another config.json"),
-    "flipped-bit-of-the-header": (flip(9), FILE),
+    "flipped-bit-of-the-header": (cut_header, FILE),
     "cut": (cut, FILE),
     "no-hash": (no_hash, f"{FILE} is damaged"),
     "missing-tensor": (tensors(lambda t: t.pop("conv_in.codes")), f"{FILE} lacks 'conv_in.codes'"),
     "missing-bias": (tensors(lambda t: t.pop("conv_in.bias")), f"{FILE} lacks 'conv_in.bias'"),
-    "missing-scale": (tensors(lambda t: t.pop("conv_in.inputs.0.scale")), f"{FILE} lacks 'conv_in.inputs.0"),
-    "extra-tensor": (tensors(lambda t: t.update(surplus=torch.zeros(2))), f"{FILE} has no place for 'surpl"),
+    "missing-scale": (
+        tensors(lambda t: t.pop("conv_in.inputs.0.scale")),
+        f"{FILE} lacks 'conv_in.inputs.0.sc",
+    ),
+    "extra-tensor": (
+        tensors(lambda t: t.update(surplus=torch.zeros(2))),
+        f"{FILE} has no place for 'surplus'",
+    ),
     "too-few-codes": (
         tensors(lambda t: t.update({"conv_in.codes": t["conv_in.codes"][:-1].clone()})),
         "conv_in.codes",
@@ -378,7 +407,7 @@ DAMAGE = {
     "surplus-entry": (lambda folder: edit_config(folder, more=1), f"{JSON}.* entries \\['more'\\]"),
     "no-structure": (without("structure"), f"{JSON}.* lacks \\['structure'\\]"),
     "no-recipe": (without("recipe"), f"{JSON}.* lacks \\['recipe'\\]"),
-    "recipe-of-another-form": (lambda folder: edit_config(folder, recipe={"weights": 4}), JSON),
+    "recipe-of-another-form": (lambda folder: edit_config(folder, recipe={"weights": 4}), f"{JSON}.*recipe"),
     "structure-no-object": (structure(lambda s: [1]), f"{JSON}.*structure"),
     "no-layers": (structure(lambda s: {"attention": []}), f"{JSON}.*layers=None"),
     "unknown-layer": (layer_of(names=["conv_nowhere"]), f"{JSON}.*'conv_nowhere'"),
@@ -392,12 +421,16 @@ DAMAGE = {
 }
 
 
+UNREADABLE = (cut, cut_header)
+
+
 @pytest.mark.parametrize("damage, message", DAMAGE.values(), ids=DAMAGE.keys())
 def test_damage_is_named(damage, message, folder):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         load(folder)
-    with pytest.raises(ValueError, match=message):
+    kinds = OSError if damage in UNREADABLE else ValueError  # diffusers' own for what is no safetensors file
+    with pytest.raises(kinds, match=message):
         UNet2DModel.from_pretrained(folder, subfolder="unet")
 
 
@@ -405,8 +438,7 @@ def test_the_tests_edit_keeps_a_whole_file_whole(pipe, folder):
     """Else the tests above would see a wrong hash only."""
     edit_tensors(folder, lambda tensors: None)
     assert_same_tensors(snapshot(load(folder).unet), snapshot(pipe.unet))
-    with safe_open(folder / TENSORS, "pt") as file:
-        assert len(file.metadata()["qdiff_sha256"]) == 64
+    assert len(stated_hash(folder / TENSORS)) == 64
 
 
 @pytest.mark.parametrize("kind", ["other-bits", "other-calibration"])
@@ -422,9 +454,9 @@ def test_another_config_beside_the_tensors(kind, other, written, folder, tmp_pat
 @pytest.mark.parametrize("name", [TENSORS, CONFIG])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises((ValueError, OSError), match=Path(name).name):
+    with pytest.raises((ValueError, OSError), match="diffusion_pytorch_model|unet/.*json"):
         load(folder)
-    with pytest.raises((ValueError, OSError), match=Path(name).name):
+    with pytest.raises((ValueError, OSError), match=r"diffusion_pytorch_model|config\.json"):
         UNet2DModel.from_pretrained(folder / "unet")
 
 
@@ -433,11 +465,22 @@ def test_a_checkpoint_can_be_moved(pipe, folder, tmp_path):
     assert load(tmp_path / "elsewhere").unet.quantization.recipe == pipe.unet.quantization.recipe
 
 
-# A compiled network
+# Networks that are wrapped, or have adapters
 
 
-def test_a_compiled_network_is_not_quantized_but_saved():
+def test_a_compiled_network_is_quantized_before():
     pipe = ddpm()
     pipe.unet = torch.compile(pipe.unet, backend="eager")
-    with pytest.raises(ValueError, match="torch.compile.*_orig_mod"):
+    with pytest.raises(ValueError, match="torch.compile: .*_orig_mod"):
         quantize(pipe, Recipe.linear(**SMALL), progress=False)
+
+
+def test_adapters_are_fused_before():
+    pipe = stable_diffusion()
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
+    recipe, prompts = Recipe.linear(**SMALL), ["flag", "dog"]
+    with pytest.raises(ValueError, match=r"LoRA.*pipe.fuse_lora\(\); pipe.unload_lora_weights\(\) first"):
+        quantize(pipe, recipe, prompts=prompts, progress=False)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    assert quantize(pipe, recipe, prompts=prompts, progress=False).unet.quantization.recipe == recipe

@@ -71,10 +71,11 @@ def test_a_checkpoint_of_a_text_pipeline(text_pair, tmp_path):
     save_quantized(quantized, tmp_path)
     folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert folders == {"scheduler", "text_encoder", "tokenizer", "unet", "vae"}
-    assert not (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    tensors = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for name, value in tensors.items() if name.endswith(".codes")} == {torch.uint8}
     again = load(tmp_path)
     assert again.unet.quantization.calibration == quantized.unet.quantization.calibration
-    assert again.unet.quantization.trace == quantized.unet.quantization.trace
+    assert again.unet.quantization.recipe == quantized.unet.quantization.recipe
     for name in ("unet", "vae", "text_encoder"):
         assert_same_tensors(snapshot(getattr(again, name)), snapshot(getattr(quantized, name)))
     images = [sample(pipe, 2, 3, prompts=EVALUATED).images for pipe in (again, quantized)]
@@ -134,7 +135,7 @@ def packed(folder):
 
 
 def test_quantize_records_prompts_and_guidance(packed):
-    about = json.loads((packed / "quantized.json").read_text())
+    about = json.loads((packed / "unet" / "config.json").read_text())["quantization_config"]
     assert about["calibration"]["prompts"] == list(PROMPTS) and about["calibration"]["guidance"] == 3
     assert about["recipe"]["method"] == "linear" and about["recipe"]["grids"]["softmax_bits"] is None
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from latent_models import stable_diffusion
+from safetensors.torch import load_file
 from tiny_models import SMALL, assert_same_tensors, ddpm, output, random_inputs, unet2d
 
 from qdiff_lib import Recipe, load, quantize, save_quantized
@@ -123,8 +124,8 @@ def test_the_pipeline(pipe, save, tmp_path):
 def test_a_loaded_model_saves_the_same_file(other, tmp_path):
     other.unet.save_pretrained(tmp_path / "a")
     UNet2DModel.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    first, second = ((tmp_path / f / "diffusion_pytorch_model.safetensors").read_bytes() for f in "ab")
-    assert first == second
+    first, second = (load_file(tmp_path / f / "diffusion_pytorch_model.safetensors") for f in "ab")
+    assert_same_tensors(first, second)
     first, second = (json.loads((tmp_path / f / "config.json").read_text()) for f in "ab")
     assert first == {name: value for name, value in second.items() if name != "_name_or_path"}
 
@@ -168,8 +169,9 @@ torch.save(torch.from_numpy(images), sys.argv[2])
 def run(code, *args):
     """Run Python code with the tests' modules in reach; fail with what it wrote."""
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n{code}"
-    command = [sys.executable, "-c", code, *map(str, args)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

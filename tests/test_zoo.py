@@ -5,14 +5,14 @@ import json
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from latent_models import stable_diffusion
 
-from qdiff_lib import zoo
+from qdiff_lib import Recipe, quantize, sample, save_quantized, zoo
 
 LABELS = "fashion-mnist/t10k-labels-idx1-ubyte.gz"
 ROOT = Path(__file__).parent.parent
@@ -135,12 +135,23 @@ def test_load_the_shipped_models():
         assert zoo.load(name).unet is not None
 
 
-def test_load_a_quantized_checkpoint(tmp_path, monkeypatch):
-    pipe = tiny_pipeline()
-    module = types.SimpleNamespace(load_quantized=lambda path: pipe if path == tmp_path else None)
-    monkeypatch.setitem(sys.modules, "qdiff_lib.checkpoint", module)
-    (tmp_path / "quantized.json").write_text("{}")
-    assert zoo.load(str(tmp_path)) is pipe
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_load_a_quantized_checkpoint(as_type, tmp_path):
+    pipe = quantize(tiny_pipeline(), Recipe.linear(steps=2, samples=4), progress=False)
+    save_quantized(pipe, tmp_path)
+    loaded = zoo.load(as_type(tmp_path))
+    assert type(loaded) is DDPMPipeline and loaded._progress_bar_config == {"disable": True}
+    assert loaded.unet.quantization.recipe == pipe.unet.quantization.recipe
+    assert torch.equal(sample(loaded, 1, 2).images, sample(pipe, 1, 2).images)
+
+
+def test_load_refuses_a_damaged_quantized_model(data, tmp_path):
+    pipe = quantize(tiny_pipeline(), Recipe.linear(steps=2, samples=4), progress=False)
+    save_quantized(pipe, data / "models" / "tiny")
+    with pytest.raises(zoo.DamagedFileError, match="unet"):
+        zoo.load("tiny")
+    (data / "MANIFEST.json").write_text(json.dumps(manifest_module().manifest(data)))
+    assert hasattr(zoo.load("tiny").unet, "quantization")
 
 
 def test_unknown_names_list_the_known_ones(data):
