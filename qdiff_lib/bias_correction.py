@@ -90,7 +90,7 @@ class BiasCorrection:
         return UnitReport(NAME, len(unet.quantization.units), error, time.monotonic() - start, note)
 
     def corrected(self, bias: Tensor, offset: Tensor) -> Tensor | None:
-        """Correct the bias of images that are ``offset`` too bright: the images then, or None if none are nearer."""
+        """Correct the bias of images that are ``offset`` too bright: the new ones, or None if not nearer."""
         own = bias.clone()
         for nudge in NUDGES:
             slope = self.slope(bias, offset, nudge)
@@ -104,7 +104,7 @@ class BiasCorrection:
         return None
 
     def slope(self, bias: Tensor, offset: Tensor, nudge: float) -> Tensor:
-        """Brightness by the bias of each channel, (C, C), from ``nudge`` more of it; the bias ends as it was."""
+        """Brightness by the bias of each channel, (C, C), from ``nudge`` more of it; it ends as it was."""
         own, slopes = bias.clone(), []
         for channel in range(len(bias)):
             bias[channel] += nudge

@@ -109,7 +109,7 @@ def test_only_the_last_bias_changes(changes):
 
 @pytest.mark.parametrize(("grid", "enough"), list(zip((2**-9, 2**-7, 2**-5, 2**-3), NUDGES, strict=True)))
 def test_a_nudge_that_drowns_is_made_larger(grid, enough, monkeypatch):
-    """Brightness moves by whole steps of a grid, from the middle of one: what is below half is lost.
+    """Brightness moves by steps of a grid, from the middle of one: what is below half is lost.
 
     What is not lost moves it by one step, so that the slope is at most twice the true one, and at most half of
     the offset is left, give or take a step.
