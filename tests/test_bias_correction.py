@@ -109,10 +109,10 @@ def test_only_the_last_bias_changes(changes):
 
 @pytest.mark.parametrize(("grid", "enough"), list(zip((2**-9, 2**-7, 2**-5, 2**-3), NUDGES, strict=True)))
 def test_a_nudge_that_drowns_is_made_larger(grid, enough, monkeypatch):
-    """Brightness moves by steps of a grid, from the middle of one: what is below half is lost.
+    """Brightness moves by steps of a grid, from the middle of one: half a step is lost.
 
-    What is not lost moves it by one step, so that the slope is at most twice the true one, and at most half of
-    the offset is left, give or take a step.
+    What is not lost moves it by one step, so that the slope is at most twice the true one, and at most half
+    of the offset is left, give or take a step.
     """
     pipe, how = ddim(), recipe(weights=8)
     made = quantized(pipe, replace(how, bias_correction_images=0))
