@@ -1,5 +1,7 @@
 # make demo        quantize the embedded model and draw the comparison, in build/demo (the default)
 # make test        lint, format check and all tests
+# make test-portable  all tests under nine settings of instruction sets and threads: hours; some of them:
+#                  make test-portable ONLY='default SSE41 1'
 # make lab         the course in JupyterLab
 # make bench       the measurements of benchmarks/
 # make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
@@ -15,7 +17,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint lab bench notebooks student tables torture clean
+.PHONY: demo test test-portable lint lab bench notebooks student tables torture clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -23,6 +25,9 @@ demo: $(STAMP)
 
 test: lint
 	$(RUN) -m pytest -n 2
+
+test-portable: $(STAMP)
+	$(RUN) -m tools.portable $(if $(ONLY),--only '$(ONLY)')
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
@@ -50,7 +55,7 @@ torture: $(STAMP)
 
 # build/ also holds long trainings that can be resumed: clean leaves them alone.
 clean:
-	rm -rf build/demo build/student dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build/demo build/portable build/student dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt pyproject.toml

@@ -8,9 +8,12 @@ calibration input was made, and the bias of the last layer is moved by what make
 median) as bright as full precision's. In latents, brightness is the mean of a channel.
 
 What a bias does to the images is measured: they are drawn with a little more of it in one channel, then in
-the next, and the slopes found are solved for what undoes the offset (a secant step).
+the next, and the slopes found are solved for what undoes the offset (a secant step). With coarse activations
+so little more can drown in their rounding. Then it is done again with four times as much, and again; where
+none of ``NUDGES`` helps, the bias stays, and the report says so.
 """
 
+import sys
 import time
 
 import torch
@@ -24,7 +27,7 @@ from .sampling import sample, with_sampler
 from .support import takes_prompts
 
 NAME = "bias correction"  # of the report of this stage
-NUDGE = 1e-3  # of a bias, to see what it does: predicted noise has a deviation of 1
+NUDGES = (1e-3, 4e-3, 1.6e-2, 6.4e-2)  # of a bias, to see what it does: predicted noise has a deviation of 1
 SMALLEST_SLOPE = 0.1  # brightness by bias: what answers less would have to be moved far
 
 
@@ -66,29 +69,54 @@ class BiasCorrection:
         return sample(with_sampler(pipe, self.sampler), **self.order).trajectory[-1].clone()
 
     def run(self) -> UnitReport:
-        """Correct the bias in place, unless that brings the brightness no nearer.
+        """Correct the bias in place, unless that brings the brightness no nearer: then the report has a note.
 
         The report's error is the mean squared error of x_t after the last step.
         """
-        start, unet = time.monotonic(), self.quantized.unet
+        start, unet, note = time.monotonic(), self.quantized.unet, ""
         bias = last_bias(unet)
-        own = chosen = bias.clone()
+        chosen = bias.clone()
         drawn = self.draw(self.quantized)
-        offset = brightness(drawn, self.reference)
         try:
-            slopes = []
-            for channel in range(len(bias)):
-                bias.copy_(own)
-                bias[channel] += NUDGE
-                slopes.append((brightness(self.draw(self.quantized), self.reference) - offset) / NUDGE)
-            bias.copy_(own + secant_step(offset, torch.stack(slopes, dim=1)).to(bias.device))
-            corrected = self.draw(self.quantized)
-            if brightness(corrected, self.reference).norm() < offset.norm():
-                drawn, chosen = corrected, bias.clone()
+            if (found := self.corrected(bias, brightness(drawn, self.reference))) is not None:
+                drawn, chosen = found, bias.clone()
+            else:
+                note = (
+                    f"no change of the last bias up to {NUDGES[-1]} brought the brightness nearer: it stays"
+                )
+                self.say(note)
         finally:
             bias.copy_(chosen)
         error = (drawn - self.reference).square().mean().item()
-        return UnitReport(NAME, len(unet.quantization.units), error, time.monotonic() - start)
+        return UnitReport(NAME, len(unet.quantization.units), error, time.monotonic() - start, note)
+
+    def corrected(self, bias: Tensor, offset: Tensor) -> Tensor | None:
+        """Correct the bias of images that are ``offset`` too bright: the new ones, or None if not nearer."""
+        own = bias.clone()
+        for nudge in NUDGES:
+            slope = self.slope(bias, offset, nudge)
+            if nudge < NUDGES[-1] and torch.linalg.svdvals(slope).min() < SMALLEST_SLOPE:
+                continue  # it may have drowned
+            bias.copy_(own + secant_step(offset, slope).to(bias.device))
+            drawn = self.draw(self.quantized)
+            if brightness(drawn, self.reference).norm() < offset.norm():
+                return drawn
+            bias.copy_(own)
+        return None
+
+    def slope(self, bias: Tensor, offset: Tensor, nudge: float) -> Tensor:
+        """Brightness by the bias of each channel, (C, C), from ``nudge`` more of it; it ends as it was."""
+        own, slopes = bias.clone(), []
+        for channel in range(len(bias)):
+            bias[channel] += nudge
+            slopes.append((brightness(self.draw(self.quantized), self.reference) - offset) / nudge)
+            bias.copy_(own)
+        return torch.stack(slopes, dim=1)
+
+    def say(self, note: str) -> None:
+        """Tell whoever watches the progress."""
+        if self.order["progress"]:
+            print(f"{NAME}: {note}", file=sys.stderr)
 
 
 def last_bias(unet: nn.Module) -> Tensor:

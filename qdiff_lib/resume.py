@@ -43,13 +43,14 @@ class UnitReport:
     """How one unit, or a stage after them all, went.
 
     Its name and place, the reconstruction loss at the end (of bias correction: the mean squared error of the
-    drawn x_t), and the seconds it took.
+    drawn x_t), and the seconds it took. note: what did not work, where something did not.
     """
 
     name: str
     index: int
     error: float
     seconds: float
+    note: str = ""
 
 
 def settings_of_run(

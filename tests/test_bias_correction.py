@@ -7,7 +7,7 @@ from tiny_models import SMALL, assert_same_tensors, ddim, ddpm, random_inputs, s
 
 from qdiff_lib import Recipe, load, pipeline, quantize, reconstruction, save_quantized
 from qdiff_lib import bias_correction as stage
-from qdiff_lib.bias_correction import NAME, BiasCorrection, brightness, last_bias, secant_step
+from qdiff_lib.bias_correction import NAME, NUDGES, BiasCorrection, brightness, last_bias, secant_step
 from qdiff_lib.calibration import FRESH_DRAWS, record
 from qdiff_lib.sampling import noise_generators, sample, with_sampler
 from qdiff_lib.timestep_rules import Single
@@ -97,14 +97,48 @@ def test_brightness_comes_nearer_and_the_error_is_reported():
     "changes", [{}, {"weights": 32, "activations": 8}, {"exclude": ("conv_out",)}], ids=str
 )
 def test_only_the_last_bias_changes(changes):
+    """The bias is 0.03 off, far more than rounding is. The largest nudge is twice that: no slope drowns."""
     pipe, how = ddim(), recipe(**changes)
     original = snapshot(pipe.unet)
-    before, after = (
-        snapshot(quantized(pipe, how.replace(bias_correction_images=n)).unet) for n in (0, IMAGES)
-    )
+    made = quantized(pipe, how.replace(bias_correction_images=0))
+    last_bias(made.unet).add_(0.03)
+    before = snapshot(made.unet)
+    report = correction(pipe, made, how).run()
+    after = snapshot(made.unet)
     assert_same_tensors(snapshot(pipe.unet), original)
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"conv_out.bias" if "exclude" in changes else "conv_out.layer.bias"}
+    assert report.note == ""
+
+
+@pytest.mark.parametrize(("grid", "enough"), list(zip((2**-9, 2**-7, 2**-5, 2**-3), NUDGES, strict=True)))
+def test_a_nudge_that_drowns_is_made_larger(grid, enough, monkeypatch):
+    """Brightness moves by steps of a grid, from the middle of one: half a step is lost.
+
+    What is not lost moves it by one step, so that the slope is at most twice the true one, and at most half
+    of the offset is left, give or take a step.
+    """
+    pipe, how = ddim(), recipe(weights=8)
+    made = quantized(pipe, how.replace(bias_correction_images=0))
+    done, tried, slope = correction(pipe, made, how), [], BiasCorrection.slope
+    bias, done.reference = last_bias(made.unet).fill_(4 + grid / 2), torch.zeros(IMAGES, 1, 8, 8)
+    monkeypatch.setattr(done, "draw", lambda _: done.reference - grid * (bias / grid).floor())
+    monkeypatch.setattr(done, "slope", lambda *args: tried.append(args[-1]) or slope(done, *args))
+    assert done.run().note == ""
+    assert tried == list(NUDGES[: NUDGES.index(enough) + 1])
+    assert brightness(done.draw(made), done.reference).abs() <= 2 + grid
+
+
+def test_what_cannot_be_corrected_is_said_in_the_report_and_at_the_terminal(monkeypatch, capsys):
+    pipe, how = ddim(), recipe()
+    made = quantized(pipe, how.replace(bias_correction_images=0))
+    before = snapshot(made.unet)
+    done = BiasCorrection(pipe, made, random_inputs(pipe.unet, 8), how)
+    still = done.draw(made)
+    monkeypatch.setattr(done, "draw", lambda _: still)  # a bias that no image answers to
+    note = done.run().note
+    assert "it stays" in note and f"{NAME}: {note}" in capsys.readouterr().err
+    assert_same_tensors(snapshot(made.unet), before)
 
 
 def test_a_step_that_does_not_help_is_taken_back(monkeypatch):

@@ -1,4 +1,4 @@
-"""Quantized checkpoints: as small as the bits promise, refused before anything is replaced, damage is named."""
+"""Quantized checkpoints: as small as the bits promise, refused before files are replaced, damage is named."""
 
 import copy
 import importlib

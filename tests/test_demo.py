@@ -24,6 +24,8 @@ def finished(tmp_path_factory):
         patch.setattr(demo_module, "SCORED", 6)
         patch.setattr(demo_module, "STEPS", 3)
         patch.setitem(recipes.PROFILES, "tiny", small)
+        patch.setitem(demo_module.AFTER_UNITS, "network_iterations", 2)
+        patch.setitem(demo_module.AFTER_UNITS, "bias_correction_images", 3)
         report = demo_module.demo(out)
     return out, report
 
@@ -71,3 +73,10 @@ class TestDemo:
         again = with_sampler(load(out / "qdiffusion-w4a8"), "ddim")
         first, second = (sample(again, 2, 3).images for _ in range(2))
         assert torch.equal(first, second)
+
+
+def test_the_last_row_has_the_stages_after_the_units_that_its_profile_lacks():
+    tiny, laptop = (demo_module.learned_recipe(profile) for profile in ("tiny", "laptop"))
+    plain = {name: recipes.Recipe.qdiffusion(4, 8, name, edge_bits=16) for name in ("tiny", "laptop")}
+    assert laptop == plain["laptop"] and tiny == plain["tiny"].replace(**demo_module.AFTER_UNITS)
+    assert tiny.network_iterations and tiny.bias_correction_images

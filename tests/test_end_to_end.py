@@ -1,4 +1,4 @@
-"""The whole method on the shipped model: Q-Diffusion W4A8 beats linear W4A8 by a stated margin."""
+"""The whole method on the shipped model: Q-Diffusion W4A8 beats linear W4A8, and not by its start alone."""
 
 import pytest
 import torch
@@ -8,16 +8,20 @@ from qdiff_lib.metrics import trajectory_mse
 from qdiff_lib.timestep_rules import Uniform
 
 STEPS, IMAGES = 20, 16
-MARGIN = 0.5  # of linear's error after the last step, with a seventh of the tiny profile's iterations
+# With a seventh of the tiny profile's iterations, the error after the last step was 0.08 to 0.19 of linear's,
+# and 0.29 to 0.63 of what GPTQ's start leaves, with one iteration: 4 seeds, two of them also under
+# ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41. Where nothing is learned, the latter is 1.
+MARGIN, LEARNED = 0.4, 0.8
 SHORT = dict(samples=128, iterations=40, step_size_iterations=5)
 
 
 @pytest.fixture(scope="module")
 def models():
-    """The shipped model and its two quantized forms, calibrated on the same inputs."""
+    """The shipped model and its quantized forms, calibrated on the same inputs."""
     pipe = with_sampler(load("ddpm-fashion"), "ddim")
     inputs = record(pipe, Uniform(), SHORT["samples"], STEPS)
     recipes = {"linear": Recipe.linear(4, 8), "qdiffusion": Recipe.qdiffusion(4, 8, **SHORT)}
+    recipes["start"] = recipes["qdiffusion"].replace(iterations=1)
     quantized = {name: quantize(pipe, recipe, inputs, progress=False) for name, recipe in recipes.items()}
     return {"fp": pipe, **quantized}
 
@@ -25,8 +29,9 @@ def models():
 @pytest.mark.slow
 def test_qdiffusion_beats_linear_at_w4a8(models):
     drawn = {name: sample(pipe, IMAGES, STEPS, record=True).trajectory for name, pipe in models.items()}
-    error = {name: trajectory_mse(drawn["fp"], drawn[name])[-1].item() for name in ("linear", "qdiffusion")}
+    error = {name: trajectory_mse(drawn["fp"], drawn[name])[-1].item() for name in drawn}
     assert error["qdiffusion"] < MARGIN * error["linear"]
+    assert error["qdiffusion"] < LEARNED * error["start"]
 
 
 @pytest.mark.slow

@@ -83,14 +83,17 @@ MOMENTS = {
     "in the whole network": (("whole network:", HUP), ("unit-008",)),
     "in bias correction": (("%|██████████| 20/20", KILL), ("unit-008",)),
     "while the tensors are written": (
-        Event(KILL, "open", r"\.qdiff-\w+-quantized.safetensors"),
-        ("report.json", ".qdiff-"),
+        Event(KILL, "open", r"\.qdiff-\w+-folder/unet/config.json"),
+        (".qdiff-", "unit-008"),
     ),
-    "between the files": (Event(INT, "os.rename", r"quantized\.json$|quantized\.json \S+$"), ("work",)),
-    "between the files, at once": (Event(KILL, "os.rename", "quantized.safetensors", nth=1), ("work",)),
-    "before the tidying up": (Event(KILL, "shutil.rmtree", "units"), ("quantized.json", "unit-008")),
-    "while tidying up": (Event(TERM, "os.remove", "/fingerprint.json"), ("quantized.json", "fingerprint")),
-    "when only the lock is left": (Event(KILL, "os.rmdir", r"/work\b(?!/)"), ("quantized.json", "work")),
+    "between the files": (Event(INT, "os.rename", r"report\.json"), ("model_index.json", "work")),
+    "between the files, at once": (
+        Event(KILL, "os.rename", "diffusion_pytorch_model.safetensors"),
+        ("model_index.json", ".qdiff-"),
+    ),
+    "before the tidying up": (Event(KILL, "shutil.rmtree", "units"), ("report.json", "unit-008")),
+    "while tidying up": (Event(TERM, "os.remove", "/fingerprint.json"), ("report.json", "fingerprint")),
+    "when only the lock is left": (Event(KILL, "os.rmdir", r"/work\b(?!/)"), ("report.json", "work")),
 }
 
 

@@ -40,14 +40,16 @@ def loss_of(unet, full):
 
 @pytest.mark.parametrize("make", [unet2d, conditional_unet])
 @pytest.mark.parametrize(
-    ("bits", "left"),
-    [((3, 8), 0.9), ((3, 32), 0.9), ((32, 4), 1)],
+    ("bits", "rate", "left"),
+    [((3, 8), 3e-3, 0.7), ((3, 32), 3e-3, 0.7), ((32, 4), 1e-2, 0.9)],
     ids=["both", "weights", "steps-alone"],
 )
-def test_the_networks_error_falls_and_is_reported(make, bits, left):
+def test_the_networks_error_falls_and_is_reported(make, bits, rate, left):
+    """Without this stage all of the error is left. With it, models of 3 seeds kept 0.28 to 0.46 with learned
+    weights, and of 4 seeds 0.68 to 0.80 with step sizes alone: each bound lies halfway to 1, or nearer."""
     unet = make()
     before = quantized(unet, recipe(*bits, network_iterations=0))
-    after = quantized(unet, recipe(*bits))
+    after = quantized(unet, recipe(*bits, lr_network=rate))
     assert loss_of(after, unet) < left * loss_of(before, unet)
     report = after.quantization.units[-1]
     assert (report.name, report.index) == (NAME, len(after.quantization.trace.units))

@@ -10,6 +10,7 @@ import pytest
 
 from qdiff_lib import recipes
 from qdiff_lib.cli import main
+from qdiff_lib.demo import AFTER_UNITS, PROMISE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,9 +77,16 @@ def test_profile_table_has_the_numbers_of_the_code(name):
 
 def test_demo_table_is_the_recorded_one():
     report = json.loads((ROOT / "data/recorded/demo/report.json").read_text())
+    _, _, linear, learned = (row["trajectory_mse"] for row in report["rows"])
+    assert learned <= PROMISE * linear
     for row in report["rows"]:
         assert f"| {row['trajectory_mse']:.5f} | {row['frechet']:.1f} |" in README
     assert report["provenance"]["machine"] in README and report["provenance"]["date"] in README
+
+
+def test_the_stages_of_the_demonstration_are_those_of_its_code():
+    numbers = AFTER_UNITS["network_iterations"], AFTER_UNITS["bias_correction_images"]
+    assert "{} iterations for the whole network, and {} images".format(*numbers) in README
 
 
 def test_links_and_pictures_exist():

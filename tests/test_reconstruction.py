@@ -66,9 +66,14 @@ UNITS = {
 
 @pytest.mark.parametrize("make, name", UNITS.values(), ids=UNITS.keys())
 def test_learned_rounding_beats_nearest(make, name):
+    """AdaRound alone, from the full-precision weight: what is not learned rounds to nearest, with its error.
+
+    Learned, models of 4 seeds kept 0.32 to 0.61 of it.
+    """
     unet = make()
     inputs = random_inputs(unet, 16)
-    recipe = small(3, 32, iterations=60, lr=2e-2, batch_size=8, regularization=1e-3, **only(name))
+    alone = dict(rounding_start="fraction", learn_affine=False, **only(name))
+    recipe = small(3, 32, iterations=120, lr=2e-2, batch_size=8, regularization=1e-3, **alone)
     learned, reports = rebuilt(unet, recipe, inputs)
     nearest = with_quantizers(unet, recipe.grids)
     for layer in quant_layers(nearest):
@@ -76,13 +81,15 @@ def test_learned_rounding_beats_nearest(make, name):
         layer.round_weight()
     target = output_of(unet, name, inputs)
     before, after = (reconstruction_loss(output_of(m, name, inputs), target) for m in (nearest, learned))
-    assert after < 0.95 * before
+    assert after < 0.8 * before
     report = next(report for report in reports if report.name == name)
     assert report.error == pytest.approx(after.item(), rel=1e-4)
     assert not [r for r in reports[: report.index] if r.error]
 
 
-@pytest.mark.parametrize("help", [dict(rounding_start="gptq"), dict(learn_affine=True, lr_step_sizes=1e-2)])
+@pytest.mark.parametrize(
+    "help", [dict(rounding_start="gptq"), dict(learn_affine=True, lr_step_sizes=1e-2)], ids=["gptq", "affine"]
+)
 def test_what_helps_short_runs_lowers_the_error(help):
     unet = unet2d()
     inputs = random_inputs(unet, 16)
@@ -196,7 +203,21 @@ def test_step_sizes_are_learned_and_stay_positive():
     assert sum(changed) > 0.9 * len(changed)
 
 
-def test_no_iterations_for_step_sizes_keep_the_observed_ranges():
+@pytest.mark.parametrize("make, name", UNITS.values(), ids=UNITS.keys())
+def test_learned_step_sizes_lower_the_error(make, name):
+    """Of 3-bit activations alone. Step sizes that are not learned keep all of it; models of 4 seeds kept 0.28
+    to 0.71."""
+    unet = make()
+    inputs = random_inputs(unet, 16)
+    fixed = dict(lr_step_sizes=3e-2, batch_size=8, learn_affine=False, **only(name))
+    errors = []
+    for iterations in (0, 60):
+        _, reports = rebuilt(unet, small(32, 3, step_size_iterations=iterations, **fixed), inputs)
+        errors.append(next(report.error for report in reports if report.name == name))
+    assert 0 < errors[1] < 0.85 * errors[0]
+
+
+def test_no_step_iterations_keep_the_observed_ranges():
     unet = unet2d()
     inputs = random_inputs(unet, 8)
     still, _ = rebuilt(unet, small(lr_step_sizes=0.0, learn_affine=False, **only("conv_in")), inputs)

@@ -65,9 +65,9 @@ def stage_of(text: str, out: Path) -> str:
         return "start"
     if "\nwrote " in text:
         return "end"
-    if (out / "quantized.json").exists():
-        return "tidying"
     if (out / "report.json").exists():
+        return "tidying"
+    if (out / "model_index.json").exists() or any(out.glob(".qdiff-*")):
         return "saving"
     before, network, after = text.partition("whole network:")
     if network:

@@ -33,7 +33,8 @@ def markdown(report: dict) -> str:
     lines.append(
         f"\nFréchet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
         f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EDGE_BITS} bits: "
-        f"file and BOPs count them so. Recorded on {made['date']} on {made['machine']}."
+        "file and BOPs count them so. After its units come both stages described below. "
+        f"Recorded on {made['date']} on {made['machine']}."
     )
     return "\n".join(lines) + "\n"
 

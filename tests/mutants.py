@@ -1,0 +1,112 @@
+"""Stages of the method, each switched off, and the test that must fail then; run by ``test_mutants.py``.
+
+``python tests/mutants.py squant network`` tries these, without names all; the last line has the exit codes.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from qdiff_lib import bias_correction, calibration, layers, network, ranges, reconstruction, rounding, surgery
+
+HERE = Path(__file__).parent
+FITTER = reconstruction.UnitFitter
+FIT_WEIGHTS, QUANT_LAYER = FITTER.fit_weights, surgery.QuantLayer
+
+
+def nothing(*args, **kwargs):
+    return None
+
+
+def fit_weights_without_affine(fitter):
+    fitter.recipe = replace(fitter.recipe, learn_affine=False)
+    FIT_WEIGHTS(fitter)
+
+
+def layer_of_one_part(layer, bits, grid, sizes):
+    return QUANT_LAYER(layer, bits, grid, (sum(sizes),))
+
+
+def only_the_first_step(rule, steps, samples, generator):
+    return calibration.Single(0).counts(steps, samples, generator)
+
+
+# The stage: whose function (a module, class or dictionary), its name, what stands in its place, and the test.
+MUTANTS = {
+    "learning": (
+        FITTER, "minimize", nothing,
+        "test_reconstruction.py::test_learned_rounding_beats_nearest[residual]",
+    ),
+    "regularizer": (
+        rounding.AdaRound, "regularizer", lambda part, beta: torch.zeros(()),
+        "test_reconstruction.py::test_every_rounding_is_decided_in_both_halves",
+    ),
+    "gptq-start": (
+        FITTER, "compensated_codes", lambda fitter, layers: {},
+        "test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[gptq]",
+    ),
+    "learn-affine": (
+        FITTER, "fit_weights", fit_weights_without_affine,
+        "test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[affine]",
+    ),
+    "step-sizes": (
+        FITTER, "fit_steps", nothing,
+        "test_reconstruction.py::test_learned_step_sizes_lower_the_error[residual]",
+    ),
+    "network": (
+        network.NetworkFitter, "fit", nothing,
+        "test_network.py::test_the_networks_error_falls_and_is_reported[both-unet2d]",
+    ),
+    "importance": (
+        network, "importance_of", lambda losses, step: torch.ones_like(losses),
+        "test_network.py::test_each_row_counts_by_its_importance",
+    ),
+    "bias-correction": (
+        bias_correction.BiasCorrection, "corrected", nothing,
+        "test_bias_correction.py::test_brightness_comes_nearer_and_the_error_is_reported",
+    ),
+    "split": (
+        surgery, "QuantLayer", layer_of_one_part,
+        "test_surgery.py::test_split_follows_the_seams[split]",
+    ),
+    "calibration": (
+        calibration.Uniform, "counts", only_the_first_step,
+        "test_calibration.py::test_the_paper_takes_256_at_every_fifth_of_100_steps",
+    ),
+    "mse-search": (ranges, "MSE_STEPS", 1, "test_ranges.py::test_mse_search_clips_an_outlier[asymmetric]"),
+    "squant": (
+        rounding.ROUNDINGS, "squant", rounding.round_nearest,
+        "test_pipeline.py::test_squant_flips_roundings_of_linear_and_nothing_else",
+    ),
+    "activations": (
+        layers.ActivationQuantizer, "forward", lambda quantizer, x: x,
+        "test_layers.py::test_quantizer_passes_then_samples_then_quantizes",
+    ),
+}  # fmt: skip
+
+
+def ends(name: str, patch: pytest.MonkeyPatch | None = None) -> int:
+    """Pytest's exit code on the test of that stage, with the stage switched off where ``patch`` is given."""
+    owner, function, instead, test = MUTANTS[name]
+    if patch and isinstance(owner, dict):
+        patch.setitem(owner, function, instead)
+    elif patch:
+        patch.setattr(owner, function, instead)
+    return int(pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", str(HERE / test)]))
+
+
+def main(names: list[str]) -> None:
+    """Try each stage as it is, and switched off."""
+    found = {}
+    for name in names or MUTANTS:
+        with pytest.MonkeyPatch.context() as patch:
+            found[name] = {"as it is": ends(name), "off": ends(name, patch)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
