@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdiff_lib import bias_correction, calibration, layers, network, ranges, reconstruction, rounding, surgery
+from qdiff_lib import bias_correction, calibration, fitting, layers, network, ranges, rounding, surgery
+from qdiff_lib.timestep_rules import Single
 
 HERE = Path(__file__).parent
-FITTER = reconstruction.UnitFitter
+FITTER = fitting.UnitFitter
 FIT_WEIGHTS, QUANT_LAYER = FITTER.fit_weights, surgery.QuantLayer
+DRAW_COUNTS = calibration.draw_counts
 
 
 def nothing(*args, **kwargs):
@@ -23,7 +25,7 @@ def nothing(*args, **kwargs):
 
 
 def fit_weights_without_affine(fitter):
-    fitter.recipe = replace(fitter.recipe, learn_affine=False)
+    fitter.rounding = replace(fitter.rounding, learn_affine=False)
     FIT_WEIGHTS(fitter)
 
 
@@ -32,7 +34,7 @@ def layer_of_one_part(layer, bits, grid, sizes):
 
 
 def only_the_first_step(rule, steps, samples, generator):
-    return calibration.Single(0).counts(steps, samples, generator)
+    return DRAW_COUNTS(Single(0), steps, samples, generator)
 
 
 # The stage: whose function (a module, class or dictionary), its name, what stands in its place, and the test.
@@ -46,7 +48,7 @@ MUTANTS = {
         "test_reconstruction.py::test_every_rounding_is_decided_in_both_halves",
     ),
     "gptq-start": (
-        FITTER, "compensated_codes", lambda fitter, layers: {},
+        FITTER, "compensated_levels", lambda fitter, layers: {},
         "test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[gptq]",
     ),
     "learn-affine": (
@@ -54,7 +56,7 @@ MUTANTS = {
         "test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[affine]",
     ),
     "step-sizes": (
-        FITTER, "fit_steps", nothing,
+        FITTER, "fit_step_sizes", nothing,
         "test_reconstruction.py::test_learned_step_sizes_lower_the_error[residual]",
     ),
     "network": (
@@ -74,7 +76,7 @@ MUTANTS = {
         "test_surgery.py::test_split_follows_the_seams[split]",
     ),
     "calibration": (
-        calibration.Uniform, "counts", only_the_first_step,
+        calibration, "draw_counts", only_the_first_step,
         "test_calibration.py::test_the_paper_takes_256_at_every_fifth_of_100_steps",
     ),
     "mse-search": (ranges, "MSE_STEPS", 1, "test_ranges.py::test_mse_search_clips_an_outlier[asymmetric]"),

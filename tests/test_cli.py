@@ -124,7 +124,7 @@ def test_somebody_elses_work_is_never_touched(tmp_path, capsys):
     kept.write_text("mine")
     assert "no work/" in refused([*QUANTIZE, "--resume"], capsys)
     assert "is not empty" in refused(QUANTIZE, capsys)
-    (tmp_path / "new" / "quantized.json").write_text("{}")
+    (tmp_path / "new" / "report.json").write_text("{}")
     assert "work' holds files" in refused([*QUANTIZE, "--resume"], capsys)
     assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_text() == "mine"
 

@@ -41,7 +41,7 @@ def test_quantize_sample_evaluate_work_as_written(small_profiles, tmp_path, monk
         assert commands(name), f"the README shows no {name} command"
         for arguments in commands(name):
             assert main([*arguments, *SMALLER.get(name, [])]) == 0, capsys.readouterr().err
-    assert (tmp_path / "build/w4a8/quantized.json").is_file()
+    assert (tmp_path / "build/w4a8/unet/config.json").is_file()
     assert (tmp_path / "build/w4a8.png").is_file()
     assert not (tmp_path / "build/w4a8/work").exists()
     assert (tmp_path / "build/emoji.png").is_file()
