@@ -1,4 +1,4 @@
-"""Quantized checkpoints: as small as the bits promise, refused before anything is replaced, damage is named."""
+"""Quantized checkpoints: as small as the bits promise, checked before they are written, and damage is named."""
 
 import copy
 import importlib
@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel, VQModel
 from latent_models import latent_diffusion, stable_diffusion
-from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import (
@@ -476,6 +475,8 @@ def test_a_compiled_network_is_quantized_before():
 
 
 def test_adapters_are_fused_before():
+    from peft import LoraConfig  # takes a second, and no other test needs it
+
     pipe = stable_diffusion()
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
     recipe, prompts = Recipe.linear(**SMALL), ["flag", "dog"]
