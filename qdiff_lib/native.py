@@ -44,7 +44,7 @@ class QDiffConfig(QuantizationConfigMixin):
         if format != FORMAT or unknown:
             extra = f" and entries {sorted(unknown)[:3]}" if unknown else ""
             raise ValueError(
-            raise ValueError(f"config.json: quantization_config has no whole recipe: {error}") from error
+                f"config.json: quantization_config has format {format!r}{extra}; this version has {FORMAT}: "
                 "quantize again, or install the version that wrote it"
             )
         try:

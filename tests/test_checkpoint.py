@@ -1,4 +1,4 @@
-"""Quantized checkpoints: as small as the bits promise, checked before they are written, and damage is named."""
+"""Quantized checkpoints: as small as the bits promise, checked before they are written; damage is named."""
 
 import copy
 import importlib
@@ -401,7 +401,7 @@ DAMAGE = {
         tensors(lambda t: t.update({"conv_in.codes": t["conv_in.codes"].float()})),
         f"{FILE}.*'conv_in.codes'",
     ),
-    "format": (lambda folder: edit_config(folder, format=3), f"{JSON}.* format 3; this version reads 2"),
+    "format": (lambda folder: edit_config(folder, format=3), f"{JSON}.* format 3; this version has 2"),
     "no-format": (without("format"), JSON),
     "surplus-entry": (lambda folder: edit_config(folder, more=1), f"{JSON}.* entries \\['more'\\]"),
     "no-structure": (without("structure"), f"{JSON}.* lacks \\['structure'\\]"),
