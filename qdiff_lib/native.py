@@ -44,8 +44,8 @@ class QDiffConfig(QuantizationConfigMixin):
         if format != FORMAT or unknown:
             extra = f" and entries {sorted(unknown)[:3]}" if unknown else ""
             raise ValueError(
-                f"config.json: quantization_config has format {format!r}{extra}; this version reads {FORMAT}:"
-                " quantize again, or install the version that wrote it"
+                f"config.json: quantization_config has format {format!r}{extra}; this version has {FORMAT}: "
+                "quantize again, or install the version that wrote it"
             )
         try:
             Recipe.from_dict(recipe)

@@ -1,4 +1,4 @@
-"""Quantized checkpoints: as small as the bits promise, refused before files are replaced, damage is named."""
+"""Quantized checkpoints: as small as the bits promise, checked before they are written; damage is named."""
 
 import copy
 import importlib
@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel, VQModel
 from latent_models import latent_diffusion, stable_diffusion
-from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import (
@@ -402,7 +401,7 @@ DAMAGE = {
         tensors(lambda t: t.update({"conv_in.codes": t["conv_in.codes"].float()})),
         f"{FILE}.*'conv_in.codes'",
     ),
-    "format": (lambda folder: edit_config(folder, format=3), f"{JSON}.* format 3; this version reads 2"),
+    "format": (lambda folder: edit_config(folder, format=3), f"{JSON}.* format 3; this version has 2"),
     "no-format": (without("format"), JSON),
     "surplus-entry": (lambda folder: edit_config(folder, more=1), f"{JSON}.* entries \\['more'\\]"),
     "no-structure": (without("structure"), f"{JSON}.* lacks \\['structure'\\]"),
@@ -476,6 +475,8 @@ def test_a_compiled_network_is_quantized_before():
 
 
 def test_adapters_are_fused_before():
+    from peft import LoraConfig  # takes a second, and no other test needs it
+
     pipe = stable_diffusion()
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
     recipe, prompts = Recipe.linear(**SMALL), ["flag", "dog"]

@@ -110,15 +110,25 @@ def test_a_model_saved_in_half_precision(other, tmp_path):
     assert_same(UNet2DModel.from_pretrained(tmp_path), other.unet)
 
 
-@pytest.mark.parametrize("save", [save_quantized, lambda pipe, folder: pipe.save_pretrained(folder)])
-def test_the_pipeline(pipe, save, tmp_path):
-    save(pipe, tmp_path)
-    for found in (load(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)):
-        assert_same(found.unet, pipe.unet)
-        assert found.unet.quantization.recipe == pipe.unet.quantization.recipe
-        assert found.unet.quantization.calibration == pipe.unet.quantization.calibration
-    found = DiffusionPipeline.from_pretrained(tmp_path, torch_dtype=torch.float16)
+def test_the_pipeline(pipe, tmp_path):
+    save_quantized(pipe, tmp_path / "a")
+    pipe.save_pretrained(tmp_path / "b")
+    found = load(tmp_path / "a")
     assert_same(found.unet, pipe.unet)
+    assert found.unet.quantization.recipe == pipe.unet.quantization.recipe
+    assert found.unet.quantization.calibration == pipe.unet.quantization.calibration
+    assert_same(DiffusionPipeline.from_pretrained(tmp_path / "b").unet, pipe.unet)
+
+
+def test_each_way_reads_what_each_way_writes(other, tmp_path):
+    save_quantized(other, tmp_path / "a")
+    other.save_pretrained(tmp_path / "b")
+    for folder in ("a", "b"):
+        assert_same(load(tmp_path / folder).unet, other.unet)
+        assert_same(DiffusionPipeline.from_pretrained(tmp_path / folder).unet, other.unet)
+        half = DiffusionPipeline.from_pretrained(tmp_path / folder, torch_dtype=torch.float16)
+        assert half.unet.dtype == torch.float16
+        assert_same(half.unet, other.unet)
 
 
 def test_a_loaded_model_saves_the_same_file(other, tmp_path):
