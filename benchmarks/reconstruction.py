@@ -24,7 +24,7 @@ from qdiff_lib import reconstruction as library
 from qdiff_lib.layers import restore_state
 from qdiff_lib.provenance import peak_memory
 from qdiff_lib.recipes import Recipe
-from qdiff_lib.resume import UnitReport
+from qdiff_lib.resume import UnitReport, opened
 from qdiff_lib.store import RowStore
 from qdiff_lib.surgery import example_inputs, insert_quantizers
 from qdiff_lib.tracing import trace
@@ -188,7 +188,8 @@ def run_ours(connection, job: Job) -> None:
     models = scene.full, scene.quantized, scene.trace
     options = dict(memory_gb=job.memory_gb, progress=False, callback=turn)
     how = scene.recipe.rounding, scene.recipe.step_sizes, scene.recipe.seed
-    library.reconstruct(*models, scene.inputs, *how, job.work, **options)
+    with opened(job.work, {"recipe": scene.recipe.to_dict()}, resume=False) as files:
+        library.reconstruct(*models, scene.inputs, *how, job.work, files, **options)
     connection.send(scene.memory())
 
 

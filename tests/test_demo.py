@@ -79,4 +79,4 @@ def test_the_last_row_has_the_stages_after_the_units_that_its_profile_lacks():
     tiny, laptop = (demo_module.learned_recipe(profile) for profile in ("tiny", "laptop"))
     plain = {name: recipes.Recipe.qdiffusion(4, 8, name, edge_bits=16) for name in ("tiny", "laptop")}
     assert laptop == plain["laptop"] and tiny == plain["tiny"].replace(**demo_module.AFTER_UNITS)
-    assert tiny.network_iterations and tiny.bias_correction_images
+    assert tiny.whole_network.network_iterations and tiny.bias_correction.bias_correction_images
