@@ -8,7 +8,6 @@ Format 1 kept packed codes by layer, all scales and zero points in four tensors 
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import diffusers
@@ -87,8 +86,6 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     args = parser.parse_args()
     upgrade(args.old, args.new)
-    if (args.old / "README.md").is_file() and args.old.resolve() != args.new.resolve():
-        shutil.copy(args.old / "README.md", args.new)
 
 
 if __name__ == "__main__":
