@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .layers import Convolution, QuantLayer
+from .layers import QuantLayer
 
 PATCHES = 16_384  # taken at random from all inputs of a layer: many times K, and a bounded time
 DAMPING = 0.01  # added to the diagonal of H, as a share of its mean: H may be singular
@@ -24,11 +24,11 @@ BLOCK = 64  # columns between two compensations of all later ones
 def windows(operation: Callable, x: Tensor) -> Tensor:
     """What each output of a convolution or linear layer sees of its input, as a view that copies nothing.
 
-    operation: a ``Convolution``; anything else is a linear map. Positions come first: (N, H_out, W_out, C,
-    K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
+    operation: an ``nn.Conv1d``, ``nn.Conv2d`` or ``Convolution``; anything else is a linear map. Positions come
+    first: (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
     Raises ValueError for grouped convolutions, and for padding that is not a number of zeros.
     """
-    if not isinstance(operation, Convolution):
+    if not hasattr(operation, "kernel_size"):
         return x.reshape(-1, x.shape[-1])
     if operation.groups != 1 or operation.padding_mode != "zeros" or isinstance(operation.padding, str):
         raise ValueError(f"rounding_start='gptq' does not support {operation}; use rounding_start='fraction'")

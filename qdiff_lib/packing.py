@@ -16,6 +16,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)  # uint8 has no 2^8
     if least < 0 or most >= 2**bits:
         raise ValueError(f"codes from {least} to {most} do not fit into bits={bits}")
+    if bits == 8:
+        return codes.flatten().to(torch.uint8)
     count, per_group, group_bytes = codes.numel(), *group_size(bits)
     flat = codes.new_zeros(-(-count // per_group) * per_group)
     flat[:count] = codes.flatten()
@@ -36,6 +38,8 @@ def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     if len(packed) != packed_bytes(count, bits):
         need = packed_bytes(count, bits)
         raise ValueError(f"{count} codes of {bits} bits take {need} bytes, but there are {len(packed)}")
+    if bits == 8:
+        return packed.view(shape).clone()
     padded = packed.new_zeros(-(-count // per_group) * group_bytes)
     padded[: len(packed)] = packed
     kind, pieces = torch.uint8 if bits <= 8 else torch.int32, []
