@@ -24,8 +24,8 @@ BLOCK = 64  # columns between two compensations of all later ones
 def windows(operation: Callable, x: Tensor) -> Tensor:
     """What each output of a convolution or linear layer sees of its input, as a view that copies nothing.
 
-    operation: an ``nn.Conv1d``, ``nn.Conv2d`` or ``Convolution``; anything else is a linear map. Positions come
-    first: (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
+    operation: an ``nn.Conv1d``, ``nn.Conv2d`` or ``Convolution``; anything else is a linear map.
+    Positions come first: (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
     Raises ValueError for grouped convolutions, and for padding that is not a number of zeros.
     """
     if not hasattr(operation, "kernel_size"):
