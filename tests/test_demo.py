@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from qdiff_lib import demo as demo_module
 from qdiff_lib import recipes
+from qdiff_lib.checkpoint import TENSORS
+from qdiff_lib.course.packed_file import file_parts
 
 ROWS = [("fp", 32, 32), ("linear", 8, 8), ("linear", 4, 8), ("qdiffusion", 4, 8)]
 FIELDS = ["method", "weights", "activations", "bytes", "bops"]
@@ -47,11 +50,17 @@ class TestDemo:
         out, report = finished
         for row in report["rows"][1:]:
             folder = out / f"{row['method']}-w{row['weights']}a{row['activations']}"
-            assert row["bytes"] == (folder / "unet" / "quantized.safetensors").stat().st_size
+            assert row["bytes"] == (folder / TENSORS).stat().st_size
 
     def test_four_bits_take_at_most_14_percent_of_the_full_precision_file(self, finished):
-        full, _, linear, qdiffusion = (row["bytes"] for row in finished[1]["rows"])
-        assert max(linear, qdiffusion) <= 0.14 * full
+        """But for the names: 4 of 32 bits are 12.5 %, the rest is grids, biases and norms."""
+        out, report = finished
+        for row in report["rows"][2:]:
+            parts = file_parts(out / f"{row['method']}-w4a8" / TENSORS)
+            names = parts.pop("names and places")
+            assert sum(parts.values()) <= 0.14 * report["rows"][0]["bytes"]
+            with safe_open(out / f"{row['method']}-w4a8" / TENSORS, "pt") as file:
+                assert names <= 128 * len(file.keys())
 
     def test_bit_operations_follow_the_bits(self, finished):
         full, w8a8, w4a8, learned = (row["bops"] for row in finished[1]["rows"])

@@ -242,13 +242,8 @@ show(figures.file_parts(parts, full))
 count = parameter_count(pipe.unet)
 ideal = model_bytes(count, bits=4)
 print(f"{count:,} parameters x 4 bits / 8 = {ideal / 1e6:.3f} MB")
-numbers = (
-    on_disk - parts["names and places"]
-)  # in this small model the tensors' names take as much as their grids
-claim(
-    ideal < numbers < 1.1 * ideal,
-    f"without names, the file is {numbers / ideal - 1:.0%} larger than parameters x bits / 8",
-)
+larger = (on_disk - parts["names and places"]) / ideal - 1
+claim(0 < larger < 0.1, f"without names, the file is {larger:.0%} larger than parameters x bits / 8")
 
 # %% [markdown]
 # ### Exercise: two codes in a byte
