@@ -190,13 +190,15 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
         run_bytes(quantized.get_submodule(u.name), given[u.name], found.batch_size) for u in found.units
     )
     weights = FLOAT_BYTES * parameter_count(unet)
-    device = 2 * weights + TEXT_MODELS + max(running, *fitting.values())
     cached = cached_bytes(found, PAPER.calibration.samples)
     inputs = (
         PAPER.calibration.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
     )
     text = FLOAT_BYTES * 129 * 77 * 768
+    for layer in quant_layers(quantized):
+        layer.hold_integers()
     finished = sum(tensor.nbytes for tensor in quantized_state(quantized).values())
+    device = 2 * weights + finished + TEXT_MODELS + max(running, *fitting.values())
     ram = 16 * 2**30 + inputs + text
     stated = {
         "inputs": inputs + text,
