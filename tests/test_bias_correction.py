@@ -133,7 +133,8 @@ def test_what_cannot_be_corrected_is_said_in_the_report_and_at_the_terminal(monk
     pipe, how = ddim(), recipe()
     made = quantized(pipe, how.replace(bias_correction_images=0))
     before = snapshot(made.unet)
-    done = correction(pipe, made, how)
+    inputs, images = random_inputs(pipe.unet, 8), how.bias_correction.bias_correction_images
+    done = BiasCorrection(pipe, made, inputs, images, how.calibration, how.seed)  # with its progress
     still = done.draw(made)
     monkeypatch.setattr(done, "draw", lambda _: still)  # a bias that no image answers to
     note = done.run().note
