@@ -29,7 +29,7 @@ AFTER_UNITS = dict(network_iterations=120, lr_network=1e-3, lr_codes=1e-3, bias_
 """The stages after the last unit in the row of Q-Diffusion, where the profile has none ("tiny").
 
 What the units leave depends on the seed and on how the processor rounds: from 0.015 to more than 0.06 of
-linear's error. These stages make up for most of it, in about a minute.
+linear's error was seen. With both stages it was 0.003 to 0.022, in three runs.
 """
 PROMISE = 0.05  # Q-Diffusion's last-step MSE is at most this share of linear's with the same bits, anywhere
 
