@@ -32,6 +32,7 @@ test-portable: $(STAMP)
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 lab: $(STAMP)
 	$(RUN) -m jupyter lab --notebook-dir=notebooks

@@ -11,9 +11,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from qdiff_lib import load
-from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.provenance import commit, processor
-from qdiff_lib.zoo import embedded_names
+from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.io.shipped_data import embedded_names
+from qdiff_lib.utils.provenance import commit, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "ddpm-fashion"

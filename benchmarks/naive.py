@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.fitting import UnitFitter, reconstruction_loss, unit_seed
-from qdiff_lib.layers import activation_quantizers
-from qdiff_lib.recipes import Recipe
-from qdiff_lib.tracing import Trace
+from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.graph.tracing import Trace
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
+from qdiff_lib.ptq.fitting import UnitFitter, reconstruction_loss, unit_seed
+from qdiff_lib.recipes.recipe import Recipe
 
 
 class Caught(Exception):
@@ -118,7 +118,7 @@ class NaiveReconstruction:
                 continue
 
     def fit_unit(self, k: int) -> None:
-        """As ``qdiff_lib.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
+        """As ``qdiff_lib.ptq.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
         unit = self.quantized.get_submodule(self.trace.units[k].name)
         seed = unit_seed(self.recipe.seed, k)
         given = (unit, self.given, self.target, self.batches)

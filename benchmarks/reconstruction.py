@@ -20,14 +20,16 @@ from safetensors.torch import load_file
 from summary import UnitTime, evenly_spaced, summarize
 from tqdm import tqdm
 
-from qdiff_lib import reconstruction as library
-from qdiff_lib.layers import restore_state
-from qdiff_lib.provenance import peak_memory
-from qdiff_lib.recipes import Recipe
-from qdiff_lib.resume import UnitReport, opened
-from qdiff_lib.store import RowStore
-from qdiff_lib.surgery import example_inputs, insert_quantizers
-from qdiff_lib.tracing import trace
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.io.quantization import UnitReport
+from qdiff_lib.modules.state import restore_state
+from qdiff_lib.ptq import reconstruction as library
+from qdiff_lib.ptq.activation_store import RowStore
+from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.ptq.work_folder import opened
+from qdiff_lib.recipes.recipe import Recipe
+from qdiff_lib.utils.provenance import peak_memory
 
 MEMORY_GB = 4.0  # the library's default
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qdiff_lib.files import atomic_path
+from qdiff_lib.utils.files import atomic_path
 
 HEAD = """# Benchmarks
 

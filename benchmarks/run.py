@@ -16,7 +16,7 @@ import report
 import sampling
 import startup
 
-from qdiff_lib.files import write_json
+from qdiff_lib.utils.files import write_json
 
 PARTS = {
     "startup": lambda args: startup.measure(args.quick),

@@ -10,7 +10,8 @@ import time
 import common
 
 from qdiff_lib import Recipe, quantize
-from qdiff_lib.sampling import sample, with_sampler
+from qdiff_lib.diffusion.pipelines import with_sampler
+from qdiff_lib.diffusion.sampling import sample
 
 LABEL = "simulated quantization (fake-quantize in floating point): its cost, not a speed-up"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdiff_lib.recipes import PROFILES
+from qdiff_lib.recipes.recipe import PROFILES
 
 GIB = 2**30
 

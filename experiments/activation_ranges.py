@@ -8,10 +8,10 @@ from lab import SEED, Lab, rounded
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qdiff_lib.files import atomic_path
-from qdiff_lib.sampling import run_batch
-from qdiff_lib.surgery import example_inputs
-from qdiff_lib.tracing import trace
+from qdiff_lib.diffusion.sampling import run_batch
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.utils.files import atomic_path
 
 VALUES = 4096  # of each layer and step, over all batches, from which the percentiles are taken
 PERCENTILES = (0.01, 0.99)

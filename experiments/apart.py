@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-PRELOADED = ["qdiff_lib.checkpoint", "qdiff_lib.demo", "qdiff_lib.metrics", "qdiff_lib.pipeline"]
+PRELOADED = ["qdiff_lib.cli.demo", "qdiff_lib.ptq.quantize"]
 
 
 def apart(function: Callable, *args) -> Any:

@@ -7,8 +7,8 @@ from lab import Lab, rounded
 from table1 import SAMPLER, WHOLE, Case
 
 from qdiff_lib import Recipe, record, with_sampler
-from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 BITS = 4, 8
 SEED = 1  # of the inputs; the recipes calibrate on those of seed 0

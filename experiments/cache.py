@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qdiff_lib.files import write_json
+from qdiff_lib.utils.files import write_json
 
 
 class Cache:

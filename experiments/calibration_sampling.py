@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lab import Lab
 
-from qdiff_lib.timestep_rules import First, Last, Middle, Normal, Rule, Single, Uniform
+from qdiff_lib.recipes.timestep_rules import First, Last, Middle, Normal, Rule, Single, Uniform
 
 BITS = 4, 8
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qdiff_lib import sample
-from qdiff_lib.files import atomic_path
+from qdiff_lib.utils.files import atomic_path
 
 
 @dataclass(frozen=True)

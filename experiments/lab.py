@@ -20,13 +20,14 @@ from settings import Settings
 from torch import Tensor
 
 from qdiff_lib import Recipe, load, quantize, record, sample, save_quantized, score, with_sampler
-from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.files import atomic_path, write_json
-from qdiff_lib.hashing import tensors_hash
-from qdiff_lib.metrics import Scores, mean_and_std, real_scores, trajectory_mse, trajectory_snr
-from qdiff_lib.provenance import commit, peak_memory
-from qdiff_lib.recipes import METHOD_NAMES
-from qdiff_lib.resume import UnitReport
+from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.evaluation.scores import Scores, mean_and_std, real_scores
+from qdiff_lib.evaluation.trajectory_errors import trajectory_mse, trajectory_snr
+from qdiff_lib.io.quantization import UnitReport
+from qdiff_lib.recipes.recipe import METHOD_NAMES
+from qdiff_lib.utils.files import atomic_path, write_json
+from qdiff_lib.utils.hashing import tensors_hash
+from qdiff_lib.utils.provenance import commit, peak_memory
 
 SEED = 0  # of the noise that all models start from; recipes have a seed of their own
 

@@ -6,7 +6,7 @@ from lab import Lab
 from settings import Settings
 
 from qdiff_lib import Recipe
-from qdiff_lib.recipes import EXTRAS, STAGES
+from qdiff_lib.recipes.recipe import EXTRAS, STAGES
 
 PAPER = {name: Recipe().flat()[name] for name in (*EXTRAS, "edge_bits", *STAGES)}
 """Switches off what is not in the paper: the paper's values of these fields."""

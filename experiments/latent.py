@@ -19,19 +19,18 @@ from qdiff_lib import (
     save_quantized,
     with_sampler,
 )
-from qdiff_lib.cost import bops, layer_costs, parameter_count
-from qdiff_lib.demo import EDGE_BITS
-from qdiff_lib.figures import samples_figure
-from qdiff_lib.files import atomic_path
-from qdiff_lib.hashing import tensors_hash
-from qdiff_lib.limits import FLOAT_BITS
-from qdiff_lib.metrics import image_psnr
-from qdiff_lib.pipeline import layer_bits_of
-from qdiff_lib.presets import PRESETS
-from qdiff_lib.prompts import check_disjoint, read_prompts
-from qdiff_lib.sampling import Samples
-from qdiff_lib.support import takes_prompts
-from qdiff_lib.zoo import data_folder
+from qdiff_lib.cli.demo import EDGE_BITS
+from qdiff_lib.diffusion.capabilities import takes_prompts
+from qdiff_lib.diffusion.prompts import check_disjoint, read_prompts
+from qdiff_lib.diffusion.sampling import Samples
+from qdiff_lib.evaluation.figures import samples_figure
+from qdiff_lib.evaluation.trajectory_errors import image_psnr
+from qdiff_lib.graph.cost import bops, layer_bits_of, layer_costs, parameter_count
+from qdiff_lib.io.shipped_data import data_folder
+from qdiff_lib.recipes.presets import PRESETS
+from qdiff_lib.utils.constants import FLOAT_BITS
+from qdiff_lib.utils.files import atomic_path
+from qdiff_lib.utils.hashing import tensors_hash
 
 FULL = "full precision"
 CALIBRATION_PROMPTS = Path("prompts/emoji.txt")  # below the data folder

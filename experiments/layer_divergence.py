@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from lab import Lab, about, label, rounded
 
 from qdiff_lib import Recipe, record
-from qdiff_lib.calibration import CalibrationSet
-from qdiff_lib.divergence import layer_divergences
-from qdiff_lib.metrics import BINS, PSEUDOCOUNT
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.evaluation.kl_divergence import BINS, PSEUDOCOUNT
+from qdiff_lib.evaluation.layer_divergence import layer_divergences
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 BITS = 4, 8
 SEED = 1  # of the inputs; the recipes calibrate on those of seed 0

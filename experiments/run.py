@@ -29,8 +29,8 @@ from lab import SEED, Lab
 from paths import ROOT, manifest
 from settings import PROFILES
 
-from qdiff_lib.files import atomic_path, write_json
-from qdiff_lib.provenance import provenance
+from qdiff_lib.utils.files import atomic_path, write_json
+from qdiff_lib.utils.provenance import provenance
 
 TABLES = {
     "ladder": ladder.run,

@@ -7,8 +7,8 @@ from lab import Lab, about, label, rounded
 from ladder import PAPER
 from torch import Tensor
 
-from qdiff_lib.surgery import example_inputs
-from qdiff_lib.tracing import trace
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.tracing import trace
 
 BITS = ((4, 8), (8, 8), (4, 6))
 

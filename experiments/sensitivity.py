@@ -9,7 +9,7 @@ from table1 import FULL, Case, drawn, made_by_of, order_of
 from torch import Tensor
 
 from qdiff_lib import score
-from qdiff_lib.limits import FLOAT_BITS
+from qdiff_lib.utils.constants import FLOAT_BITS
 
 GREY = 2 / 255  # one of 256 levels, in the range from -1 to 1
 CHANGES = (("brightness", (-0.5, -0.25, 0.25, 0.5)), ("noise", (0.5, 1.0, 2.0)))

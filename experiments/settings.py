@@ -7,8 +7,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from qdiff_lib import Recipe, load
-from qdiff_lib.demo import EDGE_BITS
-from qdiff_lib.recipes import PROFILES as RECIPES
+from qdiff_lib.cli.demo import EDGE_BITS
+from qdiff_lib.recipes.recipe import PROFILES as RECIPES
 
 MODEL = "ddpm-fashion"
 LATENT = {"sd-emoji": "sd-v1.4", "ldm-emoji": "ldm8-churches"}  # and the paper's models of their classes

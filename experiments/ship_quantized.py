@@ -7,12 +7,12 @@ from lab import Lab, Quantized
 from settings import MODEL
 
 from qdiff_lib import save_quantized
-from qdiff_lib.checkpoint import weight_layers
-from qdiff_lib.limits import FLOAT_BITS
-from qdiff_lib.provenance import provenance
-from qdiff_lib.recipes import Recipe
-from qdiff_lib.sampling import with_components
-from qdiff_lib.surgery import EDGES
+from qdiff_lib.diffusion.pipelines import with_components
+from qdiff_lib.io.checkpoint import weight_layers
+from qdiff_lib.ptq.insertion import EDGES
+from qdiff_lib.recipes.recipe import Recipe
+from qdiff_lib.utils.constants import FLOAT_BITS
+from qdiff_lib.utils.provenance import provenance
 
 BITS = ((4, 8), (4, 32))
 CARD = """---

@@ -7,7 +7,7 @@ from lab import Lab
 from settings import Settings
 
 from qdiff_lib import Recipe
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 BITS = 4, 8
 BUDGET = ("samples", "iterations", "step_size_iterations")

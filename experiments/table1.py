@@ -9,13 +9,12 @@ from ladder import PAPER
 from settings import Table1
 
 from qdiff_lib import Recipe, score, with_sampler
-from qdiff_lib.cost import bops, layer_costs, parameter_count
-from qdiff_lib.demo import EDGE_BITS
-from qdiff_lib.extractors import INSTALL_INCEPTION, inception_script
-from qdiff_lib.limits import FLOAT_BITS
-from qdiff_lib.pipeline import layer_bits_of
-from qdiff_lib.recipes import METHOD_NAMES, STAGES
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.cli.demo import EDGE_BITS
+from qdiff_lib.evaluation.features import INSTALL_INCEPTION, inception_script
+from qdiff_lib.graph.cost import bops, layer_bits_of, layer_costs, parameter_count
+from qdiff_lib.recipes.recipe import METHOD_NAMES, STAGES
+from qdiff_lib.recipes.timestep_rules import Uniform
+from qdiff_lib.utils.constants import FLOAT_BITS
 
 SAMPLER = "ddim-quadratic"
 CALIBRATION = ("steps", "samples", "iterations", "step_size_iterations", *STAGES)

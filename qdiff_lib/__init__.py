@@ -11,14 +11,14 @@ import importlib
 import wrapt
 
 _HOMES = {
-    "Recipe": "recipes",
-    "load": "zoo",
-    "quantize": "pipeline",
-    "sample": "sampling",
-    "with_sampler": "sampling",
-    "record": "calibration",
-    "save_quantized": "checkpoint",
-    "score": "metrics",
+    "Recipe": "recipes.recipe",
+    "load": "io.models",
+    "quantize": "ptq.quantize",
+    "sample": "diffusion.sampling",
+    "with_sampler": "diffusion.pipelines",
+    "record": "calibration.record",
+    "save_quantized": "io.checkpoint",
+    "score": "evaluation.scores",
 }
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ def __getattr__(name: str):
 @wrapt.when_imported("diffusers.quantizers.auto")
 def _register(auto) -> None:
     """Tell diffusers of the quantization method "qdiff", as soon as it is imported."""
-    from .native import METHOD, QDiffConfig, QDiffQuantizer
+    from .io.native import METHOD, QDiffConfig, QDiffQuantizer
 
     auto.AUTO_QUANTIZER_MAPPING[METHOD] = QDiffQuantizer
     auto.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = QDiffConfig

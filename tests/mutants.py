@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdiff_lib import bias_correction, fitting, layers, network, ranges, rounding, surgery
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.modules import activation_quantizer
+from qdiff_lib.ptq import bias_correction, fitting, insertion, whole_network
+from qdiff_lib.quantizers import adaround, range_finders, rounding
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 HERE = Path(__file__).parent
 FITTER = fitting.UnitFitter
-FIT_WEIGHTS, QUANT_LAYER = FITTER.fit_weights, surgery.QuantLayer
+FIT_WEIGHTS, QUANT_LAYER = FITTER.fit_weights, insertion.QuantLayer
 
 
 def nothing(*args, **kwargs):
@@ -40,52 +42,55 @@ def only_the_first_step(rule, steps):
 MUTANTS = {
     "learning": (
         FITTER, "minimize", nothing,
-        "test_reconstruction.py::test_learned_rounding_beats_nearest[residual]",
+        "ptq/test_reconstruction.py::test_learned_rounding_beats_nearest[residual]",
     ),
     "regularizer": (
-        rounding.AdaRound, "regularizer", lambda part, beta: torch.zeros(()),
-        "test_reconstruction.py::test_every_rounding_is_decided_in_both_halves",
+        adaround.AdaRound, "regularizer", lambda part, beta: torch.zeros(()),
+        "ptq/test_reconstruction.py::test_every_rounding_is_decided_in_both_halves",
     ),
     "gptq-start": (
         FITTER, "compensated_levels", lambda fitter, layers: {},
-        "test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[gptq]",
+        "ptq/test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[gptq]",
     ),
     "learn-affine": (
         FITTER, "fit_weights", fit_weights_without_affine,
-        "test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[affine]",
+        "ptq/test_reconstruction.py::test_what_helps_short_runs_lowers_the_error[affine]",
     ),
     "step-sizes": (
         FITTER, "fit_step_sizes", nothing,
-        "test_reconstruction.py::test_learned_step_sizes_lower_the_error[residual]",
+        "ptq/test_reconstruction.py::test_learned_step_sizes_lower_the_error[residual]",
     ),
     "network": (
-        network.NetworkFitter, "fit", nothing,
-        "test_network.py::test_the_networks_error_falls_and_is_reported[both-unet2d]",
+        whole_network.NetworkFitter, "fit", nothing,
+        "ptq/test_whole_network.py::test_the_networks_error_falls_and_is_reported[both-unet2d]",
     ),
     "importance": (
-        network, "importance_of", lambda losses, step: torch.ones_like(losses),
-        "test_network.py::test_each_row_counts_by_its_importance",
+        whole_network, "importance_of", lambda losses, step: torch.ones_like(losses),
+        "ptq/test_whole_network.py::test_each_row_counts_by_its_importance",
     ),
     "bias-correction": (
         bias_correction.BiasCorrection, "corrected", nothing,
-        "test_bias_correction.py::test_brightness_comes_nearer_and_the_error_is_reported",
+        "ptq/test_bias_correction.py::test_brightness_comes_nearer_and_the_error_is_reported",
     ),
     "split": (
-        surgery, "QuantLayer", layer_of_one_part,
-        "test_surgery.py::test_split_follows_the_seams[split]",
+        insertion, "QuantLayer", layer_of_one_part,
+        "ptq/test_insertion.py::test_split_follows_the_seams[split]",
     ),
     "calibration": (
         Uniform, "chosen", only_the_first_step,
-        "test_calibration.py::test_the_paper_takes_256_at_every_fifth_of_100_steps",
+        "calibration/test_record.py::test_the_paper_takes_256_at_every_fifth_of_100_steps",
     ),
-    "mse-search": (ranges, "MSE_STEPS", 1, "test_ranges.py::test_mse_search_clips_an_outlier[asymmetric]"),
+    "mse-search": (
+        range_finders, "MSE_STEPS", 1,
+        "quantizers/test_range_finders.py::test_mse_search_clips_an_outlier[asymmetric]",
+    ),
     "squant": (
         rounding.ROUNDINGS, "squant", rounding.round_nearest,
-        "test_pipeline.py::test_squant_flips_roundings_of_linear_and_nothing_else",
+        "ptq/test_quantize.py::test_squant_flips_roundings_of_linear_and_nothing_else",
     ),
     "activations": (
-        layers.ActivationQuantizer, "forward", lambda quantizer, x: x,
-        "test_layers.py::test_quantizer_passes_then_samples_then_quantizes",
+        activation_quantizer.ActivationQuantizer, "forward", lambda quantizer, x: x,
+        "modules/test_quant_layer.py::test_quantizer_passes_then_samples_then_quantizes",
     ),
 }  # fmt: skip
 

@@ -10,10 +10,11 @@ from diffusers import (
     UNet2DModel,
 )
 
-from qdiff_lib.calibration import CalibrationSet, Shared
-from qdiff_lib.recipe_parts import Grids
-from qdiff_lib.surgery import example_inputs, insert_quantizers
-from qdiff_lib.tracing import trace
+from qdiff_lib.calibration.calibration_set import CalibrationSet, Shared
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.recipes.parts import Grids
 
 TRAINED_STEPS = 100
 TOKENS = 5  # of the text that conditions UNet2DConditionModel

@@ -33,7 +33,7 @@ lesson = start("{name}")"""
 INSTALL = """\
     course = "git+https://github.com/{repository}@{tag}"  # --no-deps: Colab's torch and numpy stay
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", course], check=True)
-    subprocess.run([sys.executable, "-m", "qdiff_lib.colab"], check=True)"""
+    subprocess.run([sys.executable, "-m", "qdiff_lib.cli.colab"], check=True)"""
 NO_ADDRESS = """\
     raise RuntimeError("this copy of the course has no address to install it from: set repository under "
                        "[tool.course] in pyproject.toml, and run make notebooks")"""

@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
-from qdiff_lib.files import atomic_path
+from qdiff_lib.utils.files import atomic_path
 
 from .answers import ERROR, code_cells
 from .expansion import SOURCES, is_exercise, lesson_names, read_source

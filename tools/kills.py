@@ -122,13 +122,13 @@ def serve(small: bool) -> None:
     import diffusers  # noqa: F401
     import torch
 
-    import qdiff_lib.checkpoint
-    import qdiff_lib.recipes
-    import qdiff_lib.zoo
+    import qdiff_lib.io.checkpoint
+    import qdiff_lib.io.models
+    import qdiff_lib.recipes.recipe
 
     torch.set_num_threads(1)
     if small:
-        qdiff_lib.recipes.PROFILES["tiny"] |= {**SMALL, **STAGES}
+        qdiff_lib.recipes.recipe.PROFILES["tiny"] |= {**SMALL, **STAGES}
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()

@@ -23,7 +23,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from qdiff_lib.files import atomic_path
+from qdiff_lib.utils.files import atomic_path
 
 from . import rules
 from .dependencies import inputs

@@ -15,15 +15,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from qdiff_lib.architectures import set_heads
-from qdiff_lib.checkpoint import TENSORS, save_quantized, weight_layers
-from qdiff_lib.layers import QuantLayer, activation_quantizers
-from qdiff_lib.native import make_native
-from qdiff_lib.pipeline import Quantization
-from qdiff_lib.recipes import Recipe
-from qdiff_lib.surgery import example_inputs, insert_quantizers
-from qdiff_lib.timestep_rules import rule_from_dict
-from qdiff_lib.tracing import trace
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.networks import set_heads
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.io.checkpoint import TENSORS, save_quantized, weight_layers
+from qdiff_lib.io.native import make_native
+from qdiff_lib.io.quantization import Quantization
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
+from qdiff_lib.modules.quant_layer import QuantLayer
+from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.recipes.recipe import Recipe
+from qdiff_lib.recipes.timestep_rules import rule_from_dict
 
 RENAMED = {
     "rounding": "weight_rounding",

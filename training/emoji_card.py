@@ -19,10 +19,11 @@ from emoji import ARCHIVE, read_emoji
 from model_card import loss_figure
 from torch.nn.functional import avg_pool2d
 
-from qdiff_lib.figures import image_grid
-from qdiff_lib.files import atomic_path
-from qdiff_lib.sampling import sample
-from qdiff_lib.zoo import data_folder, load
+from qdiff_lib.diffusion.sampling import sample
+from qdiff_lib.evaluation.figures import image_grid
+from qdiff_lib.io.models import load
+from qdiff_lib.io.shipped_data import data_folder
+from qdiff_lib.utils.files import atomic_path
 
 STEPS, GUIDANCE, COLUMNS = 25, 5.0, 8
 PROMPTS = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from qdiff_lib.datasets import PADDING, pad_images, read_idx
+from qdiff_lib.evaluation.reference_images import PADDING, pad_images, read_idx
 
 __all__ = ["PADDING", "find_folder", "load_split", "read_idx"]
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qdiff_lib.files import atomic_path
-from qdiff_lib.provenance import machine
+from qdiff_lib.utils.files import atomic_path
+from qdiff_lib.utils.provenance import machine
 
 SNR_CAP = 5.0
 WARMUP_STEPS = 200

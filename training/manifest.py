@@ -5,7 +5,7 @@ python training/manifest.py
 
 from pathlib import Path
 
-from qdiff_lib.files import sha256, write_json
+from qdiff_lib.utils.files import sha256, write_json
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 SUFFIXES = (".safetensors", ".gz", ".png", ".npz")

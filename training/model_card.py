@@ -11,11 +11,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from qdiff_lib.figures import OKABE_ITO, image_grid
-from qdiff_lib.files import atomic_path
-from qdiff_lib.metrics import Scores, score
-from qdiff_lib.sampling import sample, with_sampler
-from qdiff_lib.zoo import data_folder, load
+from qdiff_lib.diffusion.pipelines import with_sampler
+from qdiff_lib.diffusion.sampling import sample
+from qdiff_lib.evaluation.figures import OKABE_ITO, image_grid
+from qdiff_lib.evaluation.scores import Scores, score
+from qdiff_lib.io.models import load
+from qdiff_lib.io.shipped_data import data_folder
+from qdiff_lib.utils.files import atomic_path
 
 STEPS = 20
 FEATURES = Path("build/features")  # of all scored images, so that a second call need not extract them

@@ -9,10 +9,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from qdiff_lib.demo import EDGE_BITS, demo
-from qdiff_lib.files import write_json
-from qdiff_lib.provenance import provenance
-from qdiff_lib.zoo import data_folder
+from qdiff_lib.cli.demo import EDGE_BITS, demo
+from qdiff_lib.io.shipped_data import data_folder
+from qdiff_lib.utils.files import write_json
+from qdiff_lib.utils.provenance import provenance
 
 LABELS = {"fp": "full precision", "linear": "linear", "qdiffusion": "Q-Diffusion"}
 START, END = "<!-- demo table -->\n", "<!-- end of demo table -->"

@@ -20,7 +20,7 @@ from fitting import fit, generator_of, inverse_root, parser, record_of, to_unit
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from qdiff_lib.files import write_json
+from qdiff_lib.utils.files import write_json
 
 CONFIG = dict(
     down_block_types=("DownEncoderBlock2D",) * 3,

@@ -19,18 +19,18 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from qdiff_lib.classifier import SIZE, FashionClassifier
-from qdiff_lib.datasets import CLASS_NAMES
-from qdiff_lib.files import atomic_path, write_json
-from qdiff_lib.provenance import processor
+from qdiff_lib.evaluation.classifier import SIZE, FashionClassifier
+from qdiff_lib.evaluation.reference_images import CLASS_NAMES
+from qdiff_lib.utils.files import atomic_path, write_json
+from qdiff_lib.utils.provenance import processor
 
 WIDTHS = (32, 64, 96, 128, 128)
 CARD = """\
 # fashion-classifier
 
 A small convolutional network ({parameters:,} parameters) that gives 128 features and 10 logits for an image
-of 32x32 pixels. `qdiff_lib.metrics` compares generated with real images in its feature space, so that samples
-can be scored on a machine without network access and without Inception-v3.
+of 32x32 pixels. `qdiff_lib.evaluation` compares generated with real images in its feature space, so that
+samples can be scored on a machine without network access and without Inception-v3.
 
 - **Use**: Frechet and kernel distances between sets of garment images, and the inception score of its
   logits. The numbers compare with each other alone: they are not FID, KID and IS of the literature, and

@@ -19,7 +19,7 @@ from fashion_mnist import load_split
 from fitting import WARMUP_STEPS, draw, fit, noise_loss, noised, parser, record_of, to_unit
 from torch import Tensor
 
-from qdiff_lib.files import write_json
+from qdiff_lib.utils.files import write_json
 
 CONFIG = dict(
     sample_size=32,

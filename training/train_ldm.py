@@ -17,8 +17,8 @@ from fitting import draw, fit, inverse_root, noise_loss, noised, record_of
 from torch import Tensor
 from train_autoencoder import latent_parser, latents_of
 
-from qdiff_lib.checkpoint import forget_origin
-from qdiff_lib.files import write_json
+from qdiff_lib.io.checkpoint import forget_origin
+from qdiff_lib.utils.files import write_json
 
 UNET = dict(
     sample_size=16,

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from train_autoencoder import latent_parser, latents_of
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from qdiff_lib.checkpoint import forget_origin
-from qdiff_lib.files import read_json, write_json
+from qdiff_lib.io.checkpoint import forget_origin
+from qdiff_lib.utils.files import read_json, write_json
 
 TOKENS = 16  # of a prompt, with the marks of its start and end
 VOCABULARY = 3584  # at most: every word of the prompts gets a token of its own

@@ -32,8 +32,8 @@ for bits in (8, 4, 3):
     rows[bits] = sample(fewer, n=images, steps=steps, progress=True).images
 
 # %%
-from qdiff_lib.cost import model_bytes, parameter_count
 from qdiff_lib.course.figures import lesson_00 as figures
+from qdiff_lib.graph.cost import model_bytes, parameter_count
 
 count = parameter_count(pipe.unet)
 megabytes = {bits: model_bytes(count, bits) / 1e6 for bits in rows}
@@ -55,8 +55,8 @@ show(figures.same_noise(rows, megabytes))
 
 # %% tags=["nbval-check-output"]
 import torch
-from qdiff_lib.grid import Grid
-from qdiff_lib.ranges import min_max
+from qdiff_lib.quantizers.grid import Grid
+from qdiff_lib.quantizers.range_finders import min_max
 
 weights = torch.tensor([-0.62, -0.36, -0.08, 0.0, 0.11, 0.27, 0.48, 0.88])
 s, z = min_max(weights, Grid(bits=4))
@@ -82,7 +82,7 @@ def to_numbers(q, s, z):
 
 
 # %% tags=["nbval-check-output"]
-from qdiff_lib.grid import fake_quantize
+from qdiff_lib.quantizers.grid import fake_quantize
 
 q = to_codes(weights, s, z, b=4)
 restored = to_numbers(q, s, z)
@@ -126,7 +126,7 @@ explore(lambda bits: figures.number_line(weights, bits), "bits", [2, 3, 4, 5, 6]
 # A network's file holds little else than its weights. In 4 bits, two codes share a byte.
 
 # %% tags=["nbval-check-output"]
-from qdiff_lib.packing import pack
+from qdiff_lib.quantizers.packing import pack
 
 packed = pack(q.to(torch.uint8), bits=4)
 print(
@@ -242,7 +242,7 @@ claim(left <= 2, f"seven different numbers now share {left} code(s): one outlier
 # a terminal it is `python -m qdiff_lib doctor`.
 
 # %%
-from qdiff_lib.doctor import check_environment
+from qdiff_lib.cli.doctor import check_environment
 
 print(f"profile {lesson.profile}: {images} images in {steps} steps, on {lesson.device}")
 for finding in check_environment():

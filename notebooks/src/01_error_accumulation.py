@@ -23,7 +23,7 @@
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
 from qdiff_lib.course.figures import lesson_01 as figures
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 steps, n = lesson.pick(tiny=20, laptop=50, gpu=100), lesson.pick(tiny=16, laptop=32, gpu=64)
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
@@ -36,7 +36,7 @@ runs |= {label: sample(model, **draw) for label, model in models.items()}
 show(figures.same_seeds({label: run.images for label, run in runs.items()}))
 
 # %%
-from qdiff_lib.metrics import trajectory_mse, trajectory_snr
+from qdiff_lib.evaluation.trajectory_errors import trajectory_mse, trajectory_snr
 
 exact = runs.pop("full precision").trajectory  # (steps, images, 1, 32, 32): x after each step
 mse = {label: trajectory_mse(exact, run.trajectory) for label, run in runs.items()}

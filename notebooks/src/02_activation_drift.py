@@ -65,8 +65,8 @@ show(figures.ridges(fig5.data, moving))
 
 # %% tags=["nbval-check-output"]
 import torch
-from qdiff_lib.grid import Grid, fake_quantize
-from qdiff_lib.ranges import min_max
+from qdiff_lib.quantizers.grid import Grid, fake_quantize
+from qdiff_lib.quantizers.range_finders import min_max
 
 
 def grid_error(x, found, bits):
@@ -157,7 +157,7 @@ def percentile_observer(batches: list[Tensor], bits: int, percent: float) -> tup
 # is like many activations, have a long one.
 
 # %% tags=["nbval-check-output"]
-from qdiff_lib.ranges import percentile
+from qdiff_lib.quantizers.range_finders import percentile
 
 even = 2 * torch.rand(100_000, generator=generator) - 1
 signs = torch.where(torch.rand(100_000, generator=generator) < 0.5, -1.0, 1.0)
@@ -270,7 +270,7 @@ explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1
 # that an empty bin costs something finite.
 
 # %% tags=["nbval-check-output"]
-from qdiff_lib.metrics import kl_divergence
+from qdiff_lib.evaluation.kl_divergence import kl_divergence
 
 p, q = (torch.randn(200_000, generator=generator) for _ in range(2))
 exact = torch.tensor(1.5).log() + (1 + 0.25) / (2 * 1.5**2) - 0.5  # of N(0, 1) from N(0.5, 1.5^2)
@@ -286,7 +286,7 @@ claim(abs(estimate - exact) < 0.05 * exact, "the estimator is within 5 % of the 
 # %%
 from qdiff_lib import Recipe, quantize, record
 from qdiff_lib.course.watching import chosen
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 pool = record(pipe, Uniform(), samples=160, steps=steps, batch_size=8)
 held_out = record(pipe, Uniform(), samples=40, steps=steps, seed=1, batch_size=8)
@@ -318,7 +318,7 @@ print(f"on the first two steps: {early:.4f} nats, on the last two: {late:.4f}")
 # and one step at a time. The images have gone through all of them.
 
 # %%
-from qdiff_lib.metrics import trajectory_mse
+from qdiff_lib.evaluation.trajectory_errors import trajectory_mse
 
 eight, error = full.trajectory[:, :8], {}
 for label, model in quantized.items():

@@ -22,10 +22,11 @@
 # %%
 import torch
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
-from qdiff_lib.calibration import CalibrationSet, draw_counts
+from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.calibration.record import draw_counts
 from qdiff_lib.course.figures import lesson_03 as figures
 from qdiff_lib.course.figures.lesson_01 import same_seeds
-from qdiff_lib.timestep_rules import First, Last, Middle, Normal, Single, Uniform
+from qdiff_lib.recipes.timestep_rules import First, Last, Middle, Normal, Single, Uniform
 
 STEPS, n = 20, lesson.pick(tiny=8, laptop=32, gpu=64)
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
@@ -52,7 +53,7 @@ for label in ("uniform", "first 2", "middle 2", "last 2"):
 show(same_seeds({label: run.images for label, run in runs.items()}))
 
 # %%
-from qdiff_lib.metrics import trajectory_mse
+from qdiff_lib.evaluation.trajectory_errors import trajectory_mse
 
 exact = runs.pop("full precision").trajectory
 mse = {label: trajectory_mse(exact, run.trajectory)[-1].item() for label, run in runs.items()}
@@ -213,9 +214,9 @@ def inputs_of_layers(inputs, most):
 seen, new = inputs_of_layers(pool, 8), inputs_of_layers(held_out, 4)
 
 # %%
-from qdiff_lib.gptq import windows
-from qdiff_lib.grid import Grid, PerAxis
-from qdiff_lib.ranges import min_max
+from qdiff_lib.ptq.gptq import windows
+from qdiff_lib.quantizers.grid import Grid, PerAxis
+from qdiff_lib.quantizers.range_finders import min_max
 
 
 def moments(layer, steps):
@@ -248,7 +249,7 @@ claim(
 
 # %%
 from qdiff_lib.course.one_unit import quantized_unit
-from qdiff_lib.gptq import gptq_levels
+from qdiff_lib.ptq.gptq import gptq_levels
 
 UNIT, LAYER = "up_blocks.3.resnets.1", LAYERS[-1]
 D_seen, D_new = (moments(LAYER, each[LAYER]) for each in (seen, new))
@@ -361,7 +362,7 @@ def stream_number(role: int, seed: int, image: int) -> int:
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.course.exercises.lesson_03 import own_and_true
-from qdiff_lib.sampling import noise_generators
+from qdiff_lib.diffusion.sampling import noise_generators
 
 both = [g for role in ("evaluation", "calibration") for g in noise_generators(0, 0, 64, role)]
 noise = torch.stack([torch.randn(8, generator=g) for g in both]).unique(dim=0)

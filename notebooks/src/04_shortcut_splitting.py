@@ -24,9 +24,9 @@ import torch
 from qdiff_lib import load, record, sample, with_sampler
 from qdiff_lib.course.figures import lesson_04 as figures
 from qdiff_lib.course.seams import groups_straddle, input_ranges, quantize_seams, stretch_skips, watch
-from qdiff_lib.surgery import example_inputs
-from qdiff_lib.timestep_rules import Uniform
-from qdiff_lib.tracing import trace
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 pipe = with_sampler(load("ddpm-fashion", lesson.device), "ddim")
 calibration = record(pipe, Uniform(), samples=lesson.pick(20, 256, 1024), steps=20)
@@ -66,8 +66,8 @@ claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid,
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.course.seams import layer_error
-from qdiff_lib.grid import Grid, fake_quantize
-from qdiff_lib.ranges import min_max
+from qdiff_lib.quantizers.grid import Grid, fake_quantize
+from qdiff_lib.quantizers.range_finders import min_max
 
 for bits in (4, 8):
     top = 2**bits - 1

@@ -20,7 +20,7 @@
 
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 images, steps, samples = lesson.pick(tiny=(16, 20, 128), laptop=(32, 20, 256), gpu=(64, 100, 1024))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
@@ -34,7 +34,7 @@ else:
 
 # %%
 from qdiff_lib.course.figures import lesson_05 as figures
-from qdiff_lib.metrics import trajectory_mse
+from qdiff_lib.evaluation.trajectory_errors import trajectory_mse
 
 models = {"full precision": pipe, "linear W4A8": linear, "Q-Diffusion W4A8": learned}
 draw = dict(n=images, steps=steps, batch_size=8, record=True, progress=True)
@@ -60,8 +60,8 @@ claim(
 
 # %% tags=["nbval-check-output"]
 import torch
-from qdiff_lib.grid import Grid, PerAxis
-from qdiff_lib.ranges import min_max
+from qdiff_lib.quantizers.grid import Grid, PerAxis
+from qdiff_lib.quantizers.range_finders import min_max
 
 generator = torch.Generator().manual_seed(0)
 normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -91,7 +91,7 @@ print(f"nearest: the best for {(place == 1).sum()} of {len(place)} neurons, medi
 # $\beta$ falls from 20 to 2 (in few iterations: from 8 to 1). The library's `AdaRound` holds $V$ and these formulas.
 
 # %%
-from qdiff_lib.rounding import AdaRound
+from qdiff_lib.quantizers.adaround import AdaRound
 
 toy = AdaRound(w, s, z, bits=4)
 optimizer = torch.optim.Adam([toy.v], lr=0.1)
@@ -151,7 +151,8 @@ def decide_codes(w: torch.Tensor, s: float, z: float, h: torch.Tensor, bits: int
 
 # %%
 from qdiff_lib.course.one_unit import catch, moment, observe, quantized_unit, unit_error
-from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
+from qdiff_lib.modules.quant_layer import quant_layers
 
 NAME = "up_blocks.0.resnets.0"
 recipe = Recipe.qdiffusion(4, 8, include=(NAME, f"{NAME}.*"), iterations=150)
@@ -167,7 +168,7 @@ print(
 )
 
 # %%
-from qdiff_lib.fitting import annealed_beta, reconstruction_loss
+from qdiff_lib.ptq.fitting import annealed_beta, reconstruction_loss
 
 optimizer = torch.optim.Adam([part.v for part in rounds], lr=how.lr)
 losses, moments = [], [moment(0, rounds)]
@@ -231,9 +232,9 @@ claim(after < 0.8 * before, f"at 4 bits learned steps leave {after / before:.0%}
 
 # %%
 from qdiff_lib import save_quantized
-from qdiff_lib.cost import model_bytes, parameter_count
 from qdiff_lib.course.packed_file import file_parts
-from qdiff_lib.zoo import verified
+from qdiff_lib.graph.cost import model_bytes, parameter_count
+from qdiff_lib.io.shipped_data import verified
 
 path = save_quantized(learned, "build/lesson-05/w4a8")
 parts, on_disk = file_parts(path), path.stat().st_size
@@ -356,10 +357,10 @@ for name, model in models.items():
 # %% tags=["nbval-check-output"]
 from pathlib import Path
 
-from qdiff_lib.architectures import build
-from qdiff_lib.cost import bops, layer_costs
 from qdiff_lib.course.paper_scale import table
-from qdiff_lib.presets import PRESETS
+from qdiff_lib.graph.cost import bops, layer_costs
+from qdiff_lib.graph.networks import build
+from qdiff_lib.recipes.presets import PRESETS
 
 
 def at_paper_scale(name, folder="", prompts=None):  # name: of the preset; folder: of a model not on the hub

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..calibration import CalibrationSet
-from ..fitting import OBSERVED, reconstruction_loss
-from ..grid import Grid
-from ..layers import activation_quantizers, quant_layers
-from ..ranges import Reservoir
-from ..recipes import Recipe
-from ..rounding import AdaRound
-from ..surgery import example_inputs, insert_quantizers
-from ..tracing import trace
+from ..calibration.calibration_set import CalibrationSet
+from ..graph.model_inputs import example_inputs
+from ..graph.tracing import trace
+from ..modules.activation_quantizer import activation_quantizers
+from ..modules.quant_layer import quant_layers
+from ..ptq.fitting import reconstruction_loss
+from ..ptq.insertion import insert_quantizers
+from ..quantizers.adaround import AdaRound
+from ..quantizers.grid import Grid
+from ..quantizers.observer import OBSERVED, Reservoir
+from ..recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from ..zoo import verified
+from ..io.shipped_data import verified
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class Recorded:
 
 
 def recorded(name: str) -> Recorded:
-    """The recorded result ``data/recorded/<name>.json``; see ``zoo.verified`` for the errors."""
+    """The recorded result ``data/recorded/<name>.json``; see ``shipped_data.verified`` for the errors."""
     content = json.loads(verified(f"recorded/{name}.json").read_text(encoding="utf-8"))
     return Recorded(content["data"], content["provenance"])

@@ -10,14 +10,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from ..calibration import CalibrationSet
-from ..grid import Grid
-from ..layers import QuantLayer
-from ..pipeline import quantize
-from ..ranges import find_activation_range
-from ..recipes import Recipe
-from ..sampling import with_components
-from ..tracing import Trace
+from ..calibration.calibration_set import CalibrationSet
+from ..diffusion.pipelines import with_components
+from ..graph.tracing import Trace
+from ..modules.quant_layer import QuantLayer
+from ..ptq.quantize import quantize
+from ..quantizers.grid import Grid
+from ..quantizers.range_finders import find_activation_range
+from ..recipes.recipe import Recipe
 
 WATCHED_ROWS = 8  # inputs of one pass: memory
 Range = tuple[float, float]

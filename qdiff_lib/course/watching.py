@@ -4,10 +4,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from ..calibration import CalibrationSet
-from ..hooks import hooked
-from ..ranges import Reservoir
-from ..sampling import Samples, sample
+from ..calibration.calibration_set import CalibrationSet
+from ..diffusion.sampling import Samples, sample
+from ..graph.hooks import hooked
+from ..quantizers.observer import Reservoir
 
 BATCH = 8  # inputs at a time: a lesson has little memory
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from qdiff_lib.grid import Grid
-from qdiff_lib.ranges import min_max
+from qdiff_lib.quantizers.grid import Grid
+from qdiff_lib.quantizers.range_finders import min_max
 
 
 def grid_of(low, high, bits, gaps=None):

@@ -4,8 +4,8 @@ from itertools import count
 
 import torch
 
-from qdiff_lib.calibration import draw_counts
-from qdiff_lib.timestep_rules import Uniform
+from qdiff_lib.calibration.record import draw_counts
+from qdiff_lib.recipes.timestep_rules import Uniform
 
 UNUSED = count()  # numbers that no call has had
 

@@ -3,8 +3,8 @@
 import torch
 
 from qdiff_lib.course.exercises import lesson_04 as exercises
-from qdiff_lib.grid import Grid, fake_quantize, quantize
-from qdiff_lib.ranges import min_max
+from qdiff_lib.quantizers.grid import Grid, fake_quantize, quantize
+from qdiff_lib.quantizers.range_finders import min_max
 
 
 def on_grid(x, bits):

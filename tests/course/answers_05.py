@@ -2,7 +2,7 @@
 
 import torch
 
-from qdiff_lib.packing import pack
+from qdiff_lib.quantizers.packing import pack
 
 
 def stretched(v):

@@ -16,8 +16,8 @@ from qdiff_lib.course import checks, figures, lesson, text, widgets
 from qdiff_lib.course.checks import Outcome, Verdict, Wrong, check
 from qdiff_lib.course.recorded import Recorded, recorded
 from qdiff_lib.course.text import Question, claim, folded, hints, quiz
-from qdiff_lib.figures import OKABE_ITO
-from qdiff_lib.zoo import DamagedFileError
+from qdiff_lib.evaluation.figures import OKABE_ITO
+from qdiff_lib.io.shipped_data import DamagedFileError
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ class TestRecorded:
     @pytest.fixture
     def data(self, tmp_path, monkeypatch):
         """A data folder with one recorded result; returns a function that lists it in the manifest."""
-        monkeypatch.setattr("qdiff_lib.zoo.data_folder", lambda: tmp_path)
+        monkeypatch.setattr("qdiff_lib.io.shipped_data.data_folder", lambda: tmp_path)
         made = dict(date="2026-01-02", machine="a laptop", commit="abc", command="make tables")
         path = tmp_path / "recorded" / "x.json"
         path.parent.mkdir()
@@ -123,7 +123,7 @@ class TestRecorded:
             files = {"recorded/x.json": {"sha256": sha256, "bytes": 1}}
             (tmp_path / "MANIFEST.json").write_text(json.dumps({"files": files}))
 
-        manifest(importlib.import_module("qdiff_lib.files").sha256(path))
+        manifest(importlib.import_module("qdiff_lib.utils.files").sha256(path))
         return manifest
 
     def test_data_and_source(self, data):

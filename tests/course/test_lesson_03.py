@@ -5,7 +5,7 @@ import torch
 
 from qdiff_lib.course.exercises import lesson_03 as lesson
 from qdiff_lib.course.figures import lesson_03 as figures
-from qdiff_lib.sampling import noise_generators
+from qdiff_lib.diffusion.sampling import noise_generators
 
 
 def test_the_librarys_streams_are_those_of_the_exercise():

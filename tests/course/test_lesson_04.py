@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import ddpm, random_inputs, traced, unet2d
 
-from qdiff_lib.calibration import CalibrationSet
+from qdiff_lib.calibration.calibration_set import CalibrationSet
 from qdiff_lib.course.exercises import lesson_04 as exercises
 from qdiff_lib.course.figures import lesson_04 as figures
 from qdiff_lib.course.seams import (

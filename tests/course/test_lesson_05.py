@@ -11,7 +11,8 @@ from qdiff_lib.course.figures import lesson_05 as figures
 from qdiff_lib.course.one_unit import Moment
 from qdiff_lib.course.packed_file import file_parts
 from qdiff_lib.course.recorded import Recorded
-from qdiff_lib.layers import activation_quantizers, quant_layers
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
+from qdiff_lib.modules.quant_layer import quant_layers
 
 # Helpers
 

@@ -7,7 +7,7 @@ python -m tools.results --data build/tables-tiny --page build/tables-tiny/RESULT
 import argparse
 from pathlib import Path
 
-from qdiff_lib.files import atomic_path, write_json
+from qdiff_lib.utils.files import atomic_path, write_json
 from training.manifest import manifest
 
 from ..expansion import ROOT

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from qdiff_lib.course.figures import lesson_02, lesson_03, lesson_05
 from qdiff_lib.course.figures.style import png
-from qdiff_lib.files import atomic_path
+from qdiff_lib.utils.files import atomic_path
 
 from . import ablations, latent, plots, table1, trajectories
 from .source import Recorded, Section

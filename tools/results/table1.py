@@ -5,8 +5,9 @@ import statistics
 from functools import cache
 from pathlib import Path
 
-from qdiff_lib.architectures import DDPM_CIFAR10, build
-from qdiff_lib.cost import parameter_count
+from qdiff_lib.graph.cost import parameter_count
+from qdiff_lib.graph.networks import build
+from qdiff_lib.recipes.paper_networks import DDPM_CIFAR10
 
 from ..expansion import ROOT
 from .source import fixed, flow, pair, share, spread, table
@@ -152,8 +153,8 @@ def differences(data: dict) -> str:
         together. "All stages" is the profile as it is: then both networks draw
         {own["bias_correction_images"]} images, and a bias correction of the last layer makes the typical one
         as bright. The last row of our table is without all of this: the paper's method. The baselines
-        quantize every layer alike, as the paper's do; `qdiff_lib/recipes.py` says what each takes from its
-        own paper.
+        quantize every layer alike, as the paper's do; `qdiff_lib/recipes/recipe.py` says what each takes from
+        its own paper.
         """,
     ]
     return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)

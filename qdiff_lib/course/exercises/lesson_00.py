@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...packing import packed_bytes
+from ...quantizers.packing import packed_bytes
 from ..checks import Wrong, exercise
 from ..text import Question
 

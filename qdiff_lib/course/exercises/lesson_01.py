@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...metrics import trajectory_snr
+from ...evaluation.trajectory_errors import trajectory_snr
 from .. import gaussian
 from ..checks import exercise
 from ..text import Question

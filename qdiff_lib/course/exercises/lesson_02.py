@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...grid import Grid, ScaleZero, quantize, scale_for_range
-from ...ranges import find_activation_range
+from ...quantizers.grid import Grid, ScaleZero, quantize, scale_for_range
+from ...quantizers.range_finders import find_activation_range
 from ..checks import Wrong, exercise
 from ..text import Question
 from .answers import FLOAT32, compare, numbers

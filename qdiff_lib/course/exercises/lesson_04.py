@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...grid import Grid, PerAxis, ScaleZero, dequantize, fake_quantize, quantize
-from ...layers import QuantLayer
-from ...ranges import min_max
+from ...modules.quant_layer import QuantLayer
+from ...quantizers.grid import Grid, PerAxis, ScaleZero, dequantize, fake_quantize, quantize
+from ...quantizers.range_finders import min_max
 from ..checks import Wrong, exercise
 from ..text import Question
 

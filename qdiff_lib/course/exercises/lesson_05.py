@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...packing import unpack
-from ...rounding import GAMMA, ZETA, AdaRound
+from ...quantizers.adaround import GAMMA, ZETA, AdaRound
+from ...quantizers.packing import unpack
 from ..checks import Wrong, exercise
 from ..text import Question
 from .answers import FLOAT32, compare, numbers

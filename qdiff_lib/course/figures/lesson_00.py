@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...figures import OKABE_ITO, image_grid
-from ...grid import Grid, dequantize, quantize
-from ...ranges import min_max
+from ...evaluation.figures import OKABE_ITO, image_grid
+from ...quantizers.grid import Grid, dequantize, quantize
+from ...quantizers.range_finders import min_max
 from .pictures import draw_images, grey_distance, image_rows
 from .style import styled
 

@@ -7,8 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...grid import Grid, quantize
-from ...ranges import min_max
+from ...quantizers.grid import Grid, quantize
+from ...quantizers.range_finders import min_max
 from .pictures import image_rows
 from .style import styled
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from ...figures import OKABE_ITO
+from ...evaluation.figures import OKABE_ITO
 from ..one_unit import Moment
 from .pictures import grey_distance, image_rows
 from .style import styled

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...figures import image_grid
+from ...evaluation.figures import image_grid
 
 
 def image_rows(rows: Mapping[str, Tensor], title: str, columns: int) -> Figure:

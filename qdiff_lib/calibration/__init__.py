@@ -1,0 +1,1 @@
+"""Calibration sets from the full-precision sampler (Q-Diffusion, section 3.3.1)."""

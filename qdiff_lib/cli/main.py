@@ -1,0 +1,223 @@
+"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | demo | doctor``.
+
+torch and diffusers are imported inside the commands, so that ``--help`` and wrong arguments answer at once.
+The arguments themselves are in ``arguments.py``.
+"""
+
+import argparse
+import contextlib
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+
+from ..recipes.parts import OWN_SAMPLER
+from ..recipes.recipe import Recipe
+from ..utils.constants import GUIDANCE
+from ..utils.lock import held
+from .arguments import PROGRAM, build_parser, one_line
+from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
+from .recipe_arguments import given_fields
+from .stopping import Stopped, ignore_stops, stoppable
+
+
+def run_quantize(args: argparse.Namespace) -> int:
+    check_new_or_resumed(args.out, args.resume)
+    prompts = prompts_of(args)
+    device = find_device(args.device)
+    with held(args.out / "work"):
+        check_new_or_resumed(args.out, args.resume)  # again: a process that held it may have finished
+        from ..io.models import load
+        from ..ptq.work_folder import settings_of_run
+
+        pipe, recipe = load(args.model, device), recipe_of(args)
+        settings = settings_of_run(pipe, recipe, prompts)
+        if (args.out / FINISHED).is_file():
+            check_same_checkpoint(args.out, settings)
+        else:
+            write_checkpoint(args, pipe, recipe, prompts, settings)
+        tidy(args.out)
+    print(f"wrote {args.out}; next: {PROGRAM} sample --model {args.out} --out {args.out}.png")
+    return 0
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that ``quantize`` asks for: its method's, or that of a preset, with what is given."""
+    from ..recipes.presets import PRESETS, preset_of
+
+    options = dict(profile=args.profile, seed=args.seed, **given_fields(args))
+    if args.guidance is None:
+        del options["guidance"]
+    preset = args.preset or preset_of(args.model)
+    return PRESETS[preset].recipe(args.method, **options) if preset else Recipe.named(args.method, **options)
+
+
+def prompts_of(args: argparse.Namespace) -> list[str] | None:
+    """The texts of ``--prompt`` or ``--prompts``, or None."""
+    from ..diffusion.prompts import read_prompts
+
+    return read_prompts(args.prompts) if args.prompts else args.prompt
+
+
+def run_sample(args: argparse.Namespace) -> int:
+    prompts = prompts_of(args)
+    from ..evaluation.figures import image_grid
+
+    images = draw(load_for(args, args.model), args, prompts).images
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    image_grid(images).save(args.out)
+    print(f"wrote {args.out}")
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    prompts = prompts_of(args)
+    from ..diffusion.prompts import check_disjoint
+    from ..utils.files import write_json
+
+    pipe = load_for(args, args.model)
+    if prompts and hasattr(pipe.unet, "quantization"):
+        check_disjoint(pipe.unet.quantization.calibration.get("prompts", []), prompts)
+    scores = scores_against(args, pipe, prompts) if args.against else errors_from(args, pipe, prompts)
+    scores |= dict(model=args.model, steps=args.steps, seed=args.seed)
+    for name, value in scores.items():
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    if args.out is not None:
+        write_json(args.out, {name: json_form(value) for name, value in scores.items()})
+    return 0
+
+
+def json_form(value):
+    """The value, with None for numbers that JSON cannot write: nan, and the inf of equal images."""
+    if isinstance(value, list):
+        return [json_form(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
+    """Scores of a pipeline's images against real ones."""
+    from dataclasses import asdict
+
+    from ..diffusion.pipelines import decoder_of
+    from ..evaluation.reference_images import check_channels
+    from ..evaluation.scores import score
+
+    check_channels((decoder_of(pipe) or pipe.unet).config.out_channels)
+    images = draw(pipe, args, prompts).images
+    return asdict(score(images, args.extractor, find_device(args.device))) | {"against": args.against}
+
+
+def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
+    """How far a pipeline's trajectories and images are from those of the full-precision model."""
+    from ..evaluation.trajectory_errors import image_psnr, trajectory_mse
+
+    found = draw(pipe, args, prompts, record=True)
+    expected = draw(load_for(args, args.original), args, prompts, record=True)
+    errors = trajectory_mse(expected.trajectory, found.trajectory).tolist()
+    scores = {"last_step_mse": errors[-1], "image_psnr": image_psnr(expected.images, found.images)}
+    return {**scores, "original": args.original, "n": args.n, "mse_of_each_step": errors}
+
+
+def load_for(args: argparse.Namespace, model: str):
+    """A pipeline with the sampler of ``--sampler`` on the device of ``--device``."""
+    device = find_device(args.device)
+    from ..diffusion.capabilities import check_pipeline
+    from ..diffusion.pipelines import with_sampler
+    from ..io.models import load
+
+    pipe = load(model, device)
+    check_pipeline(pipe)
+    return with_sampler(pipe, None if args.sampler == OWN_SAMPLER else args.sampler)
+
+
+def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
+    """The samples that ``sample`` and ``evaluate`` ask for."""
+    from ..diffusion.sampling import sample
+
+    guidance = GUIDANCE if args.guidance is None else args.guidance
+    asked = dict(prompts=prompts, guidance=guidance, eta=args.eta, record=record)
+    return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    if args.out.exists() and any(args.out.iterdir()):
+        raise FileExistsError(f"--out {args.out} is not empty; name a new folder")
+    from ..io.compvis import ORIGINALS, convert
+
+    convert(args.checkpoint, ORIGINALS[args.preset]).save_pretrained(args.out)
+    print(f"wrote {args.out}; next: {PROGRAM} quantize --model {args.out} --preset {args.preset} --out NEW")
+    return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    from .demo import demo
+
+    demo(args.out, profile=args.profile)
+    return 0
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    from .doctor import check_environment, render
+
+    findings = check_environment()
+    print(render(findings))
+    return 1 if any(finding.status == "error" for finding in findings) else 0
+
+
+COMMANDS = {
+    "quantize": run_quantize,
+    "sample": run_sample,
+    "evaluate": run_evaluate,
+    "convert": run_convert,
+    "demo": run_demo,
+    "doctor": run_doctor,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status.
+
+    0, 1 (doctor found errors), 2 (wrong input), 130 (Ctrl-C), or 128 and the number of another signal that
+    stopped it.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(COMMANDS).parse_args(argv)
+    try:
+        with stoppable(lambda number: say_how_to_go_on(args, argv, number)) as stops:
+            try:
+                return args.run(args)
+            except BaseException as error:
+                if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may raise another error
+                    ignore_stops()
+                    return say_how_to_go_on(args, argv, stops.number or signal.SIGINT)
+                if args.traceback or not isinstance(error, (ValueError, TypeError, OSError)):
+                    raise
+                print(f"{PROGRAM} {args.command}: error: {one_line(error)}", file=sys.stderr)
+                return 2
+    except Stopped as stop:  # in the few instructions around the command
+        return say_how_to_go_on(args, argv, stop.number)
+
+
+def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
+    """Print the command that goes on after a stop by a signal; returns the exit status."""
+    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
+    return 128 + number
+
+
+def find_device(name: str) -> str:
+    """The name of the torch device of ``--device``; "auto" is the first GPU, or else the CPU."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device 'mps': this machine has no such device; use auto")
+    return name

@@ -1,0 +1,1 @@
+"""Drawing with any diffusers pipeline: texts, schedulers, noise."""

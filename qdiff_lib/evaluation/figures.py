@@ -1,0 +1,52 @@
+"""Pictures: image grids and error curves. Pure functions that return an image or a figure."""
+
+import math
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+matplotlib.use("Agg", force=False)
+
+OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
+"""A palette that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
+
+
+def image_grid(images: Tensor, columns: int | None = None, zoom: int = 2) -> Image.Image:
+    """One picture of uint8 images (N, C, H, W), C 1 or 3, row by row; ``columns``: about square if None."""
+    n, channels = images.shape[:2]
+    canvas = images[0]
+    if n > 1:
+        framed = make_grid(images, columns or math.ceil(math.sqrt(n)), padding=1, pad_value=255)
+        canvas = framed[:channels, 1:-1, 1:-1]  # it makes grey images RGB, and puts a frame around them
+    picture = Image.fromarray(canvas.permute(1, 2, 0).squeeze(-1).numpy())
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def samples_figure(rows: dict[str, Tensor], title: str, columns: int = 16) -> Figure:
+    """Methods against noise seeds: each row shows one method's first images, uint8 (N, C, H, W)."""
+    figure = Figure(figsize=(2.2 + 0.62 * columns, 0.68 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, (label, images) in zip(axes, rows.items(), strict=True):
+        axis.imshow(image_grid(images[:columns], columns, zoom=1), cmap="gray", vmin=0, vmax=255)
+        axis.set_ylabel(label.replace(" W", "\nW"), rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def trajectory_figure(errors: dict[str, Tensor], title: str) -> Figure:
+    """Mean squared error against the full-precision trajectory, per denoising step; ``errors`` holds (T,)."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    for colour, (label, error) in zip(OKABE_ITO[1:], errors.items(), strict=False):
+        axis.plot(range(1, len(error) + 1), error, marker=".", color=colour, label=label)
+    axis.set(xlabel="denoising step (noisy to clean)", ylabel="mean squared error of x_t", yscale="log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    axis.set_title(title)
+    return figure

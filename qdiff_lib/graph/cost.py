@@ -1,0 +1,188 @@
+"""Bytes and bit operations of a noise network: the columns Size and Bops of the paper's tables (section 4).
+
+Counts are for one denoising step of one sample: the UNet alone, without text encoder, decoder or a second
+pass for guidance. Norms, activation functions, softmax and additions are left out, as usual.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from ..modules.attention import QuantAttention
+from ..modules.quant_layer import QuantLayer
+from ..utils.constants import FLOAT_BITS
+from .model_inputs import TEXT_TOKENS
+from .networks import UNET_CLASSES, build
+
+MANTISSA_BITS = 23  # a 32-bit float counts as its mantissa
+
+Bits = int | Mapping[str, int]  # of all layers, or by layer name; layers that the mapping lacks have 32
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One executed layer. The two products of an attention module are one entry under the module's name."""
+
+    name: str
+    kind: str  # "conv", "linear" or "attention"
+    parameters: int  # weights and bias, 0 for attention products
+    macs: int  # multiply-accumulates for ONE sample
+
+
+def layer_costs(unet: nn.Module | Mapping[str, Any], inputs: dict | None = None) -> list[LayerCost]:
+    """Return the cost of every convolution, linear layer and attention product, in execution order.
+
+    The network is rebuilt from its config on the meta device: nothing is allocated, `unet` stays untouched,
+    and changes made to its modules after construction are not seen.
+
+    Args:
+        unet: a UNet2DModel or UNet2DConditionModel, or a config for `networks.build`.
+        inputs: forward arguments that replace or complete the defaults: `sample` (1, C, H, W) as the config
+            says, `timestep` (1,) and, for UNet2DConditionModel, `encoder_hidden_states` (1, 77, channels).
+            Other conditions (`class_labels`, `added_cond_kwargs`) have no default. Any device and batch size
+            will do; the counts are for one sample.
+
+    Raises:
+        TypeError: if `unet` is of another class.
+        ValueError: if the config names another class, lacks a size that `inputs` does not give, or has
+            attention with added keys and values.
+    """
+    network = _rebuild_on_meta(unet)
+    costs: list[LayerCost] = []
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            _count_layer(name, module, costs)
+        elif isinstance(module, Attention):
+            _count_attention(name, module, costs)
+    with torch.no_grad():
+        network(**_forward_arguments(network.config, inputs or {}))
+    return costs
+
+
+def parameter_count(unet: nn.Module) -> int:
+    """Return the number of parameters of a network, norms included; TypeError if `unet` is not a module."""
+    if not isinstance(unet, nn.Module):
+        raise TypeError(f"unet is a {type(unet).__name__}; pass a module, or build(config) for a config")
+    return sum(parameter.numel() for parameter in unet.parameters())
+
+
+def model_bytes(parameters: int, bits: int) -> float:
+    """Return the bytes of `parameters` numbers without scales; ValueError if `bits` is not 2..16 or 32.
+
+    The paper's MB are 10^6 bytes.
+    """
+    return parameters * _checked_bits("bits", bits) / 8
+
+
+def bops(costs: list[LayerCost], weight_bits: Bits, activation_bits: Bits) -> float:
+    """Return the bit operations of one step and sample: the sum of 2 x MACs x weight bits x activation bits.
+
+    A 32-bit float counts as 23 bits. The attention products have no weights, but are counted with the same
+    product of bits, as the paper's tables do. Activation bits are those of a layer's input.
+
+    Raises:
+        ValueError: if bits are not 2..16 or 32, or a mapping names a layer that is not in `costs`.
+    """
+    weights = _bits_by_layer("weight_bits", weight_bits, costs)
+    activations = _bits_by_layer("activation_bits", activation_bits, costs)
+    return float(sum(2 * cost.macs * w * a for cost, w, a in zip(costs, weights, activations, strict=True)))
+
+
+def _rebuild_on_meta(unet: nn.Module | Mapping[str, Any]) -> nn.Module:
+    if isinstance(unet, Mapping):
+        return build(unet, device="meta")
+    if not isinstance(unet, tuple(UNET_CLASSES.values())):
+        expected = " or ".join(UNET_CLASSES)
+        raise TypeError(f"unet is a {type(unet).__name__}; pass a {expected}, or its config")
+    with torch.device("meta"):
+        return type(unet).from_config(unet.config).eval()
+
+
+def _forward_arguments(config: Any, inputs: dict) -> dict:
+    arguments = {"timestep": torch.zeros(1), **inputs}
+    if "sample" not in arguments:
+        size = config.sample_size
+        if size is None:
+            raise ValueError("config.sample_size is None; pass sample in inputs")
+        height, width = (size, size) if isinstance(size, int) else size
+        arguments["sample"] = torch.empty(1, config.in_channels, height, width, device="meta")
+    if "cross_attention_dim" in config and "encoder_hidden_states" not in arguments:
+        channels = config.encoder_hid_dim or config.cross_attention_dim
+        if not isinstance(channels, int):
+            raise ValueError(f"cross_attention_dim is {channels}; pass encoder_hidden_states in inputs")
+        batch = len(arguments["sample"])
+        arguments["encoder_hidden_states"] = torch.empty(batch, TEXT_TOKENS, channels, device="meta")
+    return _to_meta(arguments)
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to_meta(item) for key, item in value.items()}
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def _count_layer(name: str, layer: nn.Module, costs: list[LayerCost]) -> None:
+    kind = "linear" if isinstance(layer, nn.Linear) else "conv"
+    macs_per_output = layer.weight[0].numel()  # in_channels / groups x kernel size, or in_features
+
+    def record(_module: nn.Module, _args: tuple, output: Tensor) -> None:  # output (B, ...)
+        costs.append(LayerCost(name, kind, parameter_count(layer), output[0].numel() * macs_per_output))
+
+    layer.register_forward_hook(record)
+
+
+def _count_attention(name: str, attention: Attention, costs: list[LayerCost]) -> None:
+    """Count q k^T and p v, each heads x tokens_q x tokens_k x head_dim, between `to_k` and `to_out`."""
+    if getattr(attention, "add_k_proj", None) is not None:
+        raise ValueError(f"{name!r} has added keys; pass a unet with plain self and cross attention only")
+    key_tokens = 0
+
+    def remember(_module: nn.Module, _args: tuple, keys: Tensor) -> None:  # (B, tokens_k, heads x head_dim)
+        nonlocal key_tokens
+        key_tokens = keys.shape[1]
+
+    def record(_module: nn.Module, args: tuple) -> None:  # args: ((B, tokens_q, heads x head_dim),)
+        costs.append(LayerCost(name, "attention", 0, 2 * args[0][0].numel() * key_tokens))
+
+    attention.to_k.register_forward_hook(remember)
+    attention.to_out[0].register_forward_pre_hook(record)
+
+
+def _bits_by_layer(argument: str, bits: Bits, costs: list[LayerCost]) -> list[int]:
+    names = [cost.name for cost in costs]
+    if not isinstance(bits, Mapping):
+        bits = dict.fromkeys(names, _checked_bits(argument, bits))
+    if unknown := sorted(set(bits) - set(names)):
+        raise ValueError(f"{argument} names {unknown[0]!r}, which is not in costs; use the names found there")
+    checked = [_checked_bits(f"{argument}[{name!r}]", bits.get(name, 32)) for name in names]
+    return [MANTISSA_BITS if value == FLOAT_BITS else value for value in checked]
+
+
+def _checked_bits(argument: str, bits: int) -> int:
+    if not isinstance(bits, int) or isinstance(bits, bool) or not (2 <= bits <= 16 or bits == 32):
+        raise ValueError(f"{argument} is {bits!r}; pass an integer from 2 to 16, or 32 for floating point")
+    return bits
+
+
+def layer_bits_of(unet: nn.Module, costs: list[LayerCost]) -> tuple[dict[str, int], dict[str, int]]:
+    """Weight and activation bits by layer name, as ``cost.bops`` takes them; 32 for what is not quantized.
+
+    An attention product counts with the bits of q, k, v and the weights of the layers that make them, as the
+    paper's tables count it.
+    """
+    weights, activations = {}, {}
+    modules = dict(unet.named_modules())
+    for cost in costs:
+        module = modules[cost.name]
+        if isinstance(module, QuantLayer):
+            weights[cost.name] = module.weight_grid.bits if module.weight_grid else FLOAT_BITS
+            activations[cost.name] = module.inputs[0].grid.bits if len(module.inputs) else FLOAT_BITS
+        elif cost.kind == "attention" and isinstance(module.to_q, QuantLayer):
+            quantized = isinstance(module, QuantAttention)
+            weights[cost.name] = module.to_q.weight_grid.bits if module.to_q.weight_grid else FLOAT_BITS
+            activations[cost.name] = module.quantize_q.grid.bits if quantized else FLOAT_BITS
+    return weights, activations

@@ -1,0 +1,1 @@
+"""Models on disk: shipped ones, folders, the hub, and quantized networks as diffusers models."""

@@ -1,0 +1,233 @@
+"""Quantized networks as ordinary diffusers models, for ``from_pretrained`` and ``save_pretrained``.
+
+After ``import qdiff_lib`` diffusers knows the quantization method "qdiff". A network's ``config.json`` then
+carries ``quantization_config``: its structure (see ``structure``), the recipe, and how the calibration set
+was made. Its safetensors file holds the integers under the layers' names (see ``layers``); a SHA-256 of them
+and of that entry stands in the file's metadata: both files belong together.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.quantizers.base import DiffusersQuantizer
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..recipes.recipe import Recipe
+
+if TYPE_CHECKING:  # importing the rest needs diffusers, which is just importing this module
+    from .quantization import Quantization
+
+METHOD = "qdiff"
+FORMAT = 2
+
+
+class Method(str):
+    """The name of the method; diffusers asks for its ``value``."""
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+class QDiffConfig(QuantizationConfigMixin):
+    """What ``config.json`` says of a quantized network: ``structure``, ``recipe`` and ``calibration``.
+
+    Raises ValueError for another format, and for a recipe that is none.
+    """
+
+    def __init__(self, structure: dict, recipe: dict, calibration: dict, format: int = FORMAT, **unknown):
+        if format != FORMAT or unknown:
+            extra = f" and entries {sorted(unknown)[:3]}" if unknown else ""
+            raise ValueError(
+                f"config.json: quantization_config has format {format!r}{extra}; this version has {FORMAT}: "
+                "quantize again, or install the version that wrote it"
+            )
+        try:
+            Recipe.from_dict(recipe)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"config.json: the recipe of quantization_config is damaged: {error}") from error
+        self.quant_method = Method(METHOD)
+        self.structure, self.recipe, self.calibration = structure, recipe, calibration
+
+    @classmethod
+    def from_dict(cls, values: dict, return_unused_kwargs: bool = False, **kwargs) -> "QDiffConfig":
+        """The config of that JSON form. Raises ValueError for missing entries."""
+        values = {name: value for name, value in values.items() if name != "quant_method"}
+        missing = {"format", "structure", "recipe", "calibration"} - values.keys()
+        if missing:
+            raise ValueError(
+                f"config.json: quantization_config lacks {sorted(missing)}: save the model again"
+            )
+        return (cls(**values), kwargs) if return_unused_kwargs else cls(**values)
+
+    def to_dict(self) -> dict:
+        """The JSON form."""
+        values = {"quant_method": METHOD, "format": FORMAT, "structure": self.structure}
+        return copy.deepcopy({**values, "recipe": self.recipe, "calibration": self.calibration})
+
+    def to_diff_dict(self) -> dict:
+        """The JSON form; diffusers prints it."""
+        return self.to_dict()
+
+
+class QDiffQuantizer(DiffusersQuantizer):
+    """Builds a quantized network for the tensors that diffusers reads, and checks what it writes."""
+
+    requires_parameters_quantization = False
+    requires_calibration = True
+
+    def __init__(self, quantization_config: QDiffConfig, pre_quantized: bool = True, **kwargs):
+        super().__init__(quantization_config, pre_quantized=pre_quantized, **kwargs)
+        if not pre_quantized:
+            raise ValueError(
+                "a full-precision model cannot be quantized while it is loaded: load it, then call "
+                "qdiff_lib.quantize(pipe, recipe), which calibrates"
+            )
+        self.model: nn.Module | None = None  # set where a network is complete
+        self.dtype, self.stated, self.keys, self.integers = torch.float32, None, [], {}
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+        self.dtype = torch_dtype or torch.float32
+        return torch_dtype
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
+        """Look at the file before it is read. Raises ValueError for one that is no safetensors file."""
+        for path in checkpoint_files:
+            if not str(path).endswith(".safetensors"):
+                raise ValueError(f"{path}: quantized weights are read from safetensors files only")
+            with safe_open(path, "pt") as file:
+                self.stated = (file.metadata() or {}).get("qdiff_sha256")
+        self.keys, self.path = list(loaded_keys), checkpoint_files[0]
+        return loaded_keys
+
+    def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Check the tensors' hash and integer types. Raises ValueError where they are not the stated ones."""
+        whole = len(state_dict) == len(self.keys)  # a model in several files has no common hash
+        if whole and content_hash(self.quantization_config.to_dict(), state_dict) != self.stated:
+            raise ValueError(
+                f"{self.path} is damaged, or belongs to another config.json: their SHA-256 is not the stated "
+                "one; copy both files again, or quantize again"
+            )
+        for name, value in state_dict.items():
+            if value.dtype != self.integers.get(name, value.dtype):
+                raise ValueError(
+                    f"{self.path} has {name!r} in {value.dtype}, not {self.integers[name]}; quantize again"
+                )
+        return state_dict
+
+    def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
+        """Raise ValueError unless the file has just the tensors of this network."""
+        unexpected = sorted(set(self.keys) - set(model.state_dict()))
+        for word, names in (("lacks", sorted(missing_keys)), ("has no place for", unexpected)):
+            if names:
+                raise ValueError(f"{self.path} {word} {names[0]!r} of this network; quantize again")
+        state = model.state_dict()
+        self.integers = {name: v.dtype for name, v in state.items() if not v.is_floating_point()}
+        return missing_keys
+
+    def _process_model_before_weight_loading(self, model: nn.Module, keep_in_fp32_modules=(), **kwargs):
+        from ..graph.networks import set_heads
+        from ..modules.integers import SCALES
+        from .structure import build
+
+        keep_in_fp32_modules.extend(SCALES)
+        try:
+            build(set_heads(model), self.quantization_config.structure)
+        except (TypeError, ValueError) as error:
+            config = Path(self.path).with_name("config.json")
+            raise ValueError(f"{config} is damaged, or belongs to another network: {error}") from error
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs):
+        from ..modules.quant_layer import quant_layers
+        from .quantization import Quantization
+
+        for layer in quant_layers(model):
+            if layer.codes is not None:
+                layer.derive_weight(self.dtype)
+        model.requires_grad_(False)
+        model.is_quantized = False  # diffusers would refuse to cast it, and it can be cast
+        recipe = Recipe.from_dict(self.quantization_config.recipe)
+        model.quantization = Quantization(recipe, calibration=self.quantization_config.calibration)
+        self.model = model
+
+    @property
+    def is_serializable(self) -> bool:
+        """Asked before anything is written. Raises ValueError for what could not be read again."""
+        check_savable(self.model)
+        return True
+
+    def get_state_dict_and_metadata(
+        self, state_dict: dict[str, Tensor], safe_serialization: bool = True
+    ) -> tuple[dict, dict]:
+        """The tensors as they are, and their hash. Raises ValueError where they would be pickled."""
+        if not safe_serialization:
+            raise ValueError(
+                "safe_serialization=False would pickle the weights, which are read from safetensors only: "
+                "leave it out"
+            )
+        hashed = content_hash(self.quantization_config.to_dict(), state_dict)
+        return state_dict, {"qdiff_sha256": hashed}
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def content_hash(config: dict, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a ``quantization_config`` and of named tensors."""
+    from ..utils.hashing import tensors_hash
+
+    return tensors_hash(tensors, config)
+
+
+def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
+    """Make a network that ``quantize`` finished one that diffusers saves; ``unet`` is changed in place."""
+    from .structure import structure_of
+
+    made_by = json.loads(json.dumps(quantization.calibration))
+    config = QDiffConfig(structure_of(unet), quantization.recipe.to_dict(), made_by)
+    config = QDiffConfig.from_dict(json.loads(json.dumps(config.to_dict())))  # as it will be read
+    unet.quantization = quantization
+    unet.register_to_config(quantization_config=config)
+    unet.hf_quantizer = QDiffQuantizer(config)
+    unet.hf_quantizer.model = unet
+    return unet
+
+
+def check_savable(unet: nn.Module) -> None:
+    """Raise ValueError unless the network's files will give it again: the same modules, names, shapes."""
+    from ..graph.networks import UNET_CLASSES, set_heads
+    from .structure import build, structure_of
+
+    kind = type(unet)
+    if UNET_CLASSES.get(kind.__name__) is not kind:
+        raise ValueError(
+            f"unet is a {kind.__name__}, which diffusers cannot load: save a {' or a '.join(UNET_CLASSES)}"
+        )
+    with torch.device("meta"):
+        again = set_heads(kind.from_config(unet.config))
+    structure = unet.hf_quantizer.quantization_config.structure
+    again = build(again, structure)
+    expected = {name: (value.shape, value.dtype) for name, value in again.state_dict().items()}
+    found = {name: (value.shape, value.dtype) for name, value in unet.state_dict().items()}
+    for name in sorted(expected.keys() | found.keys()):
+        mine, theirs = found.get(name), expected.get(name)
+        integers = mine and theirs and not theirs[1].is_floating_point
+        if mine is None or theirs is None or mine[0] != theirs[0] or (integers and mine[1] != theirs[1]):
+            raise ValueError(
+                f"the network was changed after quantize: {name!r} is {mine}, and its files would give "
+                f"{theirs}. Take off what was added (adapters, hooks that wrap layers), or quantize again"
+            )
+    if structure_of(unet) != structure:
+        raise ValueError(
+            "the network was changed after quantize: it has layers of other bits; quantize again"
+        )

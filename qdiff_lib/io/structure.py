@@ -1,0 +1,99 @@
+"""What is quantized where in a network: enough to build it again before its integers are read.
+
+A structure is a small JSON form, which ``unet/config.json`` carries. Grids (scales and zero points) are
+tensors, and not part of it:
+
+    {"layers": [{"weight_bits": 4, "activation_bits": 8, "sizes": [64, 32], "names": [...]}, ...],
+     "attention": [{"activation_bits": 8, "softmax_bits": 8, "names": [...]}]}
+
+``sizes``: input channels of each part of a split layer, [] where there is one part.
+"""
+
+from torch import nn
+
+from ..modules.attention import QuantAttention
+from ..modules.integers import HoldsIntegers
+from ..modules.quant_layer import QUANTIZABLE, QuantLayer
+from ..quantizers.grid import Grid
+from ..utils.constants import FLOAT_BITS
+
+
+def structure_of(unet: nn.Module) -> dict:
+    """The structure of a quantized network."""
+    layers, attention = {}, {}
+    for name, module in unet.named_modules():
+        if isinstance(module, QuantLayer):
+            weights = module.weight_grid.bits if module.weight_grid else FLOAT_BITS
+            activations = module.inputs[0].grid.bits if len(module.inputs) else FLOAT_BITS
+            sizes = module.sizes if len(module.sizes) > 1 else ()
+            layers.setdefault((weights, activations, sizes), []).append(name)
+        elif isinstance(module, QuantAttention):
+            bits = module.quantize_q.grid.bits, module.quantize_softmax.grid.bits
+            attention.setdefault(bits, []).append(name)
+    return {
+        "layers": [
+            {"weight_bits": w, "activation_bits": a, "sizes": list(sizes), "names": names}
+            for (w, a, sizes), names in layers.items()
+        ],
+        "attention": [
+            {"activation_bits": a, "softmax_bits": s, "names": names} for (a, s), names in attention.items()
+        ],
+    }
+
+
+def build(unet: nn.Module, structure: dict) -> nn.Module:
+    """Put quantized layers and attentions into ``unet``, in place, with room for their integers.
+
+    Raises ValueError for an entry that the network has no place for.
+    """
+    for group in entries(structure, "layers"):
+        bits, sizes = group["weight_bits"], tuple(group["sizes"])
+        grid = None if group["activation_bits"] == FLOAT_BITS else Grid(group["activation_bits"])
+        for name in group["names"]:
+            layer = submodule(unet, name, QUANTIZABLE)
+            parts = sizes or (layer.weight.shape[1],)
+            unet.set_submodule(name, QuantLayer(layer, bits, grid, parts))
+    for group in entries(structure, "attention"):
+        grid, softmax = Grid(group["activation_bits"]), Grid(group["softmax_bits"])
+        for name in group["names"]:
+            attention = submodule(unet, name, QuantAttention.__bases__)
+            unet.set_submodule(name, QuantAttention.of(attention, grid, softmax))
+    for module in unet.modules():
+        if isinstance(module, HoldsIntegers):
+            module.hold_integers(unet.device)
+    return unet
+
+
+FIELDS = {
+    "layers": {"weight_bits": int, "activation_bits": int, "sizes": list, "names": list},
+    "attention": {"activation_bits": int, "softmax_bits": int, "names": list},
+}
+
+
+def entries(structure: dict, kind: str) -> list[dict]:
+    """The groups of that kind, checked. Raises ValueError for one of another form."""
+    groups = structure.get(kind) if isinstance(structure, dict) else None
+    if not isinstance(groups, list):
+        raise ValueError(
+            f"the structure of quantization_config has {kind}={groups!r:.60}, not a list: save again"
+        )
+    for group in groups:
+        whole = isinstance(group, dict) and group.keys() == FIELDS[kind].keys()
+        whole = whole and all(type(group[name]) is form for name, form in FIELDS[kind].items())
+        if not whole or any(type(size) is not int for size in group.get("sizes", [])):
+            raise ValueError(
+                f"quantization_config has an entry {group!r:.80} under {kind}, which needs "
+                f"{', '.join(FIELDS[kind])}: save the model again"
+            )
+    return groups
+
+
+def submodule(unet: nn.Module, name: str, kinds: tuple[type, ...]) -> nn.Module:
+    """The submodule of that name. Raises ValueError where it is missing or of another kind."""
+    module = dict(unet.named_modules()).get(name) if isinstance(name, str) else None
+    if not isinstance(module, kinds):
+        raise ValueError(
+            f"quantization_config names {name!r:.80}, and the network has no such "
+            f"{' or '.join(kind.__name__ for kind in kinds)}: its config.json is of another network"
+        )
+    return module

@@ -1,0 +1,1 @@
+"""Layers and attention that hold integers (Q-Diffusion, section 3.3.2)."""

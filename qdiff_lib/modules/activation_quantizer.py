@@ -1,0 +1,63 @@
+"""Quantizing an activation, with one scale for the whole tensor."""
+
+import torch
+from torch import Tensor, nn
+
+from ..quantizers.grid import Grid, code_type, fake_quantize
+from ..quantizers.observer import Reservoir
+from ..quantizers.range_finders import find_activation_range
+from .integers import HoldsIntegers
+
+
+class ActivationQuantizer(HoldsIntegers):
+    """Quantizes an activation with one scale for the whole tensor.
+
+    Until a range is set it passes its input through, and while ``reservoir`` is set it also samples it.
+    scale: float32, zero_point: an integer; both 0-dimensional, None until a range is set.
+    """
+
+    def __init__(self, grid: Grid):
+        super().__init__()
+        self.grid = grid
+        self.reservoir: Reservoir | None = None
+        self.log_scale: nn.Parameter | None = None  # set only while the step size is learned
+        self.register_buffer("scale", None)
+        self.register_buffer("zero_point", None)
+
+    def hold_integers(self, device: torch.device | str = "cpu") -> None:
+        """Make room for a range that is loaded."""
+        if self.scale is None:
+            self.set_range(torch.ones((), device=device), torch.zeros((), device=device))
+
+    def set_range(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Fix the grid: ``scale`` and ``zero_point`` are 0-dimensional."""
+        self.scale, self.zero_point = scale.float(), zero_point.to(code_type(self.grid.bits))
+
+    def range_from_reservoir(self, range_name: str) -> None:
+        """Set the range from what was sampled, and stop sampling."""
+        self.set_range(*find_activation_range(self.reservoir.values(), self.grid, range_name))
+        self.reservoir = None
+
+    def start_learning(self) -> nn.Parameter:
+        """Make log(scale) a parameter: the step size stays positive whatever the optimizer does."""
+        self.log_scale = nn.Parameter(self.scale.log())
+        return self.log_scale
+
+    def finish_learning(self) -> None:
+        """Keep the learned step size as the scale."""
+        self.scale, self.log_scale = self.log_scale.detach().exp(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reservoir is not None:
+            self.reservoir.add(x)
+            return x
+        if self.scale is None:
+            return x
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        wide = x.to(torch.promote_types(x.dtype, scale.dtype))  # float16 cannot count 2^16 codes
+        return fake_quantize(wide, scale, self.zero_point, self.grid.bits).to(x.dtype)
+
+
+def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:
+    """Every activation quantizer below ``module``, in the order of its submodules."""
+    return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]

@@ -1,0 +1,214 @@
+"""Quantized layers, which hold integers: convolutions and linear maps, and the shortcut split.
+
+A layer quantizes its input and its weight, then computes what it always did. What it *holds* of its weight is
+integer codes, packed, with a scale and a zero point for each output channel; the weight that it computes with
+is derived from them: ``w^ = s (q - z)``. Moved, cast, copied, saved or loaded, it has the same codes.
+
+A shortcut layer, which reads ``concat(deep X1, skip X2)``, has several *parts* along its input channels, each
+with grids of its own (Q-Diffusion, section 3.3.2, eq. 6-8):
+
+    Q(X) = Q1(X1) (+) Q2(X2),  Q(W) = Q1(W1) (+) Q2(W2),  Q(X) Q(W) = Q1(X1) Q1(W1) + Q2(X2) Q2(W2)
+
+An ordinary layer is the case of one part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..quantizers.adaround import AdaRound
+from ..quantizers.grid import Grid, PerAxis, ScaleZero, code_type, dequantize
+from ..quantizers.packing import pack, packed_bytes, unpack
+from ..quantizers.range_finders import RANGES
+from ..quantizers.rounding import ROUNDINGS
+from ..quantizers.straight_through import StraightThrough
+from ..utils.constants import FLOAT_BITS
+from .activation_quantizer import ActivationQuantizer
+from .integers import HoldsIntegers
+
+QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without its weight: the settings of an ``nn.Conv1d`` or ``nn.Conv2d``."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> "Convolution":
+        """The settings of that layer."""
+        return cls(**{name: getattr(layer, name) for name in cls.__dataclass_fields__})
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        function = {3: F.conv1d, 4: F.conv2d}[weight.ndim]
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, [size for size in reversed(padding) for _ in range(2)], mode=self.padding_mode)
+            padding = 0
+        return function(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+class QuantLayer(HoldsIntegers):
+    """A convolution or linear layer with a quantized weight and a quantized input.
+
+    layer: the layer that it replaces; its weight is (C_out, C_in, ...). weight_bits: 32 keeps the weight in
+    floating point. input_grid: None keeps the input so. sizes: input channels of each part; they sum to C_in,
+    and more than one means a shortcut split.
+
+    weight: what it computes with. A parameter in floating point until ``set_levels``; from then on derived
+    from ``codes``, and no part of the state. codes: uint8, packed (see ``packing``). weight_scale (float32),
+    weight_zero_point (integer): (C_out, parts), from ``find_weight_range`` on. All three None before.
+    """
+
+    def __init__(self, layer: nn.Module, weight_bits: int, input_grid: Grid | None, sizes: tuple[int, ...]):
+        super().__init__()
+        if sum(sizes) != layer.weight.shape[1]:
+            raise ValueError(f"sizes={sizes} must sum to the layer's {layer.weight.shape[1]} input channels")
+        linear = isinstance(layer, nn.Linear)
+        self.operation = F.linear if linear else Convolution.of(layer)
+        self.channel_axis = -1 if linear else 1
+        self.sizes, self.shape = tuple(sizes), tuple(layer.weight.shape)
+        self.weight = layer.weight.requires_grad_(False)
+        self.bias = None if layer.bias is None else layer.bias.requires_grad_(False)
+        self.weight_grid = None if weight_bits == FLOAT_BITS else Grid(weight_bits, granularity=PerAxis(0))
+        self.inputs = nn.ModuleList(ActivationQuantizer(input_grid) for _ in sizes if input_grid)
+        self.rounding: nn.ModuleList | None = None  # set only while rounding or scales are learned
+        for name in ("codes", "weight_scale", "weight_zero_point"):
+            self.register_buffer(name, None)
+
+    def hold_integers(self, device: torch.device | str | None = None) -> None:
+        """Make room for codes that are loaded, in place of a weight in floating point."""
+        if self.codes is None and self.weight_grid:
+            channels, device = (self.shape[0], len(self.sizes)), device or self.weight.device
+            self.weight_scale = torch.ones(channels, device=device)
+            self.weight_zero_point = torch.zeros(
+                channels, device=device, dtype=code_type(self.weight_grid.bits)
+            )
+            count = packed_bytes(prod(self.shape), self.weight_grid.bits)
+            self._keep(torch.zeros(count, dtype=torch.uint8, device=device), self.weight.dtype)
+
+    def _keep(self, codes: Tensor, dtype: torch.dtype) -> None:
+        """Hold these packed codes, and the weight that is derived from them, in the type ``dtype``."""
+        self.codes = codes
+        if "weight" in self._parameters:
+            del self.weight
+            self.register_buffer("weight", None, persistent=False)
+        self.derive_weight(dtype)
+
+    def derive_weight(self, dtype: torch.dtype) -> None:
+        """``w^ = s (q - z)`` from the codes, rounded once to ``dtype``."""
+        if self.codes.is_meta:
+            self.weight = torch.empty(self.shape, dtype=dtype, device="meta")
+            return
+        pieces = self.integer_codes().split(self.sizes, dim=1)
+        parts = [dequantize(piece, *self.part_grid(i)) for i, piece in enumerate(pieces)]
+        self.weight = torch.cat(parts, dim=1).to(dtype)
+
+    def integer_codes(self) -> Tensor:
+        """The codes q of the weight, unpacked, of its shape: uint8 up to 8 bits, else int32."""
+        return unpack(self.codes, self.weight_grid.bits, self.shape)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        before = self.weight.dtype
+        super()._apply(fn, recurse)
+        if self.codes is not None and self.weight.dtype != before:
+            self.derive_weight(self.weight.dtype)
+        return self
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        if self.codes is not None:
+            self.derive_weight(self.weight.dtype)
+
+    def weight_parts(self) -> tuple[Tensor, ...]:
+        """The weight cut along its input channels, one piece for each part."""
+        return self.weight.split(self.sizes, dim=1)
+
+    def part_grid(self, part: int) -> ScaleZero:
+        """Scale and zero point of one part, both float32, shaped to broadcast against its weight."""
+        shape = (-1,) + (1,) * (len(self.shape) - 1)
+        zero_point = self.weight_zero_point[:, part].to(self.weight_scale.dtype)
+        return ScaleZero(self.weight_scale[:, part].view(shape), zero_point.view(shape))
+
+    def column_grids(self) -> ScaleZero:
+        """Scales and zero points of all parts, each a list of tensors of the parts' shapes."""
+        pairs = [(self.part_grid(i), w) for i, w in enumerate(self.weight_parts())]
+        return ScaleZero(*([grid[field].expand_as(w) for grid, w in pairs] for field in (0, 1)))
+
+    def find_weight_range(self, range_name: str) -> None:
+        """Choose a scale and zero point for each output channel and part."""
+        found = [RANGES[range_name](part, self.weight_grid) for part in self.weight_parts()]
+        self.weight_scale = torch.cat([f.scale.flatten(1) for f in found], dim=1).float()
+        zero_points = torch.cat([f.zero_point.flatten(1) for f in found], dim=1)
+        self.weight_zero_point = zero_points.to(code_type(self.weight_grid.bits))
+
+    def round_weight(self, rounding: str = "nearest") -> None:
+        """Round without data; ``rounding`` is a key of ``rounding.ROUNDINGS``."""
+        parts, rounded = enumerate(self.weight_parts()), ROUNDINGS[rounding]
+        self.set_levels([rounded(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts])
+
+    def set_levels(self, parts: list[Tensor]) -> None:
+        """Hold the codes q of these levels, q - z, one tensor for each part: the weight is now quantized."""
+        codes = torch.cat([part + self.part_grid(i).zero_point for i, part in enumerate(parts)], dim=1)
+        bits = self.weight_grid.bits
+        self._keep(pack(codes.to(code_type(bits)), bits), self.weight.dtype)
+
+    def start_rounding(self, levels: Tensor | None = None) -> nn.ModuleList:
+        """Replace the weight by soft ones whose rounding can be learned: one AdaRound for each part.
+
+        levels: integers q - z to start near, of the weight's shape; None starts at the full-precision weight.
+        """
+        parts = enumerate(self.weight_parts())
+        self.rounding = nn.ModuleList(
+            AdaRound(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts
+        )
+        if levels is not None:
+            for part, near in zip(self.rounding, levels.split(self.sizes, dim=1), strict=True):
+                part.start_near(near)
+        return self.rounding
+
+    def start_tuning(self, full: Tensor) -> nn.ModuleList:
+        """Make codes and scales of a rounded weight parameters: one ``StraightThrough`` for each part.
+
+        full: the full-precision weight, of the weight's shape.
+        """
+        pairs = enumerate(zip(self.weight_parts(), full.split(self.sizes, dim=1), strict=True))
+        bits = self.weight_grid.bits
+        self.rounding = nn.ModuleList(StraightThrough(w, f, *self.part_grid(i), bits) for i, (w, f) in pairs)
+        return self.rounding
+
+    def finish_rounding(self) -> None:
+        """Keep the decided codes, and the scales that were learned with them."""
+        self.weight_scale = torch.cat([part.step().detach().flatten(1) for part in self.rounding], dim=1)
+        self.set_levels([part.levels() for part in self.rounding])
+        self.rounding = None
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """Quantize each part of the input with its own grid."""
+        if not self.inputs:
+            return x
+        if len(self.inputs) == 1:
+            return self.inputs[0](x)
+        pieces = zip(self.inputs, x.split(self.sizes, self.channel_axis), strict=True)
+        return torch.cat([quantizer(piece) for quantizer, piece in pieces], self.channel_axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.quantize_input(x), self.weight
+        if self.rounding is not None:
+            weight = torch.cat([part() for part in self.rounding], dim=1)
+        return self.operation(x, weight, self.bias)
+
+
+def quant_layers(module: nn.Module) -> list[QuantLayer]:
+    """Every quantized layer at or below ``module``."""
+    return [m for m in module.modules() if isinstance(m, QuantLayer)]

@@ -1,0 +1,1 @@
+"""Post-training quantization, in the order of the paper's algorithm: begin with ``quantize``."""

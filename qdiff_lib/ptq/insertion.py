@@ -1,0 +1,69 @@
+"""From an unmodified diffusers UNet to one with quantized layers and attention products in place."""
+
+import copy
+from fnmatch import fnmatch
+
+from diffusers.models.attention_processor import Attention
+from torch import nn
+
+from ..graph.model_inputs import reads_text
+from ..graph.tracing import Trace
+from ..modules.attention import QuantAttention
+from ..modules.quant_layer import QuantLayer
+from ..quantizers.grid import Grid
+from ..recipes.parts import Grids
+from ..utils.constants import FLOAT_BITS
+
+EDGES = ("conv_in", "conv_out")
+SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # where the grids leave them open: the paper's choice
+
+
+def is_quantized(name: str, grids: Grids) -> bool:
+    """Whether the name patterns choose this module: included, and not excluded."""
+    included = any(fnmatch(name, pattern) for pattern in grids.include)
+    return included and not any(fnmatch(name, pattern) for pattern in grids.exclude)
+
+
+def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
+    """A copy of ``unet`` in which every chosen layer that runs is a QuantLayer; ranges are still unset.
+
+    The copy computes what the original computes until ranges are set. It is in eval mode (dropout off) and
+    its parameters are frozen. Raises ValueError when the patterns choose no layer or an attention is of a
+    kind whose products cannot be reached through diffusers' processor interface.
+    """
+    quantized = copy.deepcopy(unet).requires_grad_(False)
+    names = [name for unit in trace.units for name in unit.layers if is_quantized(name, grids)]
+    if not names:
+        raise ValueError(f"include={grids.include} and exclude={grids.exclude} choose no layer of this model")
+    for name in names:
+        layer = quantized.get_submodule(name)
+        weights, activations = layer_bits(name, grids)
+        grid = activation_grid(activations, grids)
+        sizes = trace.seams.get(name) if grids.split else None
+        quantized.set_submodule(name, QuantLayer(layer, weights, grid, sizes or (layer.weight.shape[1],)))
+    if grids.quantize_attention and grids.activations != FLOAT_BITS:
+        _insert_attention_quantizers(quantized, grids)
+    return quantized.eval()
+
+
+def layer_bits(name: str, grids: Grids) -> tuple[int, int]:
+    """Weight and activation bits of one layer, the edges' own where they are set."""
+    if name in EDGES and grids.edge_bits is not None:
+        return max(grids.edge_bits, grids.weights), max(grids.edge_bits, grids.activations)
+    return grids.weights, grids.activations
+
+
+def activation_grid(bits: int, grids: Grids) -> Grid | None:
+    """The grid of an activation; None for floating point."""
+    return None if bits == FLOAT_BITS else Grid(bits, symmetric=grids.symmetric_activations)
+
+
+def _insert_attention_quantizers(unet: nn.Module, grids: Grids) -> None:
+    grid = activation_grid(grids.activations, grids)
+    softmax = Grid(grids.softmax_bits or (TEXT_SOFTMAX_BITS if reads_text(unet) else SOFTMAX_BITS))
+    for name, module in list(unet.named_modules()):
+        if isinstance(module, Attention) and is_quantized(name, grids):
+            try:
+                unet.set_submodule(name, QuantAttention.of(module, grid, softmax))
+            except ValueError as error:
+                raise ValueError(f"attention {name!r}: {error}") from error

@@ -1,0 +1,164 @@
+"""``quantize(pipe, recipe)``: from a diffusers pipeline to the same pipeline with a quantized UNet."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from ..calibration.calibration_set import CalibrationSet
+from ..calibration.record import record
+from ..diffusion.capabilities import check_pipeline
+from ..diffusion.pipelines import with_components, with_sampler
+from ..graph.model_inputs import example_inputs
+from ..graph.networks import evaluating
+from ..graph.tracing import trace
+from ..io.native import make_native
+from ..io.quantization import Quantization, UnitReport
+from ..recipes.parts import Calibration
+from ..recipes.recipe import Recipe
+from .bias_correction import BiasCorrection
+from .insertion import insert_quantizers
+from .memory_budget import check_disk
+from .reconstruction import reconstruct
+from .whole_network import fit_network
+from .without_learning import round_all
+from .work_folder import WorkFolder, opened, settings_of_run
+
+
+def quantize(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    calibration: CalibrationSet | None = None,
+    work: Path | None = None,
+    resume: bool = False,
+    memory_gb: float = 4.0,
+    progress: bool = True,
+    callback: Callable[[UnitReport], None] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> DiffusionPipeline:
+    """A pipeline of the same class whose UNet is quantized; ``pipe`` is left as it was.
+
+    calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says, for
+    pipelines that draw from a text with ``prompts``.
+    work: folder in which recorded inputs and finished units are kept, so that ``resume=True`` goes on after a
+    kill and ends with the same bits; where nothing is there yet, it starts. memory_gb: most RAM for cached
+    activations (2^30 bytes). callback: called after each unit, and after each stage that follows them.
+
+    Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
+    in float32, a recipe that fits no layer of it, prompts beside a calibration set, images of the recipe that
+    cannot be drawn, or a disk with too little room for what is cached (see ``budget``). Likewise for
+    ``resume`` without ``work``, and a ``work`` folder that holds the files of another run, damaged ones or
+    those of somebody else, that another process writes to, or from which only ``resume`` may go on.
+    """
+    check_quantizable(pipe, calibration, prompts)
+    if resume and work is None:
+        raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
+    start, seed, learned = time.monotonic(), recipe.seed, recipe.rounding.learned
+    with evaluating(pipe.unet) as full:
+        found = trace(full, example_inputs(full, device=full.device))
+        if learned:
+            samples = recipe.calibration.samples if calibration is None else len(calibration)
+            check_disk(found, samples, memory_gb, work)
+        with kept_files(pipe, recipe, prompts, calibration, work, resume) as files:
+            if calibration is None:
+                calibration = recorded_set(pipe, recipe.calibration, seed, progress, prompts, files)
+            unet = insert_quantizers(full, recipe.grids, found)
+            unet.quantization = done = Quantization(recipe, calibration.made_by, found)
+            parts = (recipe.rounding, recipe.step_sizes, seed)
+            if learned:
+                stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
+                options = (work, files, memory_gb, progress, callback)
+                done.units = reconstruct(full, unet, found, calibration, *parts, *options)
+                run_stages(stages, done.units, callback)
+            else:
+                round_all(unet, found, calibration, *parts)
+    done.seconds = time.monotonic() - start
+    return with_components(pipe, unet=make_native(unet, done))
+
+
+def kept_files(
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    prompts: Sequence[str] | None,
+    calibration: CalibrationSet | None,
+    work: Path | None,
+    resume: bool,
+) -> AbstractContextManager[WorkFolder | None]:
+    """The work folder of this run, held against other processes; None where nothing is to be kept."""
+    if work is None:
+        return nullcontext()
+    return opened(work, settings_of_run(pipe, recipe, prompts, calibration), resume)
+
+
+def check_quantizable(
+    pipe: DiffusionPipeline, calibration: CalibrationSet | None, prompts: Sequence[str] | None
+) -> None:
+    """Raise ValueError for what ``quantize`` refuses at once, whatever the recipe."""
+    check_pipeline(pipe)
+    if hasattr(pipe.unet, "quantization"):
+        raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
+    if pipe.unet.dtype != torch.float32:
+        raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
+    if calibration is not None and prompts is not None:
+        raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
+
+
+Stage = Callable[[], UnitReport]
+
+
+def stages_after(
+    pipe: DiffusionPipeline,
+    unet: nn.Module,
+    inputs: CalibrationSet,
+    recipe: Recipe,
+    work: Path | None,
+    memory_gb: float,
+    progress: bool,
+) -> list[Stage]:
+    """The recipe's stages after the last unit, to be run on ``unet``, the quantized network of ``pipe``.
+
+    Raises ValueError for images that ``BiasCorrection`` cannot draw.
+    """
+    stages: list[Stage] = []
+    if recipe.whole_network.network_iterations:
+        networks = (pipe.unet, unet, unet.quantization.trace, inputs)
+        how = (recipe.whole_network, recipe.rounding.batch_size, recipe.seed)
+        stages.append(partial(fit_network, *networks, *how, work, memory_gb, progress))
+    images = recipe.bias_correction.bias_correction_images
+    if images:
+        pipes = (pipe, with_components(pipe, unet=unet))
+        stages.append(BiasCorrection(*pipes, inputs, images, recipe.calibration, recipe.seed, progress).run)
+    return stages
+
+
+def run_stages(
+    stages: list[Stage], reports: list[UnitReport], callback: Callable[[UnitReport], None] | None
+) -> None:
+    """Run the stages one after the other; each adds its report."""
+    for stage in stages:
+        reports.append(stage())
+        if callback:
+            callback(reports[-1])
+
+
+def recorded_set(
+    pipe: DiffusionPipeline,
+    how: Calibration,
+    seed: int,
+    progress: bool,
+    prompts: Sequence[str] | None = None,
+    files: WorkFolder | None = None,
+) -> CalibrationSet:
+    """The calibration set that is drawn like that; ``files``: where it is kept, and taken from."""
+    sampler = with_sampler(pipe, how.sampler)
+    asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=progress)
+
+    def recorded() -> CalibrationSet:
+        return record(sampler, how.rule, how.samples, how.steps, seed, **asked)
+
+    return files.calibration(recorded) if files else recorded()

@@ -1,0 +1,111 @@
+"""Block reconstruction: fit each unit's rounding and step sizes to its full-precision output.
+
+Units are taken in execution order. Each learns on the inputs that the already quantized prefix gives it,
+against the output of the full-precision unit on full-precision inputs (Q-Diffusion, section 3.3.1; after
+BRECQ).
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from ..calibration.calibration_set import CalibrationSet
+from ..graph.cost import layer_costs
+from ..graph.tracing import Trace
+from ..io.quantization import UnitReport
+from ..modules.activation_quantizer import activation_quantizers
+from ..recipes.parts import Rounding, StepSizes
+from ..utils.progress import UnitsBar
+from .activation_store import Rows, RowStore
+from .fitting import UnitFitter, reconstruction_loss, unit_seed
+from .replay import Replay, UnitInputs
+from .work_folder import WorkFolder
+
+
+def reconstruct(
+    full: nn.Module,
+    quantized: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int = 0,
+    work: Path | None = None,
+    files: WorkFolder | None = None,
+    memory_gb: float = 4.0,
+    progress: bool = True,
+    callback: Callable[[UnitReport], None] | None = None,
+) -> list[UnitReport]:
+    """Fit every unit of ``quantized`` in turn; it is changed in place.
+
+    work: folder for spilled activations. files: where finished units are kept, and taken from (none: nothing
+    is saved). memory_gb: most RAM, in 2^30 bytes, for cached activations; the rest goes to files. callback:
+    called with the report of each unit. Raises ValueError for a damaged file of a unit.
+    """
+    settings = (rounding, step_sizes, seed)
+    store = RowStore(int(memory_gb * 2**30), work)
+    original = Replay(full, trace, inputs, store)
+    replaced = Replay(quantized, trace, inputs, store)
+    iterations = rounding.iterations + step_sizes.step_size_iterations
+    bar = UnitsBar(unit_macs(full, trace), iterations, progress)
+    reports = []
+    try:
+        for k, unit in enumerate(trace.units):
+            bar.begin(unit.name)
+            start = time.monotonic()
+            target, given = original.advance(k), replaced.collect(k)
+            report = files.load_unit(k, replaced.modules[k]) if files else None
+            if report is None:
+                fit_unit(k, replaced, given, target, *settings, bar.tick)
+            output = replaced.advance(k, given)
+            if report is None:
+                error = mean_loss(output, target, replaced.batches())
+                report = UnitReport(unit.name, k, error, time.monotonic() - start)
+                if files:
+                    files.save_unit(report, replaced.modules[k])
+            given.free(store)
+            original.finish(k)
+            replaced.finish(k)
+            bar.end(k)
+            reports.append(report)
+            if callback:
+                callback(report)
+    finally:
+        bar.close()
+        store.close()
+    return reports
+
+
+def unit_macs(unet: nn.Module, trace: Trace) -> list[int]:
+    """Multiply-accumulates of each unit for one input, at least 1."""
+    macs = {cost.name: cost.macs for cost in layer_costs(unet)}
+    return [1 + sum(macs.get(name, 0) for name in unit.layers) for unit in trace.units]
+
+
+def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:
+    """The reconstruction loss over all rows."""
+    losses = [reconstruction_loss(output[rows], target[rows]) * (rows.stop - rows.start) for rows in batches]
+    return float(sum(losses)) / target.shape[0]
+
+
+def fit_unit(
+    k: int,
+    replay: Replay,
+    inputs: UnitInputs,
+    target: Rows,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int,
+    tick: Callable,
+) -> None:
+    """Quantize unit ``k``: its weights' ranges and rounding, then its activations' ranges and step sizes."""
+    given = (replay.modules[k], inputs, target, replay.batches())
+    fitter = UnitFitter(*given, rounding, step_sizes, unit_seed(seed, k), tick)
+    fitter.find_weight_ranges()
+    fitter.fit_weights()
+    if activation_quantizers(fitter.unit):
+        fitter.observe()
+        if step_sizes.step_size_iterations:
+            fitter.fit_step_sizes()

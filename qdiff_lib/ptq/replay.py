@@ -1,0 +1,186 @@
+"""Advancing cached inputs from unit to unit, without ever running the network's prefix again.
+
+To reach unit k the UNet's own forward runs with every earlier unit replaced by a stub that returns its cached
+output; the concatenations, skips and norms between units run for real, and cost next to nothing. Unit k's
+arguments are captured and the pass is broken off. Outputs that no later unit needs are freed, arguments that
+are the network's own inputs (such as the text) stay where they are, and attention matrices live inside units,
+so none is ever cached.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ..calibration.calibration_set import CalibrationSet
+from ..graph.tracing import Trace
+from .activation_store import Rows, RowStore
+
+
+def row_batches(n: int, size: int) -> list[slice]:
+    """Consecutive slices of at most ``size`` rows that cover ``n`` of them."""
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+class _Reached(Exception):
+    """What was looked for in a pass has been found: the arguments of a unit, or the output of an outlet."""
+
+    def __init__(self, found):
+        self.found = found
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """An argument that is one of the network's own inputs: the calibration set has its rows already."""
+
+    inputs: CalibrationSet
+    name: str
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.inputs.inputs[self.name][index]
+
+
+@dataclass
+class UnitInputs:
+    """The arguments of one unit for all N calibration inputs.
+
+    leaves: per leaf of (args, kwargs) its rows, or the constant itself. Repeated tensors share their rows.
+    """
+
+    leaves: list
+    spec: TreeSpec
+
+    def batch(self, index: slice | Tensor, device: torch.device) -> tuple[tuple, dict]:
+        """(args, kwargs) of the rows that ``index`` selects."""
+        leaves = [v[index].to(device) if isinstance(v, Rows | InputRows) else v for v in self.leaves]
+        return tree_unflatten(leaves, self.spec)
+
+    def free(self, store: RowStore) -> None:
+        """Give the rows back."""
+        for rows in {id(v): v for v in self.leaves if isinstance(v, Rows)}.values():
+            store.free(rows)
+
+
+class Replay:
+    """One UNet (full-precision or quantized) on its way through the units.
+
+    outputs: cached output rows of each finished unit that is still needed. All loops run in batches of
+    ``batch_size`` rows, in order; by default as many as the trace allows.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        trace: Trace,
+        inputs: CalibrationSet,
+        store: RowStore,
+        batch_size: int | None = None,
+    ):
+        self.unet, self.trace, self.inputs, self.store = unet, trace, inputs, store
+        self.batch_size = batch_size or trace.batch_size
+        self.device = next(unet.parameters()).device
+        self.modules = [unet.get_submodule(unit.name) for unit in trace.units]
+        self.outputs: dict[int, Rows] = {}
+
+    def batches(self) -> list[slice]:
+        """Consecutive slices that cover all rows."""
+        return row_batches(len(self.inputs), self.batch_size)
+
+    def arguments(self, k: int, rows: slice) -> tuple[tuple, dict]:
+        """(args, kwargs) that unit ``k`` gets for these rows of the calibration set."""
+        return self._arguments(k, rows, self.inputs.rows(rows, self.device))
+
+    def _arguments(self, k: int, rows: slice, batch: dict[str, Tensor]) -> tuple[tuple, dict]:
+        def reach(*args, **kwargs):
+            raise _Reached((args, kwargs))
+
+        return self._until_reached({**self._stubs(k, rows), self.modules[k]: reach}, batch)
+
+    @torch.no_grad()
+    def _until_reached(self, forwards: dict[nn.Module, Callable], batch: dict[str, Tensor]):
+        """Run the network on a batch with these modules' forwards replaced, until one raises ``_Reached``."""
+        for module, forward in forwards.items():
+            module.forward = forward
+        try:
+            self.unet(**batch)
+        except _Reached as reached:
+            return reached.found
+        finally:
+            for module in forwards:
+                del module.forward
+        raise RuntimeError("the pass ended without reaching what it looked for")
+
+    def _stubs(self, k: int, rows: slice) -> dict[nn.Module, Callable]:
+        """Forwards that return the cached outputs of the first ``k`` units, which are finished."""
+        stubs = {}
+        for i, unit in enumerate(self.trace.units[:k]):
+            if unit.outlet:
+                outlet = self.unet.get_submodule(unit.outlet)
+                stubs[outlet] = self._stub(i, rows, unit.outlet_shape, lambda value: (value,))
+            else:
+                stubs[self.modules[i]] = self._stub(i, rows, unit.shape)
+        return stubs
+
+    def _stub(self, i: int, rows: slice, shape: tuple[int, ...], wrap: Callable = lambda value: value):
+        def stub(*args, **kwargs):
+            if i in self.outputs:
+                return wrap(self.outputs[i][rows].to(self.device))
+            return wrap(torch.zeros(1, device=self.device).expand(rows.stop - rows.start, *shape))
+
+        return stub
+
+    def collect(self, k: int) -> UnitInputs:
+        """Unit ``k``'s arguments for all rows, in the store."""
+        collected = None
+        for rows in self.batches():
+            batch = self.inputs.rows(rows, self.device)
+            leaves, spec = tree_flatten(self._arguments(k, rows, batch))
+            if collected is None:
+                collected = UnitInputs(self._allocate(leaves, batch), spec)
+            for kept, leaf in zip(collected.leaves, leaves, strict=True):
+                if isinstance(kept, Rows):
+                    kept[rows] = leaf
+        return collected
+
+    def _allocate(self, leaves: list, batch: dict[str, Tensor]) -> list:
+        """Rows for each leaf that has a row for each input; the network's own inputs are there already."""
+        made: dict[int, Rows | InputRows] = {id(v): InputRows(self.inputs, k) for k, v in batch.items()}
+        count = len(next(iter(batch.values())))
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count and id(leaf) not in made:
+                made[id(leaf)] = self.store.allocate((len(self.inputs), *leaf.shape[1:]))
+        return [made.get(id(leaf), leaf) for leaf in leaves]
+
+    @torch.no_grad()
+    def advance(self, k: int, inputs: UnitInputs | None = None) -> Rows:
+        """Run unit ``k`` on all rows and cache its output."""
+        outputs = self.store.allocate((len(self.inputs), *self.trace.units[k].shape))
+        for rows in self.batches():
+            args, kwargs = inputs.batch(rows, self.device) if inputs else self.arguments(k, rows)
+            outputs[rows] = self.modules[k](*args, **kwargs)
+        self.outputs[k] = outputs
+        return outputs
+
+    def finish(self, k: int) -> None:
+        """Free what no unit after ``k`` needs, and keep an outlet's output in place of the unit's."""
+        unit = self.trace.units[k]
+        if unit.outlet:
+            own, kept = self.outputs[k], self.store.allocate((len(self.inputs), *unit.outlet_shape))
+            for rows in self.batches():
+                kept[rows] = self._outlet_output(k, rows)
+            self.outputs[k] = kept
+            self.store.free(own)
+        for i in [i for i in self.outputs if self.trace.last_use(i) <= k]:
+            self.store.free(self.outputs.pop(i))
+
+    def _outlet_output(self, k: int, rows: slice) -> Tensor:
+        unit = self.trace.units[k]
+        outlet = self.unet.get_submodule(unit.outlet)
+
+        def reach(*args, **kwargs):
+            raise _Reached(type(outlet).forward(outlet, *args, **kwargs)[0])
+
+        forwards = {**self._stubs(k, rows), self.modules[k]: self._stub(k, rows, unit.shape), outlet: reach}
+        return self._until_reached(forwards, self.inputs.rows(rows, self.device))

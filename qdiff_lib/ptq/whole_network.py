@@ -1,0 +1,161 @@
+"""After the last unit: all quantized layers learn together (not in the paper).
+
+Block reconstruction fits each unit to its own output. What the units leave adds up along the network, and
+none of them is fitted to the sum. Here the codes and scales of weights, the scales of activations and the
+biases of layers whose weights are quantized are learned against the output of the full-precision network:
+what one unit left, others can make up for.
+
+The error grows by far towards the clean end, so that a plain mean would hear of little else. Each input's
+error is therefore divided by the mean error of its step before this stage: what counts is how much of it is
+left, at the noisy end as at the clean one.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from ..calibration.calibration_set import CalibrationSet
+from ..graph.tracing import Trace
+from ..io.quantization import UnitReport
+from ..modules.activation_quantizer import activation_quantizers
+from ..modules.quant_layer import QuantLayer
+from ..recipes.parts import WholeNetwork
+from ..utils.progress import progress_bar
+from .activation_store import Rows, RowStore
+from .fitting import Fitter, biases_of, decide, unit_seed
+from .reconstruction import mean_loss
+from .replay import InputRows, UnitInputs, row_batches
+
+NAME = "network"  # of the report of this stage
+SMALLEST_LOSS = 1e-12  # a step without any error keeps a finite weight
+
+
+class Whole(nn.Module):
+    """A noise network as if it were one unit: from keyword arguments to its output, a tensor."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.unet(**inputs).sample
+
+
+class NetworkFitter(Fitter):
+    """Fits codes, scales and biases of a ``Whole``.
+
+    full: the full-precision network. importance: what each row's loss counts, (N,).
+    """
+
+    def __init__(
+        self,
+        whole: Whole,
+        full: nn.Module,
+        inputs: UnitInputs,
+        target: Rows,
+        importance: Tensor,
+        settings: WholeNetwork,
+        batch_size: int,
+        seed: int,
+        tick: Callable,
+    ):
+        super().__init__(whole, inputs, target, batch_size, seed, tick)
+        self.full, self.importance, self.settings = full, importance, settings
+
+    def loss(self, index: Tensor) -> Tensor:
+        """The mean squared error of these rows, each times its importance."""
+        args, kwargs = self.inputs.batch(index, self.device)
+        errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square()
+        return (errors.flatten(1).mean(1) * self.importance[index].to(self.device)).mean()
+
+    def fit(self) -> None:
+        """Learn by Adam with cosine decay."""
+        modules = self.unit.unet.named_modules()
+        layers = {name: m for name, m in modules if isinstance(m, QuantLayer) and m.weight_grid}
+        quantizers = activation_quantizers(self.unit)
+        weights = [self.full.get_parameter(f"{name}.weight") for name in layers]
+        started = [layer.start_tuning(w) for layer, w in zip(layers.values(), weights, strict=True)]
+        parts = [part for layer in started for part in layer]
+        learned = [part.log_scale for part in parts]
+        learned += [bias.requires_grad_(True) for bias in biases_of(layers.values())]
+        learned += [quantizer.start_learning() for quantizer in quantizers]
+        if not learned:  # weights and activations in floating point
+            return
+        groups = [{"params": learned, "lr": self.settings.lr_network}]
+        groups.append({"params": [part.u for part in parts], "lr": self.settings.lr_codes})
+        optimizer, iterations = torch.optim.Adam(groups), self.settings.network_iterations
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+        self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
+        decide(layers.values())
+        for quantizer in quantizers:
+            quantizer.finish_learning()
+
+
+def fit_network(
+    full: nn.Module,
+    quantized: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    settings: WholeNetwork,
+    batch_size: int,
+    seed: int = 0,
+    work: Path | None = None,
+    memory_gb: float = 4.0,
+    progress: bool = True,
+) -> UnitReport:
+    """Fit ``quantized``, whose units are finished, as a whole; it is changed in place.
+
+    batch_size: inputs in each iteration. work: folder for outputs that do not fit into memory_gb, 2^30 bytes
+    of RAM each; nothing stays there: a killed stage is done again, from the units. The report's error is the
+    reconstruction loss of the network.
+    """
+    start, store, index = time.monotonic(), RowStore(int(memory_gb * 2**30), work), len(trace.units)
+    batches = row_batches(len(inputs), trace.batch_size)
+    bar = progress_bar(total=settings.network_iterations, desc="whole network", shown=progress)
+    try:
+        whole, given = Whole(quantized), all_inputs(inputs)
+        target, before = (outputs(unit, given, batches, store) for unit in (Whole(full), whole))
+        importance = importance_of(row_losses(before, target, batches), inputs.step)
+        store.free(before)
+        learning = (settings, batch_size, unit_seed(seed, index), bar.update)
+        NetworkFitter(whole, full, given, target, importance, *learning).fit()
+        error = mean_loss(outputs(whole, given, batches, store), target, batches)
+    finally:
+        bar.close()
+        store.close()
+    return UnitReport(NAME, index, error, time.monotonic() - start)
+
+
+def all_inputs(inputs: CalibrationSet) -> UnitInputs:
+    """The network's own inputs, as the arguments of a unit."""
+    leaves, spec = tree_flatten(((), {name: InputRows(inputs, name) for name in inputs.inputs}))
+    return UnitInputs(leaves, spec)
+
+
+@torch.no_grad()
+def outputs(unit: nn.Module, inputs: UnitInputs, batches: list[slice], store: RowStore) -> Rows:
+    """The unit's output for all rows."""
+    rows, device = None, next(unit.parameters()).device
+    for batch in batches:
+        args, kwargs = inputs.batch(batch, device)
+        output = unit(*args, **kwargs)
+        if rows is None:
+            rows = store.allocate((batches[-1].stop, *output.shape[1:]))
+        rows[batch] = output
+    return rows
+
+
+def row_losses(output: Rows, target: Rows, batches: list[slice]) -> Tensor:
+    """The mean squared error of each row, (N,)."""
+    return torch.cat([(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches])
+
+
+def importance_of(losses: Tensor, step: Tensor) -> Tensor:
+    """One over the mean of ``losses`` (N,) at each row's ``step`` (N,), (N,)."""
+    _, index = step.unique(return_inverse=True)
+    means = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, losses, "mean", include_self=False)
+    return 1 / means.clamp(min=SMALLEST_LOSS)[index]

@@ -1,0 +1,38 @@
+"""Quantizing without reconstruction, as the paper's baselines do: ranges are observed, weights rounded."""
+
+import torch
+from torch import nn
+
+from ..calibration.calibration_set import CalibrationSet
+from ..graph.tracing import Trace
+from ..modules.activation_quantizer import activation_quantizers
+from ..modules.quant_layer import quant_layers
+from ..quantizers.observer import OBSERVED, Reservoir
+from ..recipes.parts import Rounding, StepSizes
+from .replay import row_batches
+
+
+@torch.no_grad()
+def round_all(
+    unet: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    seed: int,
+) -> None:
+    """Without reconstruction: weights one by one, activation ranges from full-precision inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    quantizers = activation_quantizers(unet)
+    for quantizer in quantizers:
+        quantizer.reservoir = Reservoir(OBSERVED, generator)
+    device = next(unet.parameters()).device
+    if quantizers:
+        for rows in row_batches(len(inputs), trace.batch_size):
+            unet(**inputs.rows(rows, device))
+    for quantizer in quantizers:
+        quantizer.range_from_reservoir(step_sizes.activation_range)
+    for layer in quant_layers(unet):
+        if layer.weight_grid:
+            layer.find_weight_range(rounding.weight_range)
+            layer.round_weight(rounding.weight_rounding)

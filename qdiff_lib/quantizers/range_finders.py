@@ -1,0 +1,68 @@
+"""Range finders: from a tensor to the scale and zero point of its grid.
+
+Each is a function ``(x, grid) -> ScaleZero``; ``RANGES`` names them for recipes. The result broadcasts
+against ``x``: all axes are kept, those that share a scale have size 1.
+"""
+
+import torch
+from torch import Tensor
+
+from .grid import Grid, PerTensor, ScaleZero, fake_quantize, scale_for_range, shared_axes
+
+MSE_POWER = 2.4  # the exponent of the paper's code
+MSE_STEPS = 80  # candidate ranges: 100 %, 99 %, ... of the min-max range
+PERCENTILE = 99.9
+
+
+def min_max(x: Tensor, grid: Grid) -> ScaleZero:
+    """Cover every element: the range is [min(x, 0), max(x, 0)]."""
+    axes = shared_axes(x, grid.granularity)
+    return scale_for_range(x.amin(axes, keepdim=True), x.amax(axes, keepdim=True), grid)
+
+
+def mse_search(x: Tensor, grid: Grid) -> ScaleZero:
+    """Shrink the min-max range in 1 % steps and keep, for each scale, the one with the least |x - x^|^2.4.
+
+    Clipping a few outliers can buy a finer step for all others. All channels are searched at once.
+    """
+    axes = shared_axes(x, grid.granularity)
+    low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+    best = scale_for_range(low, high, grid)
+    least = _grid_error(x, best, grid, axes)
+    for step in range(1, MSE_STEPS):
+        shrink = 1 - 0.01 * step
+        candidate = scale_for_range(shrink * low, shrink * high, grid)
+        error = _grid_error(x, candidate, grid, axes)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = ScaleZero(*(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True)))
+    return best
+
+
+def percentile(x: Tensor, grid: Grid, percent: float = PERCENTILE) -> ScaleZero:
+    """Clip ``100 - percent`` % of the elements at each end, cover the rest. ``percent`` is in (50, 100]."""
+    if not 50 < percent <= 100:
+        raise ValueError(f"percent={percent!r} must be above 50 and at most 100")
+    axes = shared_axes(x, grid.granularity)
+    kept = [i for i in range(x.ndim) if i not in axes]
+    rows = x.permute(*kept, *axes).reshape(*(x.shape[i] for i in kept), -1).sort(-1).values
+    last = rows.shape[-1] - 1
+    tail = round((1 - percent / 100) * last)
+    shape = [1 if i in axes else x.shape[i] for i in range(x.ndim)]
+    return scale_for_range(rows[..., tail].reshape(shape), rows[..., last - tail].reshape(shape), grid)
+
+
+def _grid_error(x: Tensor, candidate: ScaleZero, grid: Grid, axes: tuple[int, ...]) -> Tensor:
+    error = (fake_quantize(x, *candidate, grid.bits) - x).abs_()
+    return error.pow_(MSE_POWER).mean(axes, keepdim=True)
+
+
+RANGES = {"min_max": min_max, "mse_search": mse_search, "percentile": percentile}
+
+
+def find_activation_range(sample: Tensor, grid: Grid, range_name: str) -> ScaleZero:
+    """Scale and zero point, both 0-dimensional, for one activation from a sample of its values."""
+    if grid.granularity != PerTensor():
+        raise ValueError(f"granularity={grid.granularity} is not for activations, which share one scale")
+    found = RANGES[range_name](sample, grid)
+    return ScaleZero(found.scale.reshape(()), found.zero_point.reshape(()))

@@ -1,0 +1,244 @@
+"""Names and folders to pipelines; damaged, missing and pickled files."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from latent_models import stable_diffusion
+
+from qdiff_lib import Recipe, quantize, sample, save_quantized
+from qdiff_lib.io import models, shipped_data
+
+LABELS = "fashion-mnist/t10k-labels-idx1-ubyte.gz"
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_pipeline():
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text") / "model"
+    stable_diffusion().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path, saved, monkeypatch):
+    """A data folder of our own: one labels file, one embedded model, a manifest of both."""
+    folder = tmp_path / "data"
+    (folder / "fashion-mnist").mkdir(parents=True)
+    shutil.copy(shipped_data.data_folder() / LABELS, folder / LABELS)
+    shutil.copytree(saved, folder / "models" / "tiny")
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest_module().manifest(folder)))
+    monkeypatch.setattr(shipped_data, "data_folder", lambda: folder)
+    return folder
+
+
+def manifest_module():
+    spec = importlib.util.spec_from_file_location("manifest", ROOT / "training" / "manifest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_manifest_is_that_of_the_data():
+    stated = json.loads((ROOT / "data" / "MANIFEST.json").read_text())
+    assert stated == manifest_module().manifest(), "stale: run python training/manifest.py"
+
+
+def test_data_folder_of_a_checkout():
+    assert shipped_data.data_folder() == ROOT / "data"
+
+
+def test_data_folder_of_a_wheel(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped_data, "__file__", str(tmp_path / "qdiff_lib/io/shipped_data.py"))
+    with pytest.raises(FileNotFoundError, match="git checkout -- data"):
+        shipped_data.data_folder()
+    for folder in (tmp_path / "data", tmp_path / "qdiff_lib" / "data"):
+        folder.mkdir(parents=True)
+        (folder / "MANIFEST.json").write_text('{"files": {}}')
+        assert shipped_data.data_folder() == folder.resolve()  # the wheel's own folder comes first
+
+
+def test_a_whole_file_is_given_and_read_once(data, monkeypatch):
+    assert shipped_data.verified(LABELS) == data / LABELS
+    monkeypatch.setattr(shipped_data, "sha256", lambda path: pytest.fail("read again"))
+    shipped_data.verified(LABELS)
+
+
+def test_a_damaged_file_is_refused_also_after_it_was_whole(data):
+    stated = json.loads((data / "MANIFEST.json").read_text())["files"][LABELS]["sha256"]
+    shipped_data.verified(LABELS)
+    damage(data / LABELS)
+    with pytest.raises(shipped_data.DamagedFileError, match=f"{LABELS}.*{stated[:12]}.*git checkout -- data"):
+        shipped_data.verified(LABELS)
+
+
+def test_missing_and_unlisted_files(data):
+    with pytest.raises(FileNotFoundError, match="nothing.gz.*git checkout -- data"):
+        shipped_data.verified("nothing.gz")
+    (data / "new.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match="training/manifest.py"):
+        shipped_data.verified("new.gz")
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_load_a_local_folder(saved, as_type):
+    pipe = models.load(as_type(saved))
+    assert isinstance(pipe, DDPMPipeline) and pipe.device.type == "cpu"
+    assert pipe._progress_bar_config == {"disable": True}
+
+
+def test_load_an_embedded_model(data):
+    assert shipped_data.embedded_names() == ["tiny"]
+    assert isinstance(models.load("tiny"), DDPMPipeline)
+
+
+def test_load_refuses_a_damaged_embedded_model(data):
+    damage(next((data / "models" / "tiny" / "unet").glob("*.safetensors")))
+    with pytest.raises(shipped_data.DamagedFileError, match="unet"):
+        models.load("tiny")
+
+
+def test_load_the_shipped_models():
+    for name in shipped_data.embedded_names():
+        assert models.load(name).unet is not None
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_load_a_quantized_checkpoint(as_type, tmp_path):
+    pipe = quantize(tiny_pipeline(), Recipe.linear(steps=2, samples=4), progress=False)
+    save_quantized(pipe, tmp_path)
+    loaded = models.load(as_type(tmp_path))
+    assert type(loaded) is DDPMPipeline and loaded._progress_bar_config == {"disable": True}
+    assert loaded.unet.quantization.recipe == pipe.unet.quantization.recipe
+    assert torch.equal(sample(loaded, 1, 2).images, sample(pipe, 1, 2).images)
+
+
+def test_load_refuses_a_damaged_quantized_model(data, tmp_path):
+    pipe = quantize(tiny_pipeline(), Recipe.linear(steps=2, samples=4), progress=False)
+    save_quantized(pipe, data / "models" / "tiny")
+    with pytest.raises(shipped_data.DamagedFileError, match="unet"):
+        models.load("tiny")
+    (data / "MANIFEST.json").write_text(json.dumps(manifest_module().manifest(data)))
+    assert hasattr(models.load("tiny").unet, "quantization")
+
+
+def test_unknown_names_list_the_known_ones(data):
+    for name in ("ddpm", "./nowhere", "a/b/c", Path("no/folder")):
+        with pytest.raises(ValueError, match="tiny.*google/ddpm-cifar10-32"):
+            models.load(name)
+
+
+@pytest.mark.parametrize("name", models.HUB)
+def test_hub_names_without_a_network(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=f"{name}.*needs the network.*give the path of the folder"):
+        models.load(name)
+
+
+def test_folders_without_a_model(tmp_path):
+    with pytest.raises(ValueError, match="model_index.json"):
+        models.load(tmp_path)
+
+
+def test_a_missing_component_is_named(saved, tmp_path):
+    folder = tmp_path / "part"
+    shutil.copytree(saved, folder)
+    shutil.rmtree(folder / "scheduler")
+    with pytest.raises(ValueError, match="part' lacks its scheduler: model_index.json names a DDPMScheduler"):
+        models.load(folder)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def without_vocabulary(folder):
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+
+
+def of_class(name):
+    return lambda folder: (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+
+
+DAMAGED = {
+    "no-vocabulary": (without_vocabulary, "lacks its tokenizer: .* names a CLIPTokenizer, but there is no"),
+    "cut-text": (
+        lambda folder: cut(folder / "text_encoder" / "model.safetensors"),
+        "model.safetensors is da",
+    ),
+    "cut-vae": (
+        lambda folder: cut(folder / "vae" / "diffusion_pytorch_model.safetensors"),
+        r"vae.diffusion_pytorch_model.safetensors is damaged \(.*\): copy the whole pipeline",
+    ),
+    "cut-config": (
+        lambda folder: cut(folder / "unet" / "config.json"),
+        "config.json is damaged, it is no JSON",
+    ),
+    "cut-index": (lambda folder: cut(folder / "model_index.json"), "model_index.json is damaged, it is no J"),
+    "list-index": (lambda folder: (folder / "model_index.json").write_text("[]"), "it holds no JSON object"),
+    "other-class": (of_class("MyPipeline"), "_class_name='MyPipeline', which is no class of diffusers"),
+    "no-class": (of_class(None), "_class_name=None, which is no class of diffusers"),
+}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_components_are_named(damage, message, text_model, tmp_path):
+    shutil.copytree(text_model, tmp_path / "copy")
+    damage(tmp_path / "copy")
+    with pytest.raises(ValueError, match=message):
+        models.load(tmp_path / "copy")
+
+
+def test_a_text_model_without_transformers(tmp_path, monkeypatch):
+    index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="its text_encoder needs transformers, which is not installed: run"):
+        models.load(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.bin is pickled"):
+        models.load(tmp_path)
+
+
+def test_loading_warns_of_nothing():
+    """In a process of its own: diffusers warns through a logger, which a lesson shows in red."""
+    code = "from diffusers.utils import logging; from qdiff_lib import load; logging.disable_progress_bar()"
+    code += "; load('ddpm-fashion')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""

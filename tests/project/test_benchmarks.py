@@ -1,0 +1,59 @@
+"""The benchmarks run and write what they promise; how fast anything is, no test says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROVENANCE = {"cpu", "cores", "threads", "torch", "date", "commit", "command", "weights"}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench")
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "results.json").read_text()), (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_part_states_where_it_was_measured(written):
+    results, readme = written
+    assert set(results) == {"startup", "sampling", "reconstruction"}
+    for name, part in results.items():
+        assert part["quick"] and part["measured"].keys() >= PROVENANCE
+        assert f"## {name.capitalize()}" in readme
+        assert part["measured"]["cpu"] in readme and part["measured"]["date"] in readme
+    assert "Quick run: these numbers mean nothing" in readme
+
+
+@pytest.mark.slow
+def test_reconstruction_has_times_memory_and_the_ratio(written):
+    (result,) = written[0]["reconstruction"]["results"]
+    ours, naive = result["ours"], result["naive"]
+    assert ours["units_measured"] == result["units"] and not ours["estimated"]
+    assert naive["units_measured"] == len(naive["measured_units"]) == 4 and naive["estimated"]
+    for scheme in (ours, naive):
+        assert min(scheme["seconds_per_iteration"], scheme["fit_seconds_per_unit"], scheme["seconds"]) > 0
+        assert scheme["peak_above_baseline_gib"] > 0
+    assert ours["cached_within_budget"] and ours["cached_peak_gib"] > 0
+    assert result["naive_to_ours"].keys() >= {"measured_units", "whole", "whole_at_tiny_iterations"}
+
+
+@pytest.mark.slow
+def test_both_schemes_come_to_the_same_first_unit(written):
+    """Later units see inputs that differ in the last bits, and a rounding that flips moves them apart."""
+    (result,) = written[0]["reconstruction"]["results"]
+    assert result["naive_to_ours"]["first_error_difference"] < 1e-5  # a mean of float32 squares
+
+
+@pytest.mark.slow
+def test_simulated_quantization_is_never_called_faster(written):
+    results, readme = written
+    sampling = results["sampling"]["results"]
+    assert len(sampling["ratios"]) == sampling["pairs"] and sampling["ratio_w4a8_to_fp"] > 0
+    assert "simulated" in sampling["label"] and sampling["label"] in readme

@@ -1,0 +1,121 @@
+"""Rows within a budget: bit-exact in RAM and in files, and no file is left behind."""
+
+import random
+
+import pytest
+import torch
+
+from qdiff_lib.ptq.activation_store import RowStore
+
+ROW = 4 * 3 * 5  # bytes of a (3, 5) row
+
+
+def files_in(tmp_path):
+    return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def strange_bits(shape, seed):
+    """Random bit patterns: NaN of every payload, infinities, denormals and negative zeros among them."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32)
+    return whole.view(torch.float32)
+
+
+def same_bits(a, b):
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_budget_is_never_exceeded_and_every_bit_comes_back(tmp_path, seed):
+    chance = random.Random(seed)
+    budget = 20 * ROW
+    store = RowStore(budget, tmp_path)
+    alive, spilled = [], False
+    for step in range(60):
+        if alive and chance.random() < 0.4:
+            rows, _ = alive.pop(chance.randrange(len(alive)))
+            store.free(rows)
+        else:
+            n = chance.randrange(1, 25)
+            rows, values = store.allocate((n, 3, 5)), strange_bits((n, 3, 5), step)
+            cut = n // 2
+            rows[slice(0, cut)], rows[slice(cut, n)] = values[:cut], values[cut:]
+            alive.append((rows, values))
+        held = sum(rows.data.nbytes for rows, _ in alive if rows.data is not None)
+        assert store.ram_bytes == held <= budget
+        on_disk = [rows for rows, _ in alive if rows.path is not None]
+        assert len(files_in(tmp_path)) == len(on_disk)
+        spilled = spilled or bool(on_disk)
+        for rows, values in alive:
+            assert same_bits(rows[slice(0, len(values))], values)
+    assert spilled
+    store.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("budget", [0, 10 * ROW], ids=["file", "ram"])
+@pytest.mark.parametrize(
+    "index",
+    [slice(2, 5), slice(0, 0), slice(None), torch.tensor([7, 0, 7]), torch.tensor([], dtype=torch.long)],
+    ids=["slice", "empty-slice", "all", "tensor", "empty-tensor"],
+)
+def test_index_by_slice_and_by_tensor(tmp_path, budget, index):
+    values = strange_bits((8, 3, 5), 0)
+    store = RowStore(budget, tmp_path)  # its files live as long as it does
+    rows = store.allocate(values.shape)
+    assert (rows.path is None) == (budget > 0)
+    rows[slice(0, 8)] = values
+    assert rows.shape == (8, 3, 5)
+    assert same_bits(rows[index], values[index])
+
+
+@pytest.mark.parametrize("budget", [0, 10 * ROW], ids=["file", "ram"])
+@pytest.mark.parametrize("index", [slice(0, 4), torch.arange(4)], ids=["slice", "tensor"])
+def test_what_is_read_is_a_copy(tmp_path, budget, index):
+    store = RowStore(budget, tmp_path)
+    rows = store.allocate((4, 3, 5))
+    rows[slice(0, 4)] = torch.ones(4, 3, 5)
+    rows[index].zero_()
+    assert rows[slice(0, 4)].eq(1).all()
+
+
+def test_the_oldest_rows_move_to_files_first(tmp_path):
+    store = RowStore(3 * ROW, tmp_path)
+    first, second, third = (store.allocate((1, 3, 5)) for _ in range(3))
+    second[slice(0, 1)] = torch.full((1, 3, 5), 2.0)
+    assert not files_in(tmp_path)
+    fourth = store.allocate((2, 3, 5))
+    assert [rows.path is not None for rows in (first, second, third, fourth)] == [True, True, False, False]
+    assert second[slice(0, 1)].eq(2).all()
+
+
+def test_rows_above_the_whole_budget_move_nobody(tmp_path):
+    store = RowStore(3 * ROW, tmp_path)
+    small = store.allocate((3, 3, 5))
+    large = store.allocate((4, 3, 5))
+    assert small.path is None and large.path is not None and store.ram_bytes == 3 * ROW
+    assert large.path.stat().st_size == 4 * ROW
+
+
+def test_freed_room_is_used_again(tmp_path):
+    store = RowStore(2 * ROW, tmp_path)
+    first = store.allocate((2, 3, 5))
+    store.free(first)
+    assert store.ram_bytes == 0
+    assert store.allocate((2, 3, 5)).path is None and not files_in(tmp_path)
+
+
+def test_free_and_close_remove_the_files(tmp_path):
+    store = RowStore(0, tmp_path)
+    first, second = store.allocate((2, 3, 5)), store.allocate((2, 3, 5))
+    assert len(files_in(tmp_path)) == 2
+    store.free(first)
+    assert files_in(tmp_path) == [second.path]
+    store.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_negative_budget_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="budget=-1"):
+        RowStore(-1, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,257 @@
+"""What a calibration caches and what fitting a unit takes: foretold, measured, and at the size of SD v1.4."""
+
+import copy
+import re
+import shutil
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from live_bytes import LiveBytes
+from tiny_models import SMALL, conditional_unet, ddim, random_inputs, traced, unet2d
+from torch.utils._pytree import tree_map
+
+from qdiff_lib import Recipe, quantize
+from qdiff_lib.graph.cost import parameter_count
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.networks import build
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
+from qdiff_lib.modules.quant_layer import quant_layers
+from qdiff_lib.modules.state import quantized_state
+from qdiff_lib.ptq import reconstruction
+from qdiff_lib.ptq.activation_store import RowStore
+from qdiff_lib.ptq.fitting import reconstruction_loss
+from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.ptq.memory_budget import FLOAT_BYTES, cached_bytes, check_disk
+from qdiff_lib.ptq.reconstruction import reconstruct
+from qdiff_lib.recipes.paper_networks import SD_V1_4
+from qdiff_lib.recipes.presets import PRESETS
+
+ROOT = Path(__file__).parents[2]
+TEXT, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/memory.md", "README.md"))
+PAPER = PRESETS["sd-v1.4"].recipe()
+RECIPE = Recipe.qdiffusion(**{**SMALL, "iterations": 1, "step_size_iterations": 1})
+TEXT_MODELS = 0.83e9  # bytes of the text encoder (123 M parameters) and the autoencoder (84 M)
+
+
+# Rows in RAM and in files
+
+
+def held_by_unit(monkeypatch, unet, n):
+    """The most bytes that the store held during each unit of a real reconstruction."""
+    most = [0]
+
+    class Watched(RowStore):
+        def allocate(self, shape):
+            rows = super().allocate(shape)
+            most[-1] = max(most[-1], sum(FLOAT_BYTES * prod(held.shape) for held in self.held))
+            return rows
+
+    monkeypatch.setattr(reconstruction, "RowStore", Watched)
+    found, inputs = traced(unet), random_inputs(unet, n)
+    quantized = insert_quantizers(unet, RECIPE.grids, found)
+    how = (RECIPE.rounding, RECIPE.step_sizes)
+    reconstruct(unet, quantized, found, inputs, *how, progress=False, callback=lambda _: most.append(0))
+    return found, most[:-1]
+
+
+@pytest.mark.parametrize("make", [unet2d, conditional_unet])
+def test_every_byte_that_is_cached_was_foretold(make, monkeypatch):
+    for n in (4, 6):
+        found, most = held_by_unit(monkeypatch, make(), n)
+        assert most == cached_bytes(found, n)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):
+    found, work = traced(unet2d()), tmp_path / "not" / "yet"
+    enough = max(cached_bytes(found, 1))
+    beyond = shutil.disk_usage(tmp_path).total // enough + 1
+    check_disk(found, beyond, beyond * enough / 2**30, work)  # all in RAM
+    with pytest.raises(ValueError, match=rf"on {beyond:,} inputs may write up to .* GB to '{tmp_path}'"):
+        check_disk(found, beyond, 1, work)
+    with pytest.raises(ValueError, match="fewer samples"):
+        recipe = Recipe.qdiffusion(**{**SMALL, "samples": beyond})
+        quantize(ddim(), recipe, work=work, progress=False)
+    assert not work.exists()
+
+
+# Stable Diffusion v1.4 at full size, without memory
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    unet = build(SD_V1_4, device="meta")
+    return unet, trace(unet, example_inputs(unet, device="meta"))
+
+
+def on_a_grid(unet):
+    """Give every quantizer of a network without memory a grid, as fitting would."""
+    for layer in quant_layers(unet):
+        ones = torch.ones(layer.weight.shape[0], len(layer.sizes), device=layer.weight.device)
+        layer.weight_scale, layer.weight_zero_point = ones, torch.zeros_like(ones)
+    for quantizer in activation_quantizers(unet):
+        one = torch.ones((), device=next(unet.parameters()).device)
+        quantizer.set_range(one, torch.zeros_like(one))
+    return unet
+
+
+def arguments_of_units(unet, found):
+    """(args, kwargs) of each unit for one input."""
+    kept, handles = {}, []
+    for unit in found.units:
+
+        def keep(module, args, kwargs, name=unit.name):
+            kept[name] = (args, kwargs)
+
+        handles.append(unet.get_submodule(unit.name).register_forward_pre_hook(keep, with_kwargs=True))
+    with torch.no_grad():
+        unet(**example_inputs(unet, device=next(unet.parameters()).device))
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def repeated(value, rows):
+    """An argument for more inputs."""
+    is_row = isinstance(value, torch.Tensor) and value.ndim and len(value) == 1
+    return value.repeat(rows, *[1] * (value.ndim - 1)) if is_row else value
+
+
+def fitting_bytes(unit, arguments, rows, weights):
+    """The most bytes that two iterations make on the device: of the rounding, or else of the step sizes."""
+    with LiveBytes() as live:
+        if weights:
+            variables = [part.v for layer in quant_layers(unit) for part in layer.start_rounding()]
+        else:
+            variables = [quantizer.start_learning() for quantizer in activation_quantizers(unit)]
+        args, kwargs = tree_map(lambda value: repeated(value, rows), arguments)
+        optimizer = torch.optim.Adam(variables, foreach=False)
+        for _ in range(2):
+            output = unit(*args, **kwargs)
+            loss = reconstruction_loss(output, torch.empty_like(output))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for layer in quant_layers(unit):
+        layer.rounding = None
+    for quantizer in activation_quantizers(unit):
+        quantizer.log_scale = None
+    return live.peak
+
+
+def run_bytes(unit, arguments, rows):
+    """The most bytes that running a unit on some rows makes on the device."""
+    with LiveBytes() as live, torch.no_grad():
+        args, kwargs = tree_map(lambda value: repeated(value, rows), arguments)
+        unit(*args, **kwargs)
+    return live.peak
+
+
+def quantized_with_arguments(unet, found, recipe):
+    quantized = on_a_grid(insert_quantizers(unet, recipe.grids, found))
+    return quantized, arguments_of_units(quantized, found)
+
+
+def test_networks_without_memory_measure_what_real_ones_hold():
+    """So that the numbers at full size, below, are those of a real device."""
+    peaks = []
+    for device in ("cpu", "meta"):
+        unet = conditional_unet().to(device)
+        found = trace(unet, example_inputs(unet, device=device))
+        quantized, given = quantized_with_arguments(unet, found, RECIPE)
+        peaks.append(
+            [
+                peak
+                for unit in found.units
+                for module in [quantized.get_submodule(unit.name)]
+                for peak in (
+                    fitting_bytes(module, given[unit.name], 8, weights=True),
+                    fitting_bytes(module, given[unit.name], 8, weights=False),
+                    run_bytes(module, given[unit.name], 8),
+                )
+            ]
+        )
+    real, foretold = (torch.tensor(found, dtype=torch.float64) for found in peaks)
+    assert (real / foretold - 1).abs().max() < 0.05, (real / foretold).tolist()
+
+
+@pytest.mark.slow
+def test_the_calibration_of_stable_diffusion_fits(full_size):
+    """Every number of docs/memory.md is measured here."""
+    unet, found = full_size
+    quantized, given = quantized_with_arguments(unet, found, PAPER)
+    fitting = {
+        unit.name: max(
+            fitting_bytes(
+                quantized.get_submodule(unit.name), given[unit.name], PAPER.rounding.batch_size, weights
+            )
+            for weights in (True, False)
+        )
+        for unit in found.units
+    }
+    running = max(
+        run_bytes(quantized.get_submodule(u.name), given[u.name], found.batch_size) for u in found.units
+    )
+    weights = FLOAT_BYTES * parameter_count(unet)
+    cached = cached_bytes(found, PAPER.calibration.samples)
+    inputs = (
+        PAPER.calibration.samples * FLOAT_BYTES * prod(example_inputs(unet, device="meta")["sample"].shape)
+    )
+    text = FLOAT_BYTES * 129 * 77 * 768
+    for layer in quant_layers(quantized):
+        layer.hold_integers()
+    finished = sum(tensor.nbytes for tensor in quantized_state(quantized).values())
+    device = 2 * weights + finished + TEXT_MODELS + max(running, *fitting.values())
+    ram = 16 * 2**30 + inputs + text
+    stated = {
+        "inputs": inputs + text,
+        "cache": max(cached),
+        "finished": finished,
+        "disk": max(cached) + finished + inputs + text,
+        "ram": ram,
+        "weights": 2 * weights,
+        "fitting": max(fitting.values()),
+        "running": running,
+        "device": device,
+    }
+    for name, value in stated.items():
+        assert f"{value / 1e9:.1f} GB | <!-- {name} -->" in TEXT, (name, value / 1e9)
+    assert f"`{found.units[cached.index(max(cached))].name}`" in TEXT
+    assert f"`{max(fitting, key=fitting.get)}`" in TEXT
+    assert ram + 2e9 < 24e9 and device < 16e9
+
+
+def test_the_full_precision_unit_holds_no_attention_matrix(full_size):
+    """It is the worst one at its real size and on a real device, for few rows; diffusers attends there."""
+    unet, found = full_size
+    name = "down_blocks.0.attentions.0.transformer_blocks.0"
+    unit = copy.deepcopy(unet.get_submodule(name)).to_empty(device="cpu")
+    for parameter in unit.parameters():
+        torch.nn.init.zeros_(parameter)
+    given = {"hidden_states": torch.zeros(1, 64 * 64, 320), "encoder_hidden_states": torch.zeros(1, 77, 768)}
+    one, two = (run_bytes(unit, ((), given), rows) for rows in (1, 2))
+    matrix = FLOAT_BYTES * 8 * (64 * 64) ** 2
+    assert two == 2 * one < matrix
+    assert f"would take {found.batch_size * matrix / 1e9:.1f} GB for each" in TEXT
+    assert f"{found.batch_size * one / 1e9:.1f} GB | <!-- full -->" in TEXT, found.batch_size * one / 1e9
+
+
+def test_the_numbers_in_words(full_size):
+    """The largest unit's inputs and outputs for all N, which held in memory would be the alternative."""
+    found = full_size[1]
+    unit = max(found.units, key=lambda unit: unit.given + prod(unit.shape))
+    held = FLOAT_BYTES * PAPER.calibration.samples * (unit.given + prod(unit.shape))
+    assert f"needs {held / 1e9:.0f} GB for the largest one" in TEXT
+    assert f"{max(cached_bytes(found, 1)) / 1e6:.1f} MB an input" in TEXT
+    disk = re.search(r"([\d.]+) GB \| <!-- disk -->", TEXT)[1]
+    for text in (f"{float(disk):.0f} GB on a disk", f"{float(disk):.0f} GB of files"):
+        assert text in TEXT + README
+
+
+def test_the_cache_grows_with_the_inputs_alone(full_size):
+    found = full_size[1]
+    for n in (1024, 2560):
+        gigabytes = max(cached_bytes(found, n)) / 1e9
+        assert re.search(rf"^\| {n:,} \| {gigabytes:.0f} GB \|$", TEXT, re.MULTILINE), gigabytes
