@@ -27,6 +27,7 @@ from qdiff_lib.modules.state import restore_state
 from qdiff_lib.ptq import reconstruction as library
 from qdiff_lib.ptq.activation_store import RowStore
 from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.ptq.run import Run
 from qdiff_lib.ptq.work_folder import opened
 from qdiff_lib.recipes.recipe import Recipe
 from qdiff_lib.utils.provenance import peak_memory
@@ -189,9 +190,10 @@ def run_ours(connection, job: Job) -> None:
 
     models = scene.full, scene.quantized, scene.trace
     options = dict(memory_gb=job.memory_gb, progress=False, callback=turn)
-    how = scene.recipe.rounding, scene.recipe.step_sizes, scene.recipe.seed
+    how = scene.recipe.rounding, scene.recipe.step_sizes
     with opened(job.work, {"recipe": scene.recipe.to_dict()}, resume=False) as files:
-        library.reconstruct(*models, scene.inputs, *how, job.work, files, **options)
+        run = Run(scene.recipe.seed, files=files, **options)
+        library.reconstruct(*models, scene.inputs, *how, run)
     connection.send(scene.memory())
 
 

@@ -19,9 +19,9 @@ import error_per_step
 import ladder
 import latent
 import layer_divergence
-import seams
 import sensitivity
 import ship_quantized
+import shortcut_split
 import sweeps
 import table1
 from cache import Cache
@@ -37,7 +37,7 @@ TABLES = {
     "error_per_step": error_per_step.run,
     "activation_ranges": activation_ranges.run,
     "calibration_sampling": calibration_sampling.run,
-    "seams": seams.run,
+    "shortcut_split": shortcut_split.run,
     "table1": table1.run,
     "sensitivity": sensitivity.run,
     "between_steps": between_steps.run,

@@ -60,7 +60,7 @@ class Settings:
     """pipeline: makes the full-precision model. recipe: changes to the recipes' "tiny" profile.
 
     steps, images: DDIM steps and images of every row that has scores. long_steps, trajectories: of Figure 3.
-    drift_images, drift_batch: of Figure 5, and how many are drawn at once. seam_inputs: of the seams' ranges.
+    drift_images, drift_batch: of Figure 5, and how many are drawn at once. split_inputs: of Figure 7.
     sampling_budget: changes to the recipes that compare calibration sets. shares: of the steps that the rules
     first, middle and last take. sweeps: values of each setting that is changed alone. seeds: of calibrations
     that differ in nothing else. network_iterations, bias_correction_images: of the rows that have the stages
@@ -76,7 +76,7 @@ class Settings:
     trajectories: int = 64
     drift_images: int = 1000
     drift_batch: int = 50
-    seam_inputs: int = 256
+    split_inputs: int = 256
     sampling_budget: dict = field(
         default_factory=lambda: dict(samples=256, iterations=40, step_size_iterations=10)
     )
@@ -108,7 +108,7 @@ class Settings:
 
 
 def random_pipeline() -> DDPMPipeline:
-    """A small network of random weights, with what the embedded one has: attention, seams, 32x32 images."""
+    """A small network of random weights; like the embedded one it has attention, shortcuts and 32x32 images."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DModel(
@@ -137,7 +137,7 @@ PROFILES = {
         trajectories=4,
         drift_images=6,
         drift_batch=3,
-        seam_inputs=8,
+        split_inputs=8,
         sampling_budget=dict(samples=8, iterations=1, step_size_iterations=1),
         shares=(0.5,),
         sweeps=dict(

@@ -64,9 +64,9 @@ MUTANTS = {
         whole_network.NetworkFitter, "fit", nothing,
         "ptq/test_whole_network.py::test_the_networks_error_falls_and_is_reported[both-unet2d]",
     ),
-    "importance": (
-        whole_network, "importance_of", lambda losses, step: torch.ones_like(losses),
-        "ptq/test_whole_network.py::test_each_row_counts_by_its_importance",
+    "loss-weights": (
+        whole_network, "loss_weights_of", lambda losses, step: torch.ones_like(losses),
+        "ptq/test_whole_network.py::test_each_row_counts_by_its_loss_weight",
     ),
     "bias-correction": (
         bias_correction.BiasCorrection, "corrected", nothing,
@@ -74,14 +74,14 @@ MUTANTS = {
     ),
     "split": (
         insertion, "QuantLayer", layer_of_one_part,
-        "ptq/test_insertion.py::test_split_follows_the_seams[split]",
+        "ptq/test_insertion.py::test_split_follows_the_concatenation[split]",
     ),
     "calibration": (
         Uniform, "chosen", only_the_first_step,
         "calibration/test_record.py::test_the_paper_takes_256_at_every_fifth_of_100_steps",
     ),
     "mse-search": (
-        range_finders, "MSE_STEPS", 1,
+        range_finders, "MSE_CANDIDATES", 1,
         "quantizers/test_range_finders.py::test_mse_search_clips_an_outlier[asymmetric]",
     ),
     "squant": (

@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | You will be able to | **find** the seams of a U-shaped network, the layers that read `concat(deep, skip)`; **predict** from the ratio of two ranges when one grid erases the smaller half; **write** the shortcut split, and check equation 8 in exact integers; **tell** by measurement whether a model needs the split |
+# | You will be able to | **find** the shortcut layers of a U-shaped network, which read `concat(deep, skip)`; **predict** from the ratio of two ranges when one grid erases the smaller half; **write** the shortcut split, and check equation 8 in exact integers; **tell** by measurement whether a model needs the split |
 # | You need | lesson 00 (grids), PyTorch |
 # | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
 # | Memory | below 900 MB |
@@ -13,17 +13,23 @@
 # ## The picture first
 #
 # A U-shaped network makes its picture small, then large again. On the way up a layer may read two things side by side:
-# channels from below (*deep*) and channels from the way down, of the same size (*skip*). Where they meet is a *seam*.
+# channels from below (*deep*) and channels from the way down, of the same size (*skip*): `concat(deep, skip)`.
 #
-# Below, one network draws five times from the same noise. In the second row it has been *stretched*: at most seams the
-# skip branch arrives larger, and the weights that read it are smaller by the same factor. That is the same function.
-# Then the small layers at the seams, 1x1 convolutions or *shortcut layers*, are quantized, and nothing else.
+# Below, one network draws five times from the same noise. In the second row it has been *stretched*: in most of these
+# places the skip branch arrives larger, and the weights that read it are smaller by the same factor. That is the same function.
+# Then the small layers that read them, the 1x1 convolutions called *shortcut layers*, are quantized, and nothing else.
 
 # %%
 import torch
 from qdiff_lib import load, record, sample, with_sampler
 from qdiff_lib.course.figures import lesson_04 as figures
-from qdiff_lib.course.seams import groups_straddle, input_ranges, quantize_seams, stretch_skips, watch
+from qdiff_lib.course.shortcut_split import (
+    groups_straddle,
+    input_ranges,
+    quantize_shortcuts,
+    stretch_skips,
+    watch,
+)
 from qdiff_lib.graph.model_inputs import example_inputs
 from qdiff_lib.graph.tracing import trace
 from qdiff_lib.recipes.timestep_rules import Uniform
@@ -31,17 +37,17 @@ from qdiff_lib.recipes.timestep_rules import Uniform
 pipe = with_sampler(load("ddpm-fashion", lesson.device), "ddim")
 calibration = record(pipe, Uniform(), samples=lesson.pick(20, 256, 1024), steps=20)
 found = trace(pipe.unet, example_inputs(pipe.unet, device=lesson.device))
-ranges = input_ranges(pipe.unet, found, calibration)  # layer: [(min, max)], one for each side of a seam
-seams = found.seams  # layer: (deep channels, skip channels)
+ranges = input_ranges(pipe.unet, found, calibration)  # layer: [(min, max)], one for each half
+splits = found.concat_splits  # layer: (deep channels, skip channels)
 
 # %%
-widths = {seam: [high - low for low, high in ranges[seam]] for seam in seams}
-whole = [seam for seam in seams if not groups_straddle(pipe.unet, seam, seams[seam])]
+widths = {layer: [high - low for low, high in ranges[layer]] for layer in splits}
+whole = [layer for layer in splits if not groups_straddle(pipe.unet, layer, splits[layer])]
 # the factor makes each skip half 50 times as wide as its deep half
-stretched = stretch_skips(pipe, seams, {s: 50 * widths[s][0] / widths[s][1] for s in whole})
-poor = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=False)
-good = quantize_seams(stretched, seams, calibration, weights=4, activations=8, split=True)
-eight = quantize_seams(stretched, seams, calibration, weights=8, activations=8, split=False)
+stretched = stretch_skips(pipe, splits, {s: 50 * widths[s][0] / widths[s][1] for s in whole})
+poor = quantize_shortcuts(stretched, splits, calibration, weights=4, activations=8, split=False)
+good = quantize_shortcuts(stretched, splits, calibration, weights=4, activations=8, split=True)
+eight = quantize_shortcuts(stretched, splits, calibration, weights=8, activations=8, split=False)
 
 models = {"original": pipe, "stretched": stretched, "W8A8, one grid": eight, "W4A8, one grid": poor}
 images = {name: sample(m, n=8, steps=20).images for name, m in (models | {"W4A8, two grids": good}).items()}
@@ -49,7 +55,7 @@ show(figures.pictures(images, steps=20))
 error = [(x / 255 - images["original"] / 255).square().mean().item() for x in images.values()]
 claim(
     error[1] < 1e-4,
-    f"stretching {len(whole)} of {len(seams)} seams moves pixels by less than 1 % (root mean square)",
+    f"stretching {len(whole)} of {len(splits)} shortcuts moves pixels by less than 1 % (root mean square)",
 )
 claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid, {error[4]:.4f} with two")
 
@@ -65,7 +71,7 @@ claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid,
 # **Predict.** At which ratio does a 4-bit grid erase the smaller half? And an 8-bit grid?
 
 # %% tags=["nbval-check-output"]
-from qdiff_lib.course.seams import layer_error
+from qdiff_lib.course.shortcut_split import layer_error
 from qdiff_lib.quantizers.grid import Grid, fake_quantize
 from qdiff_lib.quantizers.range_finders import min_max
 
@@ -117,8 +123,8 @@ claim(
 #
 # ## The split
 #
-# A seam layer reads $X = [X_1, X_2]$, deep and skip channels side by side, with weights $W = [W_1, W_2]$.
-# Cut both at the seam, and give each part its own scale and zero point ($\oplus$ is concatenation):
+# A shortcut layer reads $X = [X_1, X_2]$, deep and skip channels side by side, with weights $W = [W_1, W_2]$.
+# Cut both between deep and skip, and give each part its own scale and zero point ($\oplus$ is concatenation):
 #
 # $$Q(X) = Q_1(X_1) \oplus Q_2(X_2) \quad (6) \qquad Q(W) = Q_1(W_1) \oplus Q_2(W_2) \quad (7)$$
 # $$Q(X)\,Q(W) = Q_1(X_1)\,Q_1(W_1) + Q_2(X_2)\,Q_2(W_2) \quad (8)$$
@@ -184,49 +190,49 @@ def shortcut_output(first: Half, second: Half) -> Tensor:
 
 
 # %% [markdown]
-# ## The real model: where are the seams?
+# ## The real model: where are the shortcut layers?
 #
 # The library runs the network once, follows every concatenation along the channels, and finds the layers that
-# read one (`qdiff_lib.tracing.trace`). This is Figure 6 of the paper for the shipped model: the range of
+# read one (`qdiff_lib.graph.tracing.trace`). This is Figure 6 of the paper for the shipped model: the range of
 # every layer's input.
 
 # %%
 spans = {name: max(h for _, h in sides) - min(low for low, _ in sides) for name, sides in ranges.items()}
-show(figures.ranges_along_network(list(spans.values()), [name in seams for name in spans], len(calibration)))
-others = sorted(span for name, span in spans.items() if name not in seams)
-spike = max(spans[seam] for seam in seams) / others[len(others) // 2]
-parts = [pipe.unet.get_submodule(seam).weight.detach().split(seams[seam], 1) for seam in seams]
+show(figures.ranges_along_network(list(spans.values()), [name in splits for name in spans], len(calibration)))
+others = sorted(span for name, span in spans.items() if name not in splits)
+spike = max(spans[layer] for layer in splits) / others[len(others) // 2]
+parts = [pipe.unet.get_submodule(layer).weight.detach().split(splits[layer], 1) for layer in splits]
 heavy = [((one.max() - one.min()) / (two.max() - two.min())).item() for one, two in parts]
-claim(spike > 2, f"the widest seam input is {spike:.1f} times the other layers' median: no norm before it")
-claim(apart < 5, f"but the two halves of a seam differ by a ratio of at most {apart:.2f}")
+claim(spike > 2, f"the widest shortcut input is {spike:.1f} times the others' median: no norm before it")
+claim(apart < 5, f"but the two halves of one input differ by a ratio of at most {apart:.2f}")
 claim(max(heavy) < 2, f"and the ranges of W1 / W2 lie between {min(heavy):.2f} and {max(heavy):.2f}")
 
 # %% [markdown]
 # So the spikes of Figure 6 are here, though milder: the paper speaks of inputs of shortcut layers up to
-# 200 times as wide as those of the layers around them. And the gap *within* a seam is small. A small network of a few
-# million weights on small grey images need not show what a large one shows. The next figure is Figure 7 for the seam
+# 200 times as wide as those of the layers around them. And the gap between the two halves is small. A small network of a few
+# million weights on small grey images need not show what a large one shows. The next figure is Figure 7 for the layer
 # whose halves differ most, as it is and stretched.
 
 # %%
-worst = max(whole, key=lambda seam: max(widths[seam]) / min(widths[seam]))
+worst = max(whole, key=lambda layer: max(widths[layer]) / min(widths[layer]))
 rows = calibration.rows(slice(0, lesson.pick(10, 32, 32)), lesson.device)
 cases = {}
 for label, model in {"as trained": pipe, "stretched to 50": stretched}.items():
     seen = watch(model.unet, [worst], rows)[worst][0].cpu()
     cases[label] = (seen, model.unet.get_submodule(worst).weight.detach().cpu())
 print(worst)
-show(figures.halves(cases, seams[worst][0]))
+show(figures.halves(cases, splits[worst][0]))
 
 # %% [markdown]
 # ## A magnifier on the grid
 #
-# The two halves of that seam again; the knob scales the skip half. Below each picture are the codes: black for
+# The two halves of that input again; the knob scales the skip half. Below each picture are the codes: black for
 # the shared grid, orange for a grid of its own. Find the ratio at which the skip half has two codes left.
 
 # %%
 from functools import partial
 
-deep, skip = cases["as trained"][0].split(seams[worst], 1)
+deep, skip = cases["as trained"][0].split(splits[worst], 1)
 magnifier = partial(figures.magnifier, deep, skip, bits=4)
 explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 8, 50))
 
@@ -245,29 +251,29 @@ for ratio in (1.0, 1.7, 5.0, 50.0):
     )
 
 # %%
-from qdiff_lib.course.seams import relative_error
+from qdiff_lib.course.shortcut_split import relative_error
 
 
-def seam_errors(pipe, quantized):
-    """Relative output error of each seam layer alone, on full-precision inputs."""
-    seen = watch(pipe.unet, seams, rows)
+def shortcut_errors(pipe, quantized):
+    """Relative output error of each shortcut layer alone, on full-precision inputs."""
+    seen = watch(pipe.unet, splits, rows)
     return torch.tensor([relative_error(quantized.unet.get_submodule(s)(x), y) for s, (x, y) in seen.items()])
 
 
 gains, linear = {}, {}
 for weights, activations in ((4, 8), (8, 4)):
     one, two = (
-        quantize_seams(pipe, seams, calibration, weights, activations, split) for split in (False, True)
+        quantize_shortcuts(pipe, splits, calibration, weights, activations, split) for split in (False, True)
     )
-    linear[weights] = seam_errors(pipe, two)
-    gains[f"W{weights}A{activations}"] = seam_errors(pipe, one) / linear[weights]
+    linear[weights] = shortcut_errors(pipe, two)
+    gains[f"W{weights}A{activations}"] = shortcut_errors(pipe, one) / linear[weights]
 # the linear recipe's input grids are symmetric: the end that is farther from 0 sets the step
-steps = torch.tensor([[max(-low, high) for low, high in ranges[seam]] for seam in seams])
+steps = torch.tensor([[max(-low, high) for low, high in ranges[layer]] for layer in splits])
 power = torch.tensor([[part.square().sum().item() for part in pair] for pair in parts])
 noise = (steps.amax(1, keepdim=True) ** 2 * power).sum(1) / (steps**2 * power).sum(1)
 
 # %%
-short = [seam.replace("up_blocks.", "up ").replace(".resnets.", ".").split(".conv")[0] for seam in seams]
+short = [layer.replace("up_blocks.", "up ").replace(".resnets.", ".").split(".conv")[0] for layer in splits]
 values, predicted = {name: gain.tolist() for name, gain in gains.items()}, noise.sqrt()
 show(figures.split_gains(short, values, predicted.tolist(), n=len(rows["sample"])))
 off = (gains["W8A4"] / predicted - 1).abs().max()
@@ -280,7 +286,7 @@ claim(share < 0.01, f"the price, one more scale and zero point a channel: {100 *
 
 # %% [markdown]
 # **Observe.** On this model the split is cheap and helps a little, as the theory says for such ratios. It
-# cannot be a large effect here, and a picture that claimed one would be luck. With 4-bit weights some seams gain
+# cannot be a large effect here, and a picture that claimed one would be luck. With 4-bit weights some layers gain
 # nothing: there the errors of single roundings decide, not the range.
 #
 # ## Stress: a ratio of 50
@@ -294,10 +300,10 @@ import inspect
 
 code = inspect.getsource(stretch_skips).split('"""')
 print(code[0].rstrip() + code[2])
-chosen = torch.tensor([seam in whole for seam in seams])
+chosen = torch.tensor([layer in whole for layer in splits])
 with torch.no_grad():
     before, after = (model.unet(**rows).sample for model in (pipe, stretched))
-one, two = (seam_errors(stretched, model)[chosen] for model in (poor, good))
+one, two = (shortcut_errors(stretched, model)[chosen] for model in (poor, good))
 gap = (two / linear[4][chosen]).max()
 claim(relative_error(after, before) < 1e-4, "floating point: the predicted noise changes by less than 1e-4")
 claim(one.min() > 0.3, f"W4A8, one grid: off by {one.min():.2f} to {one.max():.2f} of the layer's output")
@@ -305,7 +311,7 @@ claim(gap < 1.1, f"two grids: {two.min():.3f} to {two.max():.3f}, {gap:.2f} time
 
 # %% [markdown]
 # The same layer as a chip would compute it: codes in, integer sums, one scaling at the end. Is the simulated
-# layer, which works on floating-point values, the same thing? Equation 8 on the real seam:
+# layer, which works on floating-point values, the same thing? Equation 8 on the real layer:
 
 # %%
 from qdiff_lib.course.exercises.lesson_04 import halves_of, shortcut_product, to_real
@@ -328,8 +334,8 @@ claim(off[1] < 1e-4, "and the simulated layer agrees with both to single precisi
 # 4. Two grids make the error independent of $r$; equation 8 is exact, each half in its own unit.
 # 5. The shipped model is mild: measure the ratio first, then decide what the split is worth.
 #
-# **Not shown.** Models of the paper's size, where the ratios are large without our help. Seams that a group of the
-# norm straddles, which cannot be stretched this way. The time that two products take instead of one on a chip.
+# **Not shown.** Models of the paper's size, where the ratios are large without our help. Layers whose halves share a
+# group of the norm, which cannot be stretched this way. The time that two products take instead of one on a chip.
 #
 # ## Quiz
 

@@ -143,7 +143,7 @@ def decide_codes(w: torch.Tensor, s: float, z: float, h: torch.Tensor, bits: int
 #
 # Q-Diffusion goes through the network *unit by unit* (a residual block, an attention block, or a layer alone) and
 # learns each unit's roundings so that its output stays what it was in full precision. Below is one unit of the shipped
-# model, the first block of the way up. It reads a seam, so one of its layers has two grids. (The library feeds
+# model, the first block of the way up. It reads a concatenation, so one of its layers has two grids. (The library feeds
 # each unit with what the quantized units before it give; this demonstration feeds it in full precision.)
 #
 # **Predict:** how many of its weights end on the *other* side of nearest: one in a thousand, one in ten, or half? With the
@@ -317,7 +317,7 @@ print("rungs that made it worse:", ", ".join(up))
 # %% [markdown]
 # AdaRound takes away most. The order of the rungs matters, and not each of them helps on this model.
 # Ranges that are best for the weights by themselves, without learned rounding, need not be best for the pictures. And
-# the halves of this small model's seams differ little (lesson 4), so the split cannot buy much here. Such small
+# the halves of this small model's concatenations differ little (lesson 4), so the split cannot buy much here. Such small
 # differences are also a matter of luck: of 128 images, one that turns into another garment moves the mean. What bias
 # correction buys is less than that: `RESULTS.md` has it for 1,000 images and three seeds.
 #

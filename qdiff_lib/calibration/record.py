@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..diffusion.request import Request
 from ..diffusion.sampling import check_counts, images_at_once, run_batch, sampling_times
+from ..graph.hooks import hooked
 from ..recipes.timestep_rules import Normal, Rule, rule_to_dict
 from ..utils.constants import GUIDANCE
 from ..utils.progress import progress_bar
@@ -78,15 +79,12 @@ def record(
     pool = max(most, min(2 * most, FRESH_DRAWS))
     chosen = [torch.randperm(pool, generator=generator)[:n] for n in counts]
     recorder = Recorder(pipe.unet, chosen, len(request.prompts), request.passes)
-    handle = pipe.unet.register_forward_pre_hook(recorder, with_kwargs=True)
-    try:
+    with hooked(before=[(pipe.unet, recorder)]):
         for start in progress_bar(range(0, pool, size), "calibration set", shown=progress):
             count = min(size, pool - start)
             recorder.begin(start, count)
             with contextlib.suppress(Enough):
                 run_batch(pipe, start, count, steps, seed, "calibration", request)
-    finally:
-        handle.remove()
     order = torch.randperm(samples, generator=generator)
     made_by = {"rule": rule_to_dict(rule), "samples": samples, "steps": steps, "seed": seed}
     return recorded_rows(recorder, order, {**made_by, **request.described()})

@@ -1,4 +1,4 @@
-"""A forward hook that keeps chosen rows of what a UNet is given while its pipeline runs."""
+"""A hook that keeps chosen rows of what a UNet is given while its pipeline runs."""
 
 import inspect
 

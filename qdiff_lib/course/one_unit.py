@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.calibration_set import CalibrationSet
+from ..graph.hooks import hooked
 from ..graph.model_inputs import example_inputs
 from ..graph.tracing import trace
 from ..modules.activation_quantizer import activation_quantizers
@@ -15,7 +16,7 @@ from ..ptq.fitting import reconstruction_loss
 from ..ptq.insertion import insert_quantizers
 from ..quantizers.adaround import AdaRound
 from ..quantizers.grid import Grid
-from ..quantizers.observer import OBSERVED, Reservoir
+from ..quantizers.observer import ActivationObserver
 from ..recipes.recipe import Recipe
 
 
@@ -37,12 +38,9 @@ def catch(unet: nn.Module, name: str, inputs: CalibrationSet, batch_size: int = 
     """Run ``unet`` on all inputs, and keep what goes into and comes out of the unit ``name``."""
     seen: list[tuple[tuple[Tensor, ...], Tensor]] = []
     unit, device = unet.get_submodule(name), next(unet.parameters()).device
-    handle = unit.register_forward_hook(lambda module, args, out: seen.append((args, out)))
-    try:
+    with hooked(after=[(unit, lambda module, args, kwargs, out: seen.append((args, out)))]):
         for start in range(0, len(inputs), batch_size):
             unet(**inputs.rows(slice(start, start + batch_size), device))
-    finally:
-        handle.remove()
     args = tuple(torch.cat(values) for values in zip(*(args for args, _ in seen), strict=True))
     return Caught(args, torch.cat([out for _, out in seen]))
 
@@ -67,10 +65,10 @@ def observe(unit: nn.Module, caught: Caught, bits: int, generator: torch.Generat
     """Give the unit's activations grids of so many bits, which cover what they were seen to be."""
     quantizers = activation_quantizers(unit)
     for quantizer in quantizers:
-        quantizer.grid, quantizer.reservoir = Grid(bits), Reservoir(OBSERVED, generator)
+        quantizer.grid, quantizer.observer = Grid(bits), ActivationObserver(generator)
     unit(*caught.args)
     for quantizer in quantizers:
-        quantizer.range_from_reservoir("min_max")
+        quantizer.set_observed_range("min_max")
 
 
 @dataclass(frozen=True)

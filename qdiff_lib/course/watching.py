@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from ..calibration.calibration_set import CalibrationSet
 from ..diffusion.sampling import Samples, sample
-from ..graph.hooks import hooked
-from ..quantizers.observer import Reservoir
+from ..graph.hooks import watched_inputs, watched_outputs
+from ..quantizers.observer import ActivationObserver
 
 BATCH = 8  # inputs at a time: a lesson has little memory
 
@@ -22,8 +22,8 @@ def sampled_inputs(
     if n % BATCH:
         raise ValueError(f"n={n} must be a multiple of {BATCH}")
     generator = torch.Generator().manual_seed(0)
-    seen = {layer: Reservoir(kept, generator) for layer in layers}
-    with hooked(pipe.unet, layers, lambda layer, x: seen[layer].add(x)):
+    seen = {layer: ActivationObserver(generator, kept) for layer in layers}
+    with watched_inputs(pipe.unet, layers, lambda layer, x: seen[layer].add(x)):
         runs = sample(pipe, n, steps, batch_size=BATCH, record=True, progress=progress)
     shape = (n // BATCH, steps, -1)
     return {
@@ -59,7 +59,7 @@ def layer_outputs(unet: nn.Module, layers: list[str], inputs: CalibrationSet) ->
     """All values that each layer puts out over these inputs of the UNet, flattened."""
     kept: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     device = next(unet.parameters()).device
-    with hooked(unet, layers, lambda layer, x: kept[layer].append(x.flatten().cpu()), outputs=True):
+    with watched_outputs(unet, layers, lambda layer, x: kept[layer].append(x.flatten().cpu())):
         for i in range(0, len(inputs), BATCH):
             unet(**inputs.rows(slice(i, i + BATCH), device))
     return {layer: torch.cat(parts) for layer, parts in kept.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.calibration_set import CalibrationSet
-from ..graph.hooks import hooked
+from ..graph.hooks import watched_outputs
 from ..graph.networks import evaluating
 from ..modules.quant_layer import QuantLayer
 from .kl_divergence import BINS, PSEUDOCOUNT, histogram, kl_of_counts
@@ -96,6 +96,6 @@ def _counts(
 def _run(network: nn.Module, layers: Sequence[str], batches: list[dict[str, Tensor]], look: Callable) -> None:
     """Send the batches through the network; ``look(layer, output)`` sees what the layers put out."""
     device = next(network.parameters()).device
-    with hooked(network, layers, look, outputs=True):
+    with watched_outputs(network, layers, look):
         for batch in batches:
             network(**{name: value.to(device) for name, value in batch.items()})

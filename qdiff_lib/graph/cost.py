@@ -4,7 +4,7 @@ Counts are for one denoising step of one sample: the UNet alone, without text en
 pass for guidance. Norms, activation functions, softmax and additions are left out, as usual.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..modules.attention import QuantAttention
 from ..modules.quant_layer import QuantLayer
 from ..utils.constants import FLOAT_BITS
-from .model_inputs import TEXT_TOKENS
+from .hooks import hooked
+from .model_inputs import example_inputs
 from .networks import UNET_CLASSES, build
 
 MANTISSA_BITS = 23  # a 32-bit float counts as its mantissa
@@ -53,13 +54,16 @@ def layer_costs(unet: nn.Module | Mapping[str, Any], inputs: dict | None = None)
     """
     network = _rebuild_on_meta(unet)
     costs: list[LayerCost] = []
+    before, after = [], []
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
-            _count_layer(name, module, costs)
+            after.append((module, _layer_counter(name, costs)))
         elif isinstance(module, Attention):
-            _count_attention(name, module, costs)
-    with torch.no_grad():
-        network(**_forward_arguments(network.config, inputs or {}))
+            remember, count = _attention_counter(name, module, costs)
+            after.append((module.to_k, remember))
+            before.append((module.to_out[0], count))
+    with hooked(before, after), torch.no_grad():
+        network(**_to_meta(example_inputs(network, device="meta", given=inputs)))
     return costs
 
 
@@ -102,54 +106,42 @@ def _rebuild_on_meta(unet: nn.Module | Mapping[str, Any]) -> nn.Module:
         return type(unet).from_config(unet.config).eval()
 
 
-def _forward_arguments(config: Any, inputs: dict) -> dict:
-    arguments = {"timestep": torch.zeros(1), **inputs}
-    if "sample" not in arguments:
-        size = config.sample_size
-        if size is None:
-            raise ValueError("config.sample_size is None; pass sample in inputs")
-        height, width = (size, size) if isinstance(size, int) else size
-        arguments["sample"] = torch.empty(1, config.in_channels, height, width, device="meta")
-    if "cross_attention_dim" in config and "encoder_hidden_states" not in arguments:
-        channels = config.encoder_hid_dim or config.cross_attention_dim
-        if not isinstance(channels, int):
-            raise ValueError(f"cross_attention_dim is {channels}; pass encoder_hidden_states in inputs")
-        batch = len(arguments["sample"])
-        arguments["encoder_hidden_states"] = torch.empty(batch, TEXT_TOKENS, channels, device="meta")
-    return _to_meta(arguments)
-
-
 def _to_meta(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to_meta(item) for key, item in value.items()}
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def _count_layer(name: str, layer: nn.Module, costs: list[LayerCost]) -> None:
-    kind = "linear" if isinstance(layer, nn.Linear) else "conv"
-    macs_per_output = layer.weight[0].numel()  # in_channels / groups x kernel size, or in_features
+def _layer_counter(name: str, costs: list[LayerCost]) -> Callable:
+    """A hook that counts a convolution or linear layer after it has run."""
 
-    def record(_module: nn.Module, _args: tuple, output: Tensor) -> None:  # output (B, ...)
+    def count(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:  # output (B, ...)
+        kind = "linear" if isinstance(layer, nn.Linear) else "conv"
+        macs_per_output = layer.weight[0].numel()  # in_channels / groups x kernel size, or in_features
         costs.append(LayerCost(name, kind, parameter_count(layer), output[0].numel() * macs_per_output))
 
-    layer.register_forward_hook(record)
+    return count
 
 
-def _count_attention(name: str, attention: Attention, costs: list[LayerCost]) -> None:
-    """Count q k^T and p v, each heads x tokens_q x tokens_k x head_dim, between `to_k` and `to_out`."""
+def _attention_counter(name: str, attention: Attention, costs: list[LayerCost]) -> tuple[Callable, Callable]:
+    """Hooks after ``to_k`` and before ``to_out``, which count q k^T and p v.
+
+    Each of the two takes heads x tokens_q x tokens_k x head_dim multiply-accumulates.
+    """
     if getattr(attention, "add_k_proj", None) is not None:
         raise ValueError(f"{name!r} has added keys; pass a unet with plain self and cross attention only")
     key_tokens = 0
 
-    def remember(_module: nn.Module, _args: tuple, keys: Tensor) -> None:  # (B, tokens_k, heads x head_dim)
+    def remember(module: nn.Module, args: tuple, kwargs: dict, keys: Tensor) -> None:
         nonlocal key_tokens
-        key_tokens = keys.shape[1]
+        key_tokens = keys.shape[1]  # of (B, tokens_k, heads x head_dim)
 
-    def record(_module: nn.Module, args: tuple) -> None:  # args: ((B, tokens_q, heads x head_dim),)
+    def count(
+        module: nn.Module, args: tuple, kwargs: dict
+    ) -> None:  # args: ((B, tokens_q, heads x head_dim),)
         costs.append(LayerCost(name, "attention", 0, 2 * args[0][0].numel() * key_tokens))
 
-    attention.to_k.register_forward_hook(remember)
-    attention.to_out[0].register_forward_pre_hook(record)
+    return remember, count
 
 
 def _bits_by_layer(argument: str, bits: Bits, costs: list[LayerCost]) -> list[int]:

@@ -1,4 +1,4 @@
-"""One traced forward pass of a UNet: its units in execution order, what each needs, and the shortcut seams.
+"""One traced forward pass of a UNet: its units in execution order, what each needs, and the concat splits.
 
 Nothing is read from the source or from module names: hooks see the modules run, and a torch function mode
 sees the operations between them. So it serves any diffusers UNet without editing it.
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..modules.quant_layer import QUANTIZABLE
+from .hooks import hooked
 
 BLOCKS = (ResnetBlock2D, ResnetBlockCondNorm2D, BasicTransformerBlock, Attention)
 OUTLETS = (Transformer2DModel,)
@@ -47,13 +48,14 @@ class Unit:
 
 @dataclass
 class Trace:
-    """units: in execution order. seams: for each layer that reads a channel concatenation, the part sizes.
+    """units: in execution order. concat_splits: of each layer that reads a concatenation of
+    channels, how many channels each piece has: (deep, skip) of a shortcut layer.
 
     widest: the most numbers that a layer reads or puts out for one input.
     """
 
     units: list[Unit]
-    seams: dict[str, tuple[int, ...]]
+    concat_splits: dict[str, tuple[int, ...]]
     widest: int = 0
 
     def last_use(self, index: int) -> int:
@@ -67,12 +69,12 @@ class Trace:
 
 
 class _Marks(TorchFunctionMode):
-    """Carries two marks from tensor to tensor: the units it comes from, and its channel seams."""
+    """Carries two marks from tensor to tensor: the units it comes from, and the pieces of its channels."""
 
     def __init__(self):
         super().__init__()
         self.origins: dict[int, frozenset[int]] = {}
-        self.seams: dict[int, tuple[int, ...]] = {}
+        self.concat_splits: dict[int, tuple[int, ...]] = {}
         self.alive: list[Tensor] = []  # an id is only unique while its tensor lives
 
     def mark(self, tensor: Tensor, origins: frozenset[int]) -> None:
@@ -92,9 +94,9 @@ class _Marks(TorchFunctionMode):
             self.mark(result, origins | self.origins.get(id(result), frozenset()))
         name = getattr(func, "__name__", "")
         if name in ("cat", "concat") and _is_channel_axis(args, kwargs, out):
-            self.seams[id(out)] = tuple(piece.shape[1] for piece in args[0])
-        elif name in KEEPS_CHANNELS and args and id(args[0]) in self.seams:
-            self.seams[id(out)] = self.seams[id(args[0])]
+            self.concat_splits[id(out)] = tuple(piece.shape[1] for piece in args[0])
+        elif name in KEEPS_CHANNELS and args and id(args[0]) in self.concat_splits:
+            self.concat_splits[id(out)] = self.concat_splits[id(args[0])]
         return out
 
 
@@ -145,10 +147,10 @@ class _Tracer:
     def enter_layer(self, name: str):
         def hook(module, args, kwargs):
             self.found.units[self.open_units[-1]].layers.append(name)
-            x, seams = args[0] if args else kwargs["input"], self.marks.seams
+            x, concat_splits = args[0] if args else kwargs["input"], self.marks.concat_splits
             self.found.widest = max(self.found.widest, x[0].numel())
-            if id(x) in seams and sum(seams[id(x)]) == module.weight.shape[1]:
-                self.found.seams[name] = seams[id(x)]
+            if id(x) in concat_splits and sum(concat_splits[id(x)]) == module.weight.shape[1]:
+                self.found.concat_splits[name] = concat_splits[id(x)]
 
         return hook
 
@@ -157,7 +159,7 @@ class _Tracer:
 
 
 def trace(unet: nn.Module, inputs: dict) -> Trace:
-    """Run ``unet(**inputs)`` once and return its units, their dependencies and the seams.
+    """Run ``unet(**inputs)`` once and return its units, their dependencies and the concat_splits.
 
     inputs: the forward's keyword arguments; a batch of one is enough, and a network on the meta device too.
     Raises ValueError if a unit runs twice in a pass or returns something other than one tensor, since its
@@ -172,14 +174,8 @@ def trace(unet: nn.Module, inputs: dict) -> Trace:
         if isinstance(module, QUANTIZABLE):
             before.append((module, tracer.enter_layer(name)))
             after.append((module, tracer.leave_layer))
-    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in before]
-    handles += [module.register_forward_hook(hook, with_kwargs=True) for module, hook in after]
-    try:
-        with torch.no_grad(), tracer.marks:
-            unet(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(before, after), torch.no_grad(), tracer.marks:
+        unet(**inputs)
     return tracer.found
 
 

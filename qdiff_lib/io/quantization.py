@@ -25,7 +25,7 @@ class UnitReport:
 class Quantization:
     """What was done to a UNet; found at ``pipe.unet.quantization``.
 
-    recipe: how. calibration: how its inputs were made, with the prompts. trace: its units and shortcut seams.
+    recipe: how. calibration: how its inputs were made, with the prompts. trace: its units and concat splits.
     seconds: calibration, from start to end. units: how the reconstruction of each went, and the
     stages after them that the recipe asks for; empty for recipes without one. A network that was loaded has
     the first two alone.
@@ -39,10 +39,11 @@ class Quantization:
 
     def report(self) -> dict:
         """A JSON form."""
+        splits = self.trace.concat_splits if self.trace else {}
         return {
             "recipe": self.recipe.to_dict(),
             "calibration": self.calibration,
             "seconds": self.seconds,
-            "seams": {name: list(sizes) for name, sizes in self.trace.seams.items()} if self.trace else {},
+            "concat_splits": {name: list(sizes) for name, sizes in splits.items()},
             "units": [asdict(unit) for unit in self.units],
         }

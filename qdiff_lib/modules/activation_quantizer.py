@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quantizers.grid import Grid, code_type, fake_quantize
-from ..quantizers.observer import Reservoir
+from ..quantizers.observer import ActivationObserver
 from ..quantizers.range_finders import find_activation_range
 from .integers import HoldsIntegers
 
@@ -12,14 +12,14 @@ from .integers import HoldsIntegers
 class ActivationQuantizer(HoldsIntegers):
     """Quantizes an activation with one scale for the whole tensor.
 
-    Until a range is set it passes its input through, and while ``reservoir`` is set it also samples it.
+    Until a range is set it passes its input through, and while an ``observer`` is set, that sees it.
     scale: float32, zero_point: an integer; both 0-dimensional, None until a range is set.
     """
 
     def __init__(self, grid: Grid):
         super().__init__()
         self.grid = grid
-        self.reservoir: Reservoir | None = None
+        self.observer: ActivationObserver | None = None
         self.log_scale: nn.Parameter | None = None  # set only while the step size is learned
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
@@ -33,10 +33,10 @@ class ActivationQuantizer(HoldsIntegers):
         """Fix the grid: ``scale`` and ``zero_point`` are 0-dimensional."""
         self.scale, self.zero_point = scale.float(), zero_point.to(code_type(self.grid.bits))
 
-    def range_from_reservoir(self, range_name: str) -> None:
-        """Set the range from what was sampled, and stop sampling."""
-        self.set_range(*find_activation_range(self.reservoir.values(), self.grid, range_name))
-        self.reservoir = None
+    def set_observed_range(self, range_name: str) -> None:
+        """Set the range from what was observed, and stop observing."""
+        self.set_range(*find_activation_range(self.observer.values(), self.grid, range_name))
+        self.observer = None
 
     def start_learning(self) -> nn.Parameter:
         """Make log(scale) a parameter: the step size stays positive whatever the optimizer does."""
@@ -48,8 +48,8 @@ class ActivationQuantizer(HoldsIntegers):
         self.scale, self.log_scale = self.log_scale.detach().exp(), None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.reservoir is not None:
-            self.reservoir.add(x)
+        if self.observer is not None:
+            self.observer.add(x)
             return x
         if self.scale is None:
             return x

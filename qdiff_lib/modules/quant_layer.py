@@ -189,7 +189,8 @@ class QuantLayer(HoldsIntegers):
 
     def finish_rounding(self) -> None:
         """Keep the decided codes, and the scales that were learned with them."""
-        self.weight_scale = torch.cat([part.step().detach().flatten(1) for part in self.rounding], dim=1)
+        scales = [part.current_scale().detach().flatten(1) for part in self.rounding]
+        self.weight_scale = torch.cat(scales, dim=1)
         self.set_levels([part.levels() for part in self.rounding])
         self.rounding = None
 

@@ -27,6 +27,7 @@ from ..diffusion.pipelines import with_sampler
 from ..diffusion.sampling import sample
 from ..io.quantization import UnitReport
 from ..recipes.parts import Calibration
+from .run import Run
 
 NAME = "bias correction"  # of the report of this stage
 NUDGES = (1e-3, 4e-3, 1.6e-2, 6.4e-2)  # of a bias, to see what it does: predicted noise has a deviation of 1
@@ -50,8 +51,7 @@ class BiasCorrection:
         inputs: CalibrationSet,
         images: int,
         drawing: Calibration,
-        seed: int = 0,
-        progress: bool = True,
+        run: Run,
     ):
         made_by = inputs.made_by
         if takes_prompts(full) and "prompts" not in made_by:
@@ -59,18 +59,18 @@ class BiasCorrection:
                 f"bias_correction_images={images} are drawn from texts, and the calibration set has none: "
                 "record it with prompts, or use bias_correction_images=0"
             )
-        self.quantized, self.sampler = quantized, drawing.sampler
+        self.quantized, self.sampler, self.given = quantized, drawing.sampler, run
         first = max(len(inputs), FRESH_DRAWS)  # no input is of this image or a later one
-        self.order = dict(n=images, steps=drawing.steps, seed=seed, first=first, role="calibration")
+        self.order = dict(n=images, steps=drawing.steps, seed=run.seed, first=first, role="calibration")
         self.order |= {name: made_by.get(name, getattr(drawing, name)) for name in ("guidance", "eta")}
-        self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=progress)
+        self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=run.progress)
         self.reference = self.draw(full)
 
     def draw(self, pipe: DiffusionPipeline) -> Tensor:
         """x_t after the last step, (N, C, H, W)."""
         return sample(with_sampler(pipe, self.sampler), **self.order).trajectory[-1].clone()
 
-    def run(self) -> UnitReport:
+    def run(self, index: int) -> UnitReport:
         """Correct the bias in place, unless that brings the brightness no nearer: then the report has a note.
 
         The report's error is the mean squared error of x_t after the last step.
@@ -90,7 +90,8 @@ class BiasCorrection:
         finally:
             bias.copy_(chosen)
         error = (drawn - self.reference).square().mean().item()
-        return UnitReport(NAME, len(unet.quantization.units), error, time.monotonic() - start, note)
+        seconds = time.monotonic() - start
+        return self.given.finished(UnitReport(NAME, index, error, seconds, note))
 
     def corrected(self, bias: Tensor, offset: Tensor) -> Tensor | None:
         """Correct the bias of images that are ``offset`` too bright: the new ones, or None if not nearer."""
@@ -117,7 +118,7 @@ class BiasCorrection:
 
     def say(self, note: str) -> None:
         """Tell whoever watches the progress."""
-        if self.order["progress"]:
+        if self.given.progress:
             print(f"{NAME}: {note}", file=sys.stderr)
 
 

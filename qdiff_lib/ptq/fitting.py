@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..modules.activation_quantizer import activation_quantizers
 from ..modules.quant_layer import QuantLayer, quant_layers
-from ..quantizers.observer import OBSERVED, Reservoir
+from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
 from .gptq import gptq_levels, second_moments
@@ -148,10 +148,10 @@ class UnitFitter(Fitter):
         """Set the activation ranges from all calibration inputs, which are in random order of time."""
         quantizers = activation_quantizers(self.unit)
         for quantizer in quantizers:
-            quantizer.reservoir = Reservoir(OBSERVED, self.generator)
+            quantizer.observer = ActivationObserver(self.generator)
         self.run()
         for quantizer in quantizers:
-            quantizer.range_from_reservoir(self.step_sizes.activation_range)
+            quantizer.set_observed_range(self.step_sizes.activation_range)
 
     def fit_step_sizes(self) -> None:
         """Learn log(scale) of every activation quantizer of the unit (LSQ, Esser et al., ICLR 2020)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..graph.hooks import hooked
 from ..modules.quant_layer import QuantLayer
 
 PATCHES = 16_384  # taken at random from all inputs of a layer: many times K, and a bounded time
@@ -68,15 +69,11 @@ def second_moments(
     per_batch = -(-PATCHES // batches)
     moments = {layer: SecondMoment(layer, generator, per_batch) for layer in layers}
 
-    def observe(layer: QuantLayer, args: tuple) -> None:
+    def observe(layer: QuantLayer, args: tuple, kwargs: dict) -> None:
         moments[layer].add(args[0])
 
-    handles = [layer.register_forward_pre_hook(observe) for layer in layers]
-    try:
+    with hooked(before=[(layer, observe) for layer in layers]):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return {layer: moment.mean() for layer, moment in moments.items()}
 
 

@@ -39,7 +39,7 @@ def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
         layer = quantized.get_submodule(name)
         weights, activations = layer_bits(name, grids)
         grid = activation_grid(activations, grids)
-        sizes = trace.seams.get(name) if grids.split else None
+        sizes = trace.concat_splits.get(name) if grids.split else None
         quantized.set_submodule(name, QuantLayer(layer, weights, grid, sizes or (layer.weight.shape[1],)))
     if grids.quantize_attention and grids.activations != FLOAT_BITS:
         _insert_attention_quantizers(quantized, grids)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from .bias_correction import BiasCorrection
 from .insertion import insert_quantizers
 from .memory_budget import check_disk
 from .reconstruction import reconstruct
+from .run import Run
 from .whole_network import fit_network
 from .without_learning import round_all
 from .work_folder import WorkFolder, opened, settings_of_run
@@ -51,34 +51,51 @@ def quantize(
 
     Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
     in float32, a recipe that fits no layer of it, prompts beside a calibration set, images of the recipe that
-    cannot be drawn, or a disk with too little room for what is cached (see ``budget``). Likewise for
+    cannot be drawn, or a disk with too little room for what is cached (see ``memory_budget``). Likewise for
     ``resume`` without ``work``, and a ``work`` folder that holds the files of another run, damaged ones or
     those of somebody else, that another process writes to, or from which only ``resume`` may go on.
     """
     check_quantizable(pipe, calibration, prompts)
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
-    start, seed, learned = time.monotonic(), recipe.seed, recipe.rounding.learned
+    start, learned = time.monotonic(), recipe.rounding.learned
     with evaluating(pipe.unet) as full:
         found = trace(full, example_inputs(full, device=full.device))
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
             check_disk(found, samples, memory_gb, work)
         with kept_files(pipe, recipe, prompts, calibration, work, resume) as files:
-            if calibration is None:
-                calibration = recorded_set(pipe, recipe.calibration, seed, progress, prompts, files)
+            run = Run(recipe.seed, memory_gb, files, progress, callback)
+            inputs = calibration or recorded_set(pipe, recipe.calibration, prompts, run)
             unet = insert_quantizers(full, recipe.grids, found)
-            unet.quantization = done = Quantization(recipe, calibration.made_by, found)
-            parts = (recipe.rounding, recipe.step_sizes, seed)
+            unet.quantization = done = Quantization(recipe, inputs.made_by, found)
             if learned:
-                stages = stages_after(pipe, unet, calibration, recipe, work, memory_gb, progress)
-                options = (work, files, memory_gb, progress, callback)
-                done.units = reconstruct(full, unet, found, calibration, *parts, *options)
-                run_stages(stages, done.units, callback)
+                done.units = learn(pipe, unet, inputs, recipe, run)
             else:
-                round_all(unet, found, calibration, *parts)
+                round_all(unet, found, inputs, recipe.rounding, recipe.step_sizes, run.seed)
     done.seconds = time.monotonic() - start
     return with_components(pipe, unet=make_native(unet, done))
+
+
+def learn(
+    pipe: DiffusionPipeline, unet: nn.Module, inputs: CalibrationSet, recipe: Recipe, run: Run
+) -> list[UnitReport]:
+    """Fit ``unet``, the network of ``pipe`` with quantizers, to full precision: units, then all together.
+
+    The stages after the units are those that the recipe asks for. Raises ValueError for images that
+    ``BiasCorrection`` cannot draw, before any unit is fitted.
+    """
+    networks, batch_size = (pipe.unet, unet, unet.quantization.trace, inputs), recipe.rounding.batch_size
+    correction = None
+    if images := recipe.bias_correction.bias_correction_images:
+        pipes = (pipe, with_components(pipe, unet=unet))
+        correction = BiasCorrection(*pipes, inputs, images, recipe.calibration, run)
+    reports = reconstruct(*networks, recipe.rounding, recipe.step_sizes, run)
+    if recipe.whole_network.network_iterations:
+        reports.append(fit_network(*networks, recipe.whole_network, batch_size, run))
+    if correction:
+        reports.append(correction.run(len(reports)))
+    return reports
 
 
 def kept_files(
@@ -108,57 +125,14 @@ def check_quantizable(
         raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
 
 
-Stage = Callable[[], UnitReport]
-
-
-def stages_after(
-    pipe: DiffusionPipeline,
-    unet: nn.Module,
-    inputs: CalibrationSet,
-    recipe: Recipe,
-    work: Path | None,
-    memory_gb: float,
-    progress: bool,
-) -> list[Stage]:
-    """The recipe's stages after the last unit, to be run on ``unet``, the quantized network of ``pipe``.
-
-    Raises ValueError for images that ``BiasCorrection`` cannot draw.
-    """
-    stages: list[Stage] = []
-    if recipe.whole_network.network_iterations:
-        networks = (pipe.unet, unet, unet.quantization.trace, inputs)
-        how = (recipe.whole_network, recipe.rounding.batch_size, recipe.seed)
-        stages.append(partial(fit_network, *networks, *how, work, memory_gb, progress))
-    images = recipe.bias_correction.bias_correction_images
-    if images:
-        pipes = (pipe, with_components(pipe, unet=unet))
-        stages.append(BiasCorrection(*pipes, inputs, images, recipe.calibration, recipe.seed, progress).run)
-    return stages
-
-
-def run_stages(
-    stages: list[Stage], reports: list[UnitReport], callback: Callable[[UnitReport], None] | None
-) -> None:
-    """Run the stages one after the other; each adds its report."""
-    for stage in stages:
-        reports.append(stage())
-        if callback:
-            callback(reports[-1])
-
-
 def recorded_set(
-    pipe: DiffusionPipeline,
-    how: Calibration,
-    seed: int,
-    progress: bool,
-    prompts: Sequence[str] | None = None,
-    files: WorkFolder | None = None,
+    pipe: DiffusionPipeline, how: Calibration, prompts: Sequence[str] | None, run: Run
 ) -> CalibrationSet:
-    """The calibration set that is drawn like that; ``files``: where it is kept, and taken from."""
+    """The calibration set that is drawn like that; one that the run's files have is taken from there."""
     sampler = with_sampler(pipe, how.sampler)
-    asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=progress)
+    asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=run.progress)
 
     def recorded() -> CalibrationSet:
-        return record(sampler, how.rule, how.samples, how.steps, seed, **asked)
+        return record(sampler, how.rule, how.samples, how.steps, run.seed, **asked)
 
-    return files.calibration(recorded) if files else recorded()
+    return run.files.calibration(recorded) if run.files else recorded()

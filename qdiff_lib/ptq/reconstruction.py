@@ -7,7 +7,6 @@ BRECQ).
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
@@ -18,10 +17,10 @@ from ..io.quantization import UnitReport
 from ..modules.activation_quantizer import activation_quantizers
 from ..recipes.parts import Rounding, StepSizes
 from ..utils.progress import UnitsBar
-from .activation_store import Rows, RowStore
+from .activation_store import Rows
 from .fitting import UnitFitter, reconstruction_loss, unit_seed
 from .replay import Replay, UnitInputs
-from .work_folder import WorkFolder
+from .run import Run
 
 
 def reconstruct(
@@ -31,47 +30,37 @@ def reconstruct(
     inputs: CalibrationSet,
     rounding: Rounding,
     step_sizes: StepSizes,
-    seed: int = 0,
-    work: Path | None = None,
-    files: WorkFolder | None = None,
-    memory_gb: float = 4.0,
-    progress: bool = True,
-    callback: Callable[[UnitReport], None] | None = None,
+    run: Run,
 ) -> list[UnitReport]:
     """Fit every unit of ``quantized`` in turn; it is changed in place.
 
-    work: folder for spilled activations. files: where finished units are kept, and taken from (none: nothing
-    is saved). memory_gb: most RAM, in 2^30 bytes, for cached activations; the rest goes to files. callback:
-    called with the report of each unit. Raises ValueError for a damaged file of a unit.
+    Units that the run's files have are restored. Raises ValueError for a damaged file of one.
     """
-    settings = (rounding, step_sizes, seed)
-    store = RowStore(int(memory_gb * 2**30), work)
+    store = run.store()
     original = Replay(full, trace, inputs, store)
     replaced = Replay(quantized, trace, inputs, store)
     iterations = rounding.iterations + step_sizes.step_size_iterations
-    bar = UnitsBar(unit_macs(full, trace), iterations, progress)
+    bar = UnitsBar(unit_macs(full, trace), iterations, run.progress)
     reports = []
     try:
         for k, unit in enumerate(trace.units):
             bar.begin(unit.name)
             start = time.monotonic()
             target, given = original.advance(k), replaced.collect(k)
-            report = files.load_unit(k, replaced.modules[k]) if files else None
+            report = run.files.load_unit(k, replaced.modules[k]) if run.files else None
             if report is None:
-                fit_unit(k, replaced, given, target, *settings, bar.tick)
+                fit_unit(k, replaced, given, target, rounding, step_sizes, run.seed, bar.tick)
             output = replaced.advance(k, given)
             if report is None:
                 error = mean_loss(output, target, replaced.batches())
                 report = UnitReport(unit.name, k, error, time.monotonic() - start)
-                if files:
-                    files.save_unit(report, replaced.modules[k])
+                if run.files:
+                    run.files.save_unit(report, replaced.modules[k])
             given.free(store)
             original.finish(k)
             replaced.finish(k)
             bar.end(k)
-            reports.append(report)
-            if callback:
-                callback(report)
+            reports.append(run.finished(report))
     finally:
         bar.close()
         store.close()

@@ -12,7 +12,6 @@ left, at the noisy end as at the clean one.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from .activation_store import Rows, RowStore
 from .fitting import Fitter, biases_of, decide, unit_seed
 from .reconstruction import mean_loss
 from .replay import InputRows, UnitInputs, row_batches
+from .run import Run
 
 NAME = "network"  # of the report of this stage
 SMALLEST_LOSS = 1e-12  # a step without any error keeps a finite weight
@@ -48,7 +48,7 @@ class Whole(nn.Module):
 class NetworkFitter(Fitter):
     """Fits codes, scales and biases of a ``Whole``.
 
-    full: the full-precision network. importance: what each row's loss counts, (N,).
+    full: the full-precision network. loss_weights: of each row, (N,).
     """
 
     def __init__(
@@ -57,20 +57,20 @@ class NetworkFitter(Fitter):
         full: nn.Module,
         inputs: UnitInputs,
         target: Rows,
-        importance: Tensor,
+        loss_weights: Tensor,
         settings: WholeNetwork,
         batch_size: int,
         seed: int,
         tick: Callable,
     ):
         super().__init__(whole, inputs, target, batch_size, seed, tick)
-        self.full, self.importance, self.settings = full, importance, settings
+        self.full, self.loss_weights, self.settings = full, loss_weights, settings
 
     def loss(self, index: Tensor) -> Tensor:
-        """The mean squared error of these rows, each times its importance."""
+        """The mean squared error of these rows, each times its loss weight."""
         args, kwargs = self.inputs.batch(index, self.device)
         errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square()
-        return (errors.flatten(1).mean(1) * self.importance[index].to(self.device)).mean()
+        return (errors.flatten(1).mean(1) * self.loss_weights[index].to(self.device)).mean()
 
     def fit(self) -> None:
         """Learn by Adam with cosine decay."""
@@ -102,32 +102,28 @@ def fit_network(
     inputs: CalibrationSet,
     settings: WholeNetwork,
     batch_size: int,
-    seed: int = 0,
-    work: Path | None = None,
-    memory_gb: float = 4.0,
-    progress: bool = True,
+    run: Run,
 ) -> UnitReport:
     """Fit ``quantized``, whose units are finished, as a whole; it is changed in place.
 
-    batch_size: inputs in each iteration. work: folder for outputs that do not fit into memory_gb, 2^30 bytes
-    of RAM each; nothing stays there: a killed stage is done again, from the units. The report's error is the
-    reconstruction loss of the network.
+    batch_size: inputs in each iteration. Nothing of it is kept in the run's files: a killed stage is done
+    again, from the units. The report's error is the reconstruction loss of the network.
     """
-    start, store, index = time.monotonic(), RowStore(int(memory_gb * 2**30), work), len(trace.units)
+    start, store, index = time.monotonic(), run.store(), len(trace.units)
     batches = row_batches(len(inputs), trace.batch_size)
-    bar = progress_bar(total=settings.network_iterations, desc="whole network", shown=progress)
+    bar = progress_bar(total=settings.network_iterations, desc="whole network", shown=run.progress)
     try:
         whole, given = Whole(quantized), all_inputs(inputs)
         target, before = (outputs(unit, given, batches, store) for unit in (Whole(full), whole))
-        importance = importance_of(row_losses(before, target, batches), inputs.step)
+        weights = loss_weights_of(row_losses(before, target, batches), inputs.step)
         store.free(before)
-        learning = (settings, batch_size, unit_seed(seed, index), bar.update)
-        NetworkFitter(whole, full, given, target, importance, *learning).fit()
+        learning = (settings, batch_size, unit_seed(run.seed, index), bar.update)
+        NetworkFitter(whole, full, given, target, weights, *learning).fit()
         error = mean_loss(outputs(whole, given, batches, store), target, batches)
     finally:
         bar.close()
         store.close()
-    return UnitReport(NAME, index, error, time.monotonic() - start)
+    return run.finished(UnitReport(NAME, index, error, time.monotonic() - start))
 
 
 def all_inputs(inputs: CalibrationSet) -> UnitInputs:
@@ -154,7 +150,7 @@ def row_losses(output: Rows, target: Rows, batches: list[slice]) -> Tensor:
     return torch.cat([(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches])
 
 
-def importance_of(losses: Tensor, step: Tensor) -> Tensor:
+def loss_weights_of(losses: Tensor, step: Tensor) -> Tensor:
     """One over the mean of ``losses`` (N,) at each row's ``step`` (N,), (N,)."""
     _, index = step.unique(return_inverse=True)
     means = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, losses, "mean", include_self=False)

@@ -7,7 +7,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..graph.tracing import Trace
 from ..modules.activation_quantizer import activation_quantizers
 from ..modules.quant_layer import quant_layers
-from ..quantizers.observer import OBSERVED, Reservoir
+from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .replay import row_batches
 
@@ -25,13 +25,13 @@ def round_all(
     generator = torch.Generator().manual_seed(seed)
     quantizers = activation_quantizers(unet)
     for quantizer in quantizers:
-        quantizer.reservoir = Reservoir(OBSERVED, generator)
+        quantizer.observer = ActivationObserver(generator)
     device = next(unet.parameters()).device
     if quantizers:
         for rows in row_batches(len(inputs), trace.batch_size):
             unet(**inputs.rows(rows, device))
     for quantizer in quantizers:
-        quantizer.range_from_reservoir(step_sizes.activation_range)
+        quantizer.set_observed_range(step_sizes.activation_range)
     for layer in quant_layers(unet):
         if layer.weight_grid:
             layer.find_weight_range(rounding.weight_range)

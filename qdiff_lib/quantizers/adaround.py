@@ -51,7 +51,7 @@ class AdaRound(nn.Module):
         self.log_scale = nn.Parameter(self.scale.log())
         return self.log_scale
 
-    def step(self) -> Tensor:
+    def current_scale(self) -> Tensor:
         """The scale as it stands."""
         return self.scale if self.log_scale is None else self.log_scale.exp()
 
@@ -64,7 +64,7 @@ class AdaRound(nn.Module):
 
     def forward(self) -> Tensor:
         """The soft weight."""
-        return self.step() * self._clipped(self.floor + self.h())
+        return self.current_scale() * self._clipped(self.floor + self.h())
 
     def regularizer(self, beta: float) -> Tensor:
         """``sum 1 - |2 h(V) - 1|^beta``: 0 where every rounding is decided."""
@@ -77,4 +77,4 @@ class AdaRound(nn.Module):
 
     def decided(self) -> Tensor:
         """The hard weight, on the grid."""
-        return self.step().detach() * self.levels()
+        return self.current_scale().detach() * self.levels()

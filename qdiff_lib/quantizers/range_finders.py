@@ -10,7 +10,7 @@ from torch import Tensor
 from .grid import Grid, PerTensor, ScaleZero, fake_quantize, scale_for_range, shared_axes
 
 MSE_POWER = 2.4  # the exponent of the paper's code
-MSE_STEPS = 80  # candidate ranges: 100 %, 99 %, ... of the min-max range
+MSE_CANDIDATES = 80  # candidate ranges: 100 %, 99 %, ... of the min-max range
 PERCENTILE = 99.9
 
 
@@ -29,8 +29,8 @@ def mse_search(x: Tensor, grid: Grid) -> ScaleZero:
     low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
     best = scale_for_range(low, high, grid)
     least = _grid_error(x, best, grid, axes)
-    for step in range(1, MSE_STEPS):
-        shrink = 1 - 0.01 * step
+    for percent in range(1, MSE_CANDIDATES):
+        shrink = 1 - 0.01 * percent
         candidate = scale_for_range(shrink * low, shrink * high, grid)
         error = _grid_error(x, candidate, grid, axes)
         better = error < least

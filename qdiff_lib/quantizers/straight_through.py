@@ -12,7 +12,7 @@ class StraightThrough(nn.Module):
     The weight is ``s round(u)``, u in steps of the grid, and the gradient passes the rounding as if it were
     not there (Bengio et al., 2013). u starts at the codes, moved towards the full-precision weight by at most
     ``WITHIN`` of a step: what lay between two codes is the first to change. It stands where AdaRound stands
-    while a weight is learned, and has the same ``step`` and ``levels``.
+    while a weight is learned, and has the same ``current_scale`` and ``levels``.
     """
 
     def __init__(self, weight: Tensor, full: Tensor, scale: Tensor, zero_point: Tensor, bits: int):
@@ -23,7 +23,7 @@ class StraightThrough(nn.Module):
         self.register_buffer("low", -zero_point)
         self.register_buffer("high", 2**bits - 1 - zero_point)
 
-    def step(self) -> Tensor:
+    def current_scale(self) -> Tensor:
         """The scale as it stands."""
         return self.log_scale.exp()
 
@@ -33,4 +33,4 @@ class StraightThrough(nn.Module):
 
     def forward(self) -> Tensor:
         """The weight on its grid, with the gradient of u."""
-        return self.step() * (self.levels() + (self.u - self.u.detach()))
+        return self.current_scale() * (self.levels() + (self.u - self.u.detach()))

@@ -7,11 +7,11 @@ from tiny_models import ddpm, random_inputs, traced, unet2d
 from qdiff_lib.calibration.calibration_set import CalibrationSet
 from qdiff_lib.course.exercises import lesson_04 as exercises
 from qdiff_lib.course.figures import lesson_04 as figures
-from qdiff_lib.course.seams import (
+from qdiff_lib.course.shortcut_split import (
     groups_straddle,
     input_ranges,
     layer_error,
-    quantize_seams,
+    quantize_shortcuts,
     relative_error,
     stretch_skips,
     watch,
@@ -28,10 +28,10 @@ def test_ranges_have_one_entry_a_side(pipe):
     found, inputs = traced(pipe.unet), random_inputs(pipe.unet, n=40)
     ranges = input_ranges(pipe.unet, found, inputs)
     assert list(ranges) == [name for unit in found.units for name in unit.layers]
-    assert all(len(sides) == (2 if name in found.seams else 1) for name, sides in ranges.items())
+    assert all(len(sides) == (2 if name in found.concat_splits else 1) for name, sides in ranges.items())
     with torch.no_grad():
-        seen = watch(pipe.unet, found.seams, inputs.rows(slice(None)))
-    for name, sizes in found.seams.items():
+        seen = watch(pipe.unet, found.concat_splits, inputs.rows(slice(None)))
+    for name, sizes in found.concat_splits.items():
         for (low, high), part in zip(ranges[name], seen[name][0].split(sizes, 1), strict=True):
             assert low == pytest.approx(min(part.min().item(), 0), rel=1e-5)
             assert high == pytest.approx(max(part.max().item(), 0), rel=1e-5)
@@ -40,37 +40,39 @@ def test_ranges_have_one_entry_a_side(pipe):
 def test_stretching_keeps_the_function_but_not_the_one_grid(pipe):
     found, inputs = traced(pipe.unet), random_inputs(pipe.unet, n=16)
     rows = inputs.rows(slice(None))
-    whole = [seam for seam, sizes in found.seams.items() if not groups_straddle(pipe.unet, seam, sizes)]
+    whole = [
+        name for name, sizes in found.concat_splits.items() if not groups_straddle(pipe.unet, name, sizes)
+    ]
     assert whole
-    stretched = stretch_skips(pipe, found.seams, dict.fromkeys(whole, 50.0))
-    assert traced(stretched.unet).seams == found.seams
+    stretched = stretch_skips(pipe, found.concat_splits, dict.fromkeys(whole, 50.0))
+    assert traced(stretched.unet).concat_splits == found.concat_splits
     with torch.no_grad():
         before, after = (p.unet(**rows).sample for p in (pipe, stretched))
     assert relative_error(after, before) < 1e-4
     errors = {}
     for split in (False, True):
-        unet = quantize_seams(stretched, found.seams, inputs, 4, 8, split).unet
+        unet = quantize_shortcuts(stretched, found.concat_splits, inputs, 4, 8, split).unet
         seen = watch(stretched.unet, whole, rows)
         errors[split] = [relative_error(unet.get_submodule(s)(x), y) for s, (x, y) in seen.items()]
     assert all(one > 3 * two for one, two in zip(errors[False], errors[True], strict=True))
 
 
-def test_stretching_refuses_small_factors_and_straddled_seams(pipe):
-    seams = traced(pipe.unet).seams
+def test_stretching_refuses_small_factors_and_shared_groups(pipe):
+    splits = traced(pipe.unet).concat_splits
     with pytest.raises(ValueError, match="0.5"):
-        stretch_skips(pipe, seams, {next(iter(seams)): 0.5})
+        stretch_skips(pipe, splits, {next(iter(splits)): 0.5})
     uneven = ddpm(unet2d(block_out_channels=(8, 12)))
-    seams = traced(uneven.unet).seams
-    straddled = [seam for seam, sizes in seams.items() if groups_straddle(uneven.unet, seam, sizes)]
+    splits = traced(uneven.unet).concat_splits
+    straddled = [name for name, sizes in splits.items() if groups_straddle(uneven.unet, name, sizes)]
     with pytest.raises(ValueError, match="cannot be stretched"):
-        stretch_skips(uneven, seams, {straddled[0]: 50.0})
+        stretch_skips(uneven, splits, {straddled[0]: 50.0})
 
 
 def test_halves_of_a_layer_give_its_output(pipe):
     found, inputs = traced(pipe.unet), random_inputs(pipe.unet, n=8)
-    unet = quantize_seams(pipe, found.seams, inputs, 4, 8, True).unet
-    for seam, (x, _) in watch(pipe.unet, found.seams, inputs.rows(slice(None))).items():
-        layer = unet.get_submodule(seam)
+    unet = quantize_shortcuts(pipe, found.concat_splits, inputs, 4, 8, True).unet
+    for name, (x, _) in watch(pipe.unet, found.concat_splits, inputs.rows(slice(None))).items():
+        layer = unet.get_submodule(name)
         exact = exercises.shortcut_product(*exercises.halves_of(layer, x))
         expected = (layer(x) - layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
         assert relative_error(expected, exact) < 1e-5
@@ -91,7 +93,7 @@ def test_image_rows_say_how_far_each_row_is():
     assert "second, white 1.0000" in figure.get_label()
 
 
-def test_ranges_figure_counts_the_seams():
+def test_ranges_figure_counts_the_concatenations():
     figure = figures.ranges_along_network([1.0, 2.0, 3.0, 9.0], [False, False, False, True], n=7)
     assert "spans 9.0, 4.5 times the median of the 3 other layers (2.0)" in figure.get_label()
 
@@ -119,7 +121,7 @@ def test_toy_figure_names_where_the_smaller_side_is_lost():
 
 def test_gains_figure_gives_the_span():
     figure = figures.split_gains(["a", "b"], {"W4A8": [0.9, 1.1], "W8A4": [1.2, 1.3]}, [1.2, 1.3], n=4)
-    assert "over 2 seams: W4A8 0.90 to 1.10; W8A4 1.20 to 1.30" in figure.get_label()
+    assert "over 2 shortcut layers: W4A8 0.90 to 1.10; W8A4 1.20 to 1.30" in figure.get_label()
 
 
 def test_calibration_sets_longer_than_a_pass_are_read_whole(pipe):

@@ -3,7 +3,7 @@
 import pytest
 from tiny_models import random_inputs, unet2d
 
-from qdiff_lib.graph.hooks import hooked
+from qdiff_lib.graph.hooks import hooked, watched_inputs, watched_outputs
 
 
 @pytest.fixture(scope="module")
@@ -11,13 +11,12 @@ def unet():
     return unet2d()
 
 
-@pytest.mark.parametrize("outputs", [False, True], ids=["inputs", "outputs"])
-def test_hooks_see_every_pass_and_leave_nothing(unet, outputs):
+@pytest.mark.parametrize("watched, channels", [(watched_inputs, (1, 8)), (watched_outputs, (8, 1))])
+def test_hooks_see_every_pass_and_leave_nothing(unet, watched, channels):
     seen, inputs = [], random_inputs(unet, 3)
-    with hooked(unet, ["conv_in", "conv_out"], lambda layer, x: seen.append((layer, *x.shape[:2])), outputs):
+    with watched(unet, ["conv_in", "conv_out"], lambda layer, x: seen.append((layer, *x.shape[:2]))):
         unet(**inputs.rows(slice(0, 2)))
         unet(**inputs.rows(slice(2, 3)))
-    channels = (8, 1) if outputs else (1, 8)
     assert seen == [
         (name, n, c) for n in (2, 1) for name, c in zip(("conv_in", "conv_out"), channels, strict=True)
     ]
@@ -26,6 +25,6 @@ def test_hooks_see_every_pass_and_leave_nothing(unet, outputs):
 
 def test_hooks_go_when_the_block_fails(unet):
     with pytest.raises(RuntimeError, match="stop"):
-        with hooked(unet, ["conv_in"], print, outputs=True):
+        with hooked(before=[(unet.conv_in, print)], after=[(unet.conv_in, print)]):
             raise RuntimeError("stop")
-    assert not unet.conv_in._forward_hooks
+    assert not unet.conv_in._forward_hooks and not unet.conv_in._forward_pre_hooks

@@ -92,7 +92,7 @@ def test_the_shape_is_that_of_the_output(unet):
     assert {unit.name: unit.shape for unit in found.units} == shapes
 
 
-def test_seams_are_the_sizes_that_were_concatenated(unet, monkeypatch):
+def test_concat_splits_are_the_sizes_that_were_concatenated(unet, monkeypatch):
     concatenated, seen = [], {}
     original = torch.cat
 
@@ -110,13 +110,13 @@ def test_seams_are_the_sizes_that_were_concatenated(unet, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "cat", cat)
         hooked(unet, layers_of(unet), before=look)
-    assert traced(unet).seams == seen
+    assert traced(unet).concat_splits == seen
     assert set(seen) == {name for name in layers_of(unet) if "up_" in name and name.endswith("conv_shortcut")}
 
 
-def test_seams_are_deep_and_skip_in_this_order():
+def test_concat_splits_are_deep_and_skip_in_this_order():
     # conv_in and the down path leave 8, 8, 8 and 24 channels for the way up, which takes them from the end.
-    assert traced(unet2d()).seams == {
+    assert traced(unet2d()).concat_splits == {
         "up_blocks.0.resnets.0.conv_shortcut": (24, 24),
         "up_blocks.0.resnets.1.conv_shortcut": (24, 8),
         "up_blocks.1.resnets.0.conv_shortcut": (24, 8),

@@ -163,7 +163,7 @@ def test_the_size_is_what_the_bits_promise(large, bits, tmp_path):
     recipe = Recipe.linear(bits, 8, split=True, weight_range="min_max")
     quantized = quantize(pipe, recipe, inputs, progress=False)
     size = save_quantized(quantized, tmp_path).stat().st_size
-    promised, floats = promised_bytes(pipe.unet, bits, quantized.unet.quantization.trace.seams)
+    promised, floats = promised_bytes(pipe.unet, bits, quantized.unet.quantization.trace.concat_splits)
     assert sum(value.numel() for value in float_tensors(quantized.unet).values()) == floats
     names = sum(len(name) + 80 for name in quantized.unet.state_dict())  # the header of safetensors
     assert promised <= size <= 1.02 * promised + names

@@ -14,7 +14,7 @@ from qdiff_lib.modules import attention as attention_module
 from qdiff_lib.modules.activation_quantizer import ActivationQuantizer, activation_quantizers
 from qdiff_lib.modules.attention import QuantAttention
 from qdiff_lib.quantizers.grid import Grid
-from qdiff_lib.quantizers.observer import Reservoir
+from qdiff_lib.quantizers.observer import ActivationObserver
 
 U64 = 2**-53  # unit roundoff of float64
 
@@ -79,10 +79,10 @@ def test_quantized_attention_is_the_explicit_formula():
     attention = QuantAttention.of(attention, Grid(4, symmetric=True), Grid(3))
     original = attention(x, context)
     for quantizer in activation_quantizers(attention):
-        quantizer.reservoir = Reservoir(5, torch.Generator().manual_seed(0))
+        quantizer.observer = ActivationObserver(torch.Generator().manual_seed(0), 5)
     assert torch.equal(attention(x, context), original)
     for quantizer in activation_quantizers(attention):
-        quantizer.range_from_reservoir("min_max")
+        quantizer.set_observed_range("min_max")
 
     def symmetric(value):  # a 4-bit grid with zero point 8
         scale = max(-value.min() / 8, value.max() / 7).float()  # scales are held in float32
@@ -91,7 +91,7 @@ def test_quantized_attention_is_the_explicit_formula():
     query, key, value = attention.to_q(x), attention.to_k(context), attention.to_v(context)
     query, key, value = (symmetric(part).unflatten(-1, (4, 4)) for part in (query, key, value))
     weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(2).softmax(-1)
-    # The range is that of the unquantized softmax, which the reservoir saw.
+    # The range is that of the unquantized softmax, which the observer saw.
     scale = attention.quantize_softmax.scale
     weights = scale * (weights / scale).round().clamp(0, 7)
     expected = attention.to_out[0](torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2))
@@ -107,9 +107,9 @@ def test_quantized_attention_is_the_explicit_formula():
 def test_softmax_grid_is_unsigned(bits, range_name):
     attention, (x, _, _) = make_attention("self-tokens")
     attention = QuantAttention.of(attention, Grid(8, symmetric=True), Grid(bits))
-    attention.quantize_softmax.reservoir = Reservoir(100, torch.Generator().manual_seed(0))
+    attention.quantize_softmax.observer = ActivationObserver(torch.Generator().manual_seed(0), 100)
     attention(x)
-    attention.quantize_softmax.range_from_reservoir(range_name)
+    attention.quantize_softmax.set_observed_range(range_name)
     assert attention.quantize_softmax.zero_point == 0
     assert 0 < attention.quantize_softmax.scale <= 1 / (2**bits - 1)
 
@@ -132,11 +132,11 @@ def learning(attention, arguments):
     """The output with quantized products whose steps are learned, and all gradients; ranges by one pass."""
     attention = QuantAttention.of(copy.deepcopy(attention), Grid(8), Grid(8))
     for quantizer in activation_quantizers(attention):
-        quantizer.reservoir = Reservoir(10_000, torch.Generator().manual_seed(0))
+        quantizer.observer = ActivationObserver(torch.Generator().manual_seed(0), 10_000)
     with torch.no_grad():
         attention(*arguments)
     for quantizer in activation_quantizers(attention):
-        quantizer.range_from_reservoir("min_max")
+        quantizer.set_observed_range("min_max")
     steps = [quantizer.start_learning() for quantizer in activation_quantizers(attention)]
     out = attention(*arguments)
     return out, torch.autograd.grad(

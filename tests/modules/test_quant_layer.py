@@ -13,7 +13,7 @@ from qdiff_lib.modules.quant_layer import QuantLayer, quant_layers
 from qdiff_lib.modules.state import quantized_state, restore_state
 from qdiff_lib.quantizers.adaround import AdaRound
 from qdiff_lib.quantizers.grid import Grid, dequantize, fake_quantize, quantize, scale_for_range
-from qdiff_lib.quantizers.observer import Reservoir
+from qdiff_lib.quantizers.observer import ActivationObserver
 from qdiff_lib.quantizers.range_finders import min_max
 
 U, U64 = 2**-24, 2**-53  # unit roundoffs of float32 and float64
@@ -46,10 +46,10 @@ def set_ranges(module, x, range_name="min_max", seed=0):
     """Set every activation range of ``module`` from what it sees in one pass over ``x``."""
     quantizers = activation_quantizers(module)
     for quantizer in quantizers:
-        quantizer.reservoir = Reservoir(10_000, torch.Generator().manual_seed(seed))
+        quantizer.observer = ActivationObserver(torch.Generator().manual_seed(seed), 10_000)
     out = module(x)
     for quantizer in quantizers:
-        quantizer.range_from_reservoir(range_name)
+        quantizer.set_observed_range(range_name)
     return out
 
 
@@ -254,10 +254,10 @@ def test_quantizer_passes_then_samples_then_quantizes():
     x = torch.linspace(-1, 2, 50)
     quantizer = ActivationQuantizer(Grid(3))
     assert quantizer(x) is x
-    quantizer.reservoir = Reservoir(10, torch.Generator().manual_seed(0))
+    quantizer.observer = ActivationObserver(torch.Generator().manual_seed(0), 10)
     assert quantizer(x) is x and quantizer(3 * x) is not x
-    quantizer.range_from_reservoir("min_max")
-    assert quantizer.reservoir is None
+    quantizer.set_observed_range("min_max")
+    assert quantizer.observer is None
     assert torch.equal(quantizer(x), fake_quantize(x, *min_max(3 * x, Grid(3)), 3))
     assert len(quantizer(3 * x).unique()) == 8
 

@@ -229,8 +229,8 @@ def written(tmp_path_factory):
 class TestTables:
     def test_every_table_says_how_it_was_made(self, written):
         assert set(written[1]) == {
-            "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "seams", "table1",
-            "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
+            "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "shortcut_split",
+            "table1", "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
             "softmax_bits", "latent", "between_steps", "sensitivity",
         }  # fmt: skip
         for name, table in written[1].items():
@@ -293,8 +293,8 @@ class TestTables:
         assert [row["seed"] for row in data["seeds"]] == [0, 1]
         assert len({row["trajectory_mse"] for row in data["seeds"]}) == 2
 
-    def test_seams(self, written):
-        data = written[1]["seams"]["data"]
+    def test_shortcut_split(self, written):
+        data = written[1]["shortcut_split"]["data"]
         for row in data["rows"]:
             assert len(row["sizes"]) == 2
             for name in ("activation", "weight"):

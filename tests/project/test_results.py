@@ -160,7 +160,7 @@ def test_neighbouring_steps_have_the_more_alike_ranges(found):
 
 
 def test_the_halves_of_the_shortcuts_differ_little(found):
-    for row in found["seams"].data["rows"]:
+    for row in found["shortcut_split"].data["rows"]:
         assert all(1 / 3 < row[f"{kind}_ratio"] < 3 for kind in ("activation", "weight"))
 
 
@@ -168,7 +168,7 @@ def test_every_recorded_result_of_the_course_has_an_ordering():
     used = set().union(
         *(re.findall(r'recorded\("(\w+)"\)', path.read_text()) for path in SOURCES.glob("*.py"))
     )
-    assert used and used <= {name for name, _, _ in BEST_FIRST} | {"activation_ranges", "seams"}
+    assert used and used <= {name for name, _, _ in BEST_FIRST} | {"activation_ranges", "shortcut_split"}
     assert used <= {section.name for section in SECTIONS}
 
 

@@ -13,6 +13,7 @@ from qdiff_lib.ptq import bias_correction as stage
 from qdiff_lib.ptq import quantize as module
 from qdiff_lib.ptq import reconstruction
 from qdiff_lib.ptq.bias_correction import NAME, NUDGES, BiasCorrection, brightness, last_bias, secant_step
+from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.timestep_rules import Single
 
 IMAGES = 12
@@ -33,7 +34,7 @@ def stop(*args):
 
 def prepared(pipe, made, inputs, how):
     images = how.bias_correction.bias_correction_images
-    return BiasCorrection(pipe, made, inputs, images, how.calibration, how.seed, progress=False)
+    return BiasCorrection(pipe, made, inputs, images, how.calibration, Run(how.seed, progress=False))
 
 
 def correction(pipe, made, how):
@@ -81,7 +82,7 @@ def test_images_made_too_bright_are_mended(make, sampler, activations, channels)
     made = quantized(pipe, how.replace(bias_correction_images=0))
     last_bias(made.unet).sub_(torch.tensor([0.03, -0.02, 0.01])[:channels])
     before = off(pipe, made, how)
-    correction(pipe, made, how).run()
+    correction(pipe, made, how).run(0)
     assert off(pipe, made, how) < 0.2 * before
 
 
@@ -106,7 +107,7 @@ def test_only_the_last_bias_changes(changes):
     made = quantized(pipe, how.replace(bias_correction_images=0))
     last_bias(made.unet).add_(0.03)
     before = snapshot(made.unet)
-    report = correction(pipe, made, how).run()
+    report = correction(pipe, made, how).run(0)
     after = snapshot(made.unet)
     assert_same_tensors(snapshot(pipe.unet), original)
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
@@ -127,7 +128,7 @@ def test_a_nudge_that_drowns_is_made_larger(grid, enough, monkeypatch):
     bias, done.reference = last_bias(made.unet).fill_(4 + grid / 2), torch.zeros(IMAGES, 1, 8, 8)
     monkeypatch.setattr(done, "draw", lambda _: done.reference - grid * (bias / grid).floor())
     monkeypatch.setattr(done, "slope", lambda *args: tried.append(args[-1]) or slope(done, *args))
-    assert done.run().note == ""
+    assert done.run(0).note == ""
     assert tried == list(NUDGES[: NUDGES.index(enough) + 1])
     assert brightness(done.draw(made), done.reference).abs() <= 2 + grid
 
@@ -137,10 +138,10 @@ def test_what_cannot_be_corrected_is_said_in_the_report_and_at_the_terminal(monk
     made = quantized(pipe, how.replace(bias_correction_images=0))
     before = snapshot(made.unet)
     inputs, images = random_inputs(pipe.unet, 8), how.bias_correction.bias_correction_images
-    done = BiasCorrection(pipe, made, inputs, images, how.calibration, how.seed)  # with its progress
+    done = BiasCorrection(pipe, made, inputs, images, how.calibration, Run(how.seed))  # with its progress
     still = done.draw(made)
     monkeypatch.setattr(done, "draw", lambda _: still)  # a bias that no image answers to
-    note = done.run().note
+    note = done.run(0).note
     assert "it stays" in note and f"{NAME}: {note}" in capsys.readouterr().err
     assert_same_tensors(snapshot(made.unet), before)
 
@@ -163,7 +164,7 @@ def test_a_correction_that_is_stopped_leaves_the_bias_as_it_was(monkeypatch):
 
     monkeypatch.setattr(stage, "secant_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        done.run()
+        done.run(0)
     assert_same_tensors(snapshot(made.unet), before)
 
 

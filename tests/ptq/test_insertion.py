@@ -148,9 +148,9 @@ def test_edge_bits(grids, edge, inner):
 
 
 @pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
-def test_split_follows_the_seams(split):
+def test_split_follows_the_concatenation(split):
     unet = unet2d()
-    seams = traced(unet).seams
+    seams = traced(unet).concat_splits
     quantized = with_quantizers(unet, Grids(split=split))
     for name in names_of(quantized):
         layer = quantized.get_submodule(name)

@@ -20,12 +20,13 @@ from qdiff_lib.graph.tracing import trace
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.modules.state import quantized_state
-from qdiff_lib.ptq import reconstruction
+from qdiff_lib.ptq import run
 from qdiff_lib.ptq.activation_store import RowStore
 from qdiff_lib.ptq.fitting import reconstruction_loss
 from qdiff_lib.ptq.insertion import insert_quantizers
 from qdiff_lib.ptq.memory_budget import FLOAT_BYTES, cached_bytes, check_disk
 from qdiff_lib.ptq.reconstruction import reconstruct
+from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
 from qdiff_lib.recipes.presets import PRESETS
 
@@ -49,11 +50,11 @@ def held_by_unit(monkeypatch, unet, n):
             most[-1] = max(most[-1], sum(FLOAT_BYTES * prod(held.shape) for held in self.held))
             return rows
 
-    monkeypatch.setattr(reconstruction, "RowStore", Watched)
+    monkeypatch.setattr(run, "RowStore", Watched)
     found, inputs = traced(unet), random_inputs(unet, n)
     quantized = insert_quantizers(unet, RECIPE.grids, found)
-    how = (RECIPE.rounding, RECIPE.step_sizes)
-    reconstruct(unet, quantized, found, inputs, *how, progress=False, callback=lambda _: most.append(0))
+    how = Run(progress=False, callback=lambda _: most.append(0))
+    reconstruct(unet, quantized, found, inputs, RECIPE.rounding, RECIPE.step_sizes, how)
     return found, most[:-1]
 
 

@@ -57,7 +57,7 @@ def check_activations(unet, bits):
     assert bool(quantizers) == (bits != 32)
     assert all(q.grid.bits == bits for layer in quant_layers(unet) for q in layer.inputs)
     for quantizer in quantizers:
-        assert quantizer.scale > 0 and quantizer.log_scale is None and quantizer.reservoir is None
+        assert quantizer.scale > 0 and quantizer.log_scale is None and quantizer.observer is None
 
 
 @pytest.mark.parametrize("weights, activations", BITS, ids=BIT_IDS)
@@ -175,7 +175,7 @@ def test_the_report_is_json(pair):
     report = json.loads(json.dumps(about.report()))
     assert Recipe.from_dict(report["recipe"]) == about.recipe
     assert [unit["name"] for unit in report["units"]] == [unit.name for unit in about.trace.units]
-    assert report["seams"]["up_blocks.1.resnets.1.conv_shortcut"] == [8, 8]
+    assert report["concat_splits"]["up_blocks.1.resnets.1.conv_shortcut"] == [8, 8]
     assert report["seconds"] >= sum(unit["seconds"] for unit in report["units"]) > 0
     assert all(unit["error"] >= 0 for unit in report["units"])
 

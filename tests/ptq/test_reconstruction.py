@@ -21,6 +21,8 @@ from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.fitting import reconstruction_loss
 from qdiff_lib.ptq.reconstruction import reconstruct
 from qdiff_lib.ptq.replay import Replay
+from qdiff_lib.ptq.run import Run
+from qdiff_lib.ptq.work_folder import WorkFolder
 from qdiff_lib.quantizers.adaround import AdaRound
 from qdiff_lib.quantizers.grid import dequantize
 from qdiff_lib.quantizers.grid import quantize as codes_of
@@ -41,8 +43,8 @@ def only(name):
 def rebuilt(unet, recipe, inputs, **options):
     """A reconstructed copy and the reports."""
     quantized = with_quantizers(unet, recipe.grids)
-    how = (recipe.rounding, recipe.step_sizes, recipe.seed)
-    reports = reconstruct(unet, quantized, traced(unet), inputs, *how, progress=False, **options)
+    how = (recipe.rounding, recipe.step_sizes, Run(recipe.seed, progress=False, **options))
+    reports = reconstruct(unet, quantized, traced(unet), inputs, *how)
     return quantized, reports
 
 
@@ -249,8 +251,8 @@ def test_only_what_is_learned_is_optimized(monkeypatch, learn_affine):
         return backward(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, "backward", look)
-    how = (recipe.rounding, recipe.step_sizes)
-    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), *how, progress=False)
+    how = (recipe.rounding, recipe.step_sizes, Run(progress=False))
+    reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), *how)
     assert asked == {"v", "log_scale"} | ({"bias"} if learn_affine else set())
 
 
@@ -258,6 +260,8 @@ def test_a_small_memory_budget_changes_no_bit(tmp_path):
     unet = unet2d()
     inputs = random_inputs(unet, 8)
     plenty, _ = rebuilt(unet, small(), inputs)
-    little, _ = rebuilt(unet, small(), inputs, memory_gb=20 / 2**20, work=tmp_path)
+    little, _ = rebuilt(
+        unet, small(), inputs, memory_gb=20 / 2**20, files=WorkFolder(tmp_path, {"recipe": {}})
+    )
     assert_same_tensors(snapshot(little), snapshot(plenty))
     assert not list(tmp_path.glob("activations-*"))

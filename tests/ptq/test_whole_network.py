@@ -19,7 +19,7 @@ from qdiff_lib.io.checkpoint import weight_layers
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.ptq import reconstruction
 from qdiff_lib.ptq.fitting import reconstruction_loss
-from qdiff_lib.ptq.whole_network import NAME, NetworkFitter, importance_of, row_losses
+from qdiff_lib.ptq.whole_network import NAME, NetworkFitter, loss_weights_of, row_losses
 
 ROWS = 16
 
@@ -58,15 +58,15 @@ def test_the_networks_error_falls_and_is_reported(make, bits, rate, left):
     assert NAME not in [unit.name for unit in before.quantization.units]
 
 
-def test_a_rows_importance_is_one_over_its_steps_error():
+def test_a_rows_loss_weight_is_one_over_its_steps_error():
     step = torch.tensor([7, 2, 7, 2, 4])
     losses = torch.tensor([1e-4, 0.2, 3e-4, 0.4, 0.0])
-    found = importance_of(losses, step)
+    found = loss_weights_of(losses, step)
     torch.testing.assert_close(found[:4], torch.tensor([5e3, 10 / 3, 5e3, 10 / 3]))
     assert found[4].isfinite()
 
 
-def test_each_row_counts_by_its_importance(monkeypatch):
+def test_each_row_counts_by_its_loss_weight(monkeypatch):
     """Before anything is learned, each row's loss is its error over the mean error of its step."""
     unet, found = unet2d(), []
     inputs = replace(random_inputs(unet, ROWS), step=torch.arange(ROWS) % 4)

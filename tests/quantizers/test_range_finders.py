@@ -14,10 +14,10 @@ from qdiff_lib.quantizers.grid import (
     fake_quantize,
     scale_for_range,
 )
-from qdiff_lib.quantizers.observer import Reservoir
+from qdiff_lib.quantizers.observer import ActivationObserver
 from qdiff_lib.quantizers.range_finders import (
+    MSE_CANDIDATES,
     MSE_POWER,
-    MSE_STEPS,
     RANGES,
     find_activation_range,
     min_max,
@@ -66,7 +66,7 @@ def test_mse_search_finds_what_a_loop_over_channels_finds(seed, grid):
     x = weights(seed)
     found = mse_search(x, Grid(grid.bits, grid.symmetric, PerAxis(0)))
     for channel, scale, zero_point in zip(x, found.scale, found.zero_point, strict=True):
-        shrinks = [1.0] + [1 - 0.01 * step for step in range(1, MSE_STEPS)]
+        shrinks = [1.0] + [1 - 0.01 * step for step in range(1, MSE_CANDIDATES)]
         low, high = channel.min(), channel.max()
         candidates = [scale_for_range(shrink * low, shrink * high, grid) for shrink in shrinks]
         errors = [float64_error(channel, candidate, grid.bits) for candidate in candidates]
@@ -103,7 +103,7 @@ def test_mse_search_shrinks_to_a_fifth_at_most():
     # From 0.88 to 0.84 the many errors of up to s / 2, whose mean power is (s / 2)^2.4 / 3.4, gain
     # 2941 ((0.88 / 6)^2.4 - (0.84 / 6)^2.4) = 3.1, and the outlier loses 3.16^2.4 - 3.12^2.4 = 0.48.
     x = torch.cat([torch.linspace(0, 0.8, 10_000), torch.tensor([4.0])])
-    assert mse_search(x, Grid(2)).scale == min_max((1 - 0.01 * (MSE_STEPS - 1)) * x, Grid(2)).scale
+    assert mse_search(x, Grid(2)).scale == min_max((1 - 0.01 * (MSE_CANDIDATES - 1)) * x, Grid(2)).scale
 
 
 @pytest.mark.parametrize("range_name", RANGES)
@@ -152,29 +152,29 @@ batches = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
 def fill(sizes, per_batch, seed):
-    """A reservoir that has seen batches of these sizes, and the batches."""
+    """An observer that has seen batches of these sizes, and the batches."""
     generator = seeded(seed)
     seen = [torch.randn(size, 2, generator=generator) * 10**i for i, size in enumerate(sizes)]
-    reservoir = Reservoir(per_batch, seeded(seed))
+    observer = ActivationObserver(seeded(seed), per_batch)
     for batch in seen:
-        reservoir.add(batch)
-    return reservoir, torch.cat(seen)
+        observer.add(batch)
+    return observer, torch.cat(seen)
 
 
 @given(sizes=batches, per_batch=st.integers(0, 20), seed=seeds, grid=grids)
 @some
-def test_min_max_of_a_reservoir_is_that_of_all_batches(sizes, per_batch, seed, grid):
-    reservoir, seen = fill(sizes, per_batch, seed)
-    found, expected = min_max(reservoir.values(), grid), min_max(seen, grid)
+def test_min_max_of_an_observer_is_that_of_all_batches(sizes, per_batch, seed, grid):
+    observer, seen = fill(sizes, per_batch, seed)
+    found, expected = min_max(observer.values(), grid), min_max(seen, grid)
     assert found.scale.item() == expected.scale.item()
     assert found.zero_point.item() == expected.zero_point.item()
 
 
 @given(sizes=batches, per_batch=st.integers(0, 20), seed=seeds)
 @some
-def test_reservoir_is_bounded_drawn_from_its_batches_and_repeatable(sizes, per_batch, seed):
-    reservoir, seen = fill(sizes, per_batch, seed)
-    values = reservoir.values()
+def test_observer_is_bounded_drawn_from_its_batches_and_repeatable(sizes, per_batch, seed):
+    observer, seen = fill(sizes, per_batch, seed)
+    values = observer.values()
     assert values.shape == (sum(min(per_batch, 2 * size) + 2 for size in sizes),)
     assert torch.isin(values, seen).all()
     assert torch.equal(values, fill(sizes, per_batch, seed)[0].values())
@@ -182,29 +182,29 @@ def test_reservoir_is_bounded_drawn_from_its_batches_and_repeatable(sizes, per_b
 
 @given(seed=seeds, other=seeds)
 @some
-def test_reservoir_follows_its_generator(seed, other):
+def test_observer_follows_its_generator(seed, other):
     assume(seed != other)
     samples = []
     for s in (seed, other):
-        reservoir = Reservoir(100, seeded(s))
-        reservoir.add(torch.arange(1000.0))
-        samples.append(reservoir.values())
+        observer = ActivationObserver(seeded(s), 100)
+        observer.add(torch.arange(1000.0))
+        samples.append(observer.values())
     assert not torch.equal(*samples)
 
 
-def test_reservoir_draws_all_over_its_batch():
+def test_observer_draws_all_over_its_batch():
     # The mean of 5,000 draws from 0 to 999 is nearly normal, with deviation 289 / sqrt(5000) = 4.1.
-    reservoir = Reservoir(5000, seeded(0))
-    reservoir.add(torch.arange(1000.0).repeat(5).view(50, 100))
-    values = reservoir.values()
+    observer = ActivationObserver(seeded(0), 5000)
+    observer.add(torch.arange(1000.0).repeat(5).view(50, 100))
+    values = observer.values()
     assert abs(values[:-2].mean() - 499.5) < 5 * 4.1
     assert len(values.unique()) > 900  # 1000 (1 - e^-5) = 993 are expected
 
 
-def test_reservoir_keeps_no_graph():
-    reservoir = Reservoir(4, seeded(0))
-    reservoir.add(torch.ones(8, requires_grad=True) * 2)
-    assert not reservoir.values().requires_grad
+def test_observer_keeps_no_graph():
+    observer = ActivationObserver(seeded(0), 4)
+    observer.add(torch.ones(8, requires_grad=True) * 2)
+    assert not observer.values().requires_grad
 
 
 @pytest.mark.parametrize("range_name", RANGES)

@@ -92,7 +92,7 @@ def test_preset_of_a_hub_name():
 
 # At full size, on the meta device
 
-UNITS = {  # residual blocks, transformer blocks, attention blocks, single layers; shortcut seams
+UNITS = {  # residual blocks, transformer blocks, attention blocks, single layers; concat splits
     "ddpm-cifar10": (22, 0, 6, 10, 12),
     "ldm4-bedrooms": (22, 0, 16, 10, 12),
     "ldm8-churches": (35, 0, 21, 4, 15),
@@ -113,7 +113,8 @@ def test_units_at_full_size(full_size):
     kinds = Counter(type(unet.get_submodule(unit.name)).__name__ for unit in found.units)
     single = kinds["Conv2d"] + kinds["Linear"]
     blocks = [kinds[k] for k in ("ResnetBlock2D", "BasicTransformerBlock", "Attention")]
-    assert (*blocks, single, len(found.seams)) == UNITS[name] and sum(blocks) + single == len(found.units)
+    assert (*blocks, single, len(found.concat_splits)) == UNITS[name]
+    assert sum(blocks) + single == len(found.units)
     paths = [unit.name.partition("_blocks.")[0] for unit in found.units if "_block" in unit.name]
     order = [path.partition("_")[0] for path in paths]
     assert order == sorted(order, key=["down", "mid", "up"].index) and found.units[-1].name == "conv_out"
@@ -170,7 +171,7 @@ def test_a_narrow_model_is_loaded_quantized_and_sampled(name, tmp_path):
     recipe = PRESETS[name].recipe(**{**SMALL, "iterations": 1, "step_size_iterations": 1}, rule=Uniform(2))
     quantized = quantize(pipe, recipe, prompts=prompts, progress=False)
     found = quantized.unet.quantization.trace
-    assert (len(found.units), len(found.seams)) == (sum(UNITS[name][:-1]), UNITS[name][-1])
+    assert (len(found.units), len(found.concat_splits)) == (sum(UNITS[name][:-1]), UNITS[name][-1])
     assert len(quant_layers(quantized.unet)) == sum(len(unit.layers) for unit in found.units)
     drawn = {}
     save_quantized(quantized, tmp_path / "packed")

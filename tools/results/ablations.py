@@ -117,7 +117,7 @@ def sweep(name: str, data: dict) -> str:
     )
 
 
-def seams(data: dict) -> str:
+def shortcut_split(data: dict) -> str:
     kinds = ("activation_ratio", "weight_ratio")
     ratios = [[row["layer"], *(short(row[kind]) for kind in kinds)] for row in data["rows"]]
     most = max(max(row[kind], 1 / row[kind]) for row in data["rows"] for kind in kinds)

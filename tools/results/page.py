@@ -67,7 +67,7 @@ SECTIONS = (
         trajectories.between_steps,
         plots.between_steps,
     ),
-    Section("seams", "The shortcut split (Figures 6 and 7)", ablations.seams),
+    Section("shortcut_split", "The shortcut split (Figures 6 and 7)", ablations.shortcut_split),
     Section("ladder", "What each part buys", ablations.ladder, ladder_plot),
     swept("adaround_iterations", "AdaRound's iterations"),
     swept("softmax_bits", "Bits of the softmax"),

@@ -219,7 +219,7 @@ QUIZ = (
         1,
     ),
     Question(
-        "At a seam the ranges differ by 1.7, as in a mild model. What does the split buy there?",
+        "In a shortcut layer the ranges differ by 1.7, as in a mild model. What does the split buy there?",
         (
             (
                 "Under one bit for the smaller half, and less in the layer's output",

@@ -1,4 +1,4 @@
-"""Figures of lesson 04: what meets at a shortcut seam, and what one grid or two make of it."""
+"""Figures of lesson 04: what a shortcut layer reads, and what one grid or two make of it."""
 
 from collections.abc import Sequence
 
@@ -38,30 +38,30 @@ def pictures(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
 
 
 @styled
-def ranges_along_network(widths: Sequence[float], at_seam: Sequence[bool], n: int) -> tuple[Figure, str]:
-    """The range of each layer's input, in execution order; a layer at a seam stands out (paper, Figure 6)."""
-    widths, at_seam = np.asarray(widths), np.asarray(at_seam, dtype=bool)
-    place, others = np.arange(len(widths)), np.median(widths[~at_seam])
+def ranges_along_network(widths: Sequence[float], at_concat: Sequence[bool], n: int) -> tuple[Figure, str]:
+    """The range of each layer's input, in execution order; shortcut layers stand out (paper, Figure 6)."""
+    widths, at_concat = np.asarray(widths), np.asarray(at_concat, dtype=bool)
+    place, others = np.arange(len(widths)), np.median(widths[~at_concat])
     figure = Figure(figsize=(7.2, 3.2))
     axis = figure.subplots()
-    axis.vlines(place, 0, widths, color=np.where(at_seam, SKIP, "#999999"), linewidth=1.2)
-    axis.plot(place[~at_seam], widths[~at_seam], "o", color="#777777", ms=3.5, label="other layers")
-    axis.plot(place[at_seam], widths[at_seam], "D", color=SKIP, ms=5.5, label="shortcut layers at a seam")
+    axis.vlines(place, 0, widths, color=np.where(at_concat, SKIP, "#999999"), linewidth=1.2)
+    axis.plot(place[~at_concat], widths[~at_concat], "o", color="#777777", ms=3.5, label="other layers")
+    axis.plot(place[at_concat], widths[at_concat], "D", color=SKIP, ms=5.5, label="read a concatenation")
     axis.axhline(others, color=TOGETHER, ls="--", lw=1, label=f"median of the other layers: {others:.1f}")
     axis.set(xlabel="layer, in execution order", ylabel="max - min of its input", ylim=(0, None))
     axis.set_title(f"Input range of all {len(widths)} layers (n = {n} inputs from all time steps)")
     axis.legend()
-    largest = widths[at_seam].max()
+    largest = widths[at_concat].max()
     return figure, (
-        f"The widest input at a seam spans {largest:.1f}, {largest / others:.1f} times the median of the "
-        f"{(~at_seam).sum()} other layers ({others:.1f}); "
-        f"{np.sum(at_seam[np.argsort(widths)[-10:]])} of the 10 widest inputs are at a seam."
+        f"The widest concatenation spans {largest:.1f}, {largest / others:.1f} times the median of the "
+        f"{(~at_concat).sum()} other layers ({others:.1f}); "
+        f"{np.sum(at_concat[np.argsort(widths)[-10:]])} of the 10 widest inputs are concatenations."
     )
 
 
 @styled
 def halves(cases: dict[str, tuple[Tensor, Tensor]], deep: int) -> tuple[Figure, str]:
-    """Histograms of the two sides of a seam, one row a case (paper, Figure 7).
+    """Histograms of the two halves of a concatenation, one row a case (paper, Figure 7).
 
     cases: by label, the layer's input (n, C, H, W) and its weight (O, C, 1, 1). deep: channels of X1.
     """
@@ -163,22 +163,23 @@ def toy_errors(
 
 @styled
 def split_gains(
-    seams: Sequence[str], gains: dict[str, Sequence[float]], predicted: Sequence[float], n: int
+    layers: Sequence[str], gains: dict[str, Sequence[float]], predicted: Sequence[float], n: int
 ) -> tuple[Figure, str]:
     """How much smaller the split makes each shortcut layer's output error: one grid / two, by setting."""
     figure = Figure(figsize=(7.2, 3.2))
     axis = figure.subplots()
-    place = np.arange(len(seams))
+    place = np.arange(len(layers))
     for (label, values), colour, sign in zip(gains.items(), (DEEP, SKIP), "so", strict=False):
         axis.plot(place, values, sign, color=colour, label=label)
     axis.plot(place, predicted, "k_", ms=14, mew=1.5, label="predicted from ranges, inputs only")
     axis.axhline(1, color=TOGETHER, lw=1)
-    axis.set_xticks(place, seams, rotation=45, ha="right")
+    axis.set_xticks(place, layers, rotation=45, ha="right")
     axis.set(ylabel="error, one grid / two grids")
     axis.set_title(f"Output error of the shortcut layers: above 1 the split helps (n = {n})")
     axis.legend(fontsize=8)
     parts = [f"{label} {min(values):.2f} to {max(values):.2f}" for label, values in gains.items()]
     return (
         figure,
-        f"Error with one grid divided by error with two, over {len(seams)} seams: {'; '.join(parts)}.",
+        f"Error with one grid divided by error with two, over {len(layers)} shortcut layers: "
+        f"{'; '.join(parts)}.",
     )

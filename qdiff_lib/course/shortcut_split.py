@@ -1,6 +1,6 @@
-"""What lesson 04 does at the seams of a UNet: watches what arrives there, and stretches one side.
+"""Shortcut layers, which read concat(deep, skip): lesson 04 watches, stretches and quantizes them.
 
-A seam is the place in a shortcut layer's input where the deep channels end and the skip channels begin.
+A concat split says how many channels each of the two has.
 """
 
 import copy
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..calibration.calibration_set import CalibrationSet
 from ..diffusion.pipelines import with_components
+from ..graph.hooks import hooked, watched_inputs
 from ..graph.tracing import Trace
 from ..modules.quant_layer import QuantLayer
 from ..ptq.quantize import quantize
@@ -29,54 +30,43 @@ def watch(unet: nn.Module, names: Iterable[str], inputs: dict) -> dict[str, tupl
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str):
-        return lambda layer, args, output: seen.update({name: (args[0], output)})
+        return lambda layer, args, kwargs, output: seen.update({name: (args[0], output)})
 
-    handles = [unet.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
+    with hooked(after=[(unet.get_submodule(name), keep(name)) for name in names]):
         unet(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 
 @torch.no_grad()
 def input_ranges(unet: nn.Module, trace: Trace, inputs: CalibrationSet) -> dict[str, list[Range]]:
-    """(min, max) of every layer's input in execution order; one for each side of a seam, else one.
+    """(min, max) of every layer's input in execution order; one for each half of a concatenation, else one.
 
     Hooks keep the extremes alone, so memory does not grow with the number of layers or inputs.
     """
     ranges: dict[str, list[Range]] = {name: [] for unit in trace.units for name in unit.layers}
 
-    def widen(name: str):
-        def hook(layer: nn.Module, args: tuple) -> None:
-            parts = args[0].split(trace.seams[name], 1) if name in trace.seams else [args[0]]
-            before = ranges[name] or [(0.0, 0.0)] * len(parts)  # a grid always contains 0
-            ranges[name] = [
-                (min(low, part.min().item()), max(high, part.max().item()))
-                for (low, high), part in zip(before, parts, strict=True)
-            ]
+    def widen(name: str, x: Tensor) -> None:
+        parts = x.split(trace.concat_splits[name], 1) if name in trace.concat_splits else [x]
+        before = ranges[name] or [(0.0, 0.0)] * len(parts)  # a grid always contains 0
+        ranges[name] = [
+            (min(low, part.min().item()), max(high, part.max().item()))
+            for (low, high), part in zip(before, parts, strict=True)
+        ]
 
-        return hook
-
-    handles = [unet.get_submodule(name).register_forward_pre_hook(widen(name)) for name in ranges]
-    try:
+    with watched_inputs(unet, ranges, widen):
         for start in range(0, len(inputs), WATCHED_ROWS):
             unet(**inputs.rows(slice(start, start + WATCHED_ROWS), unet.device))
-    finally:
-        for handle in handles:
-            handle.remove()
     return ranges
 
 
-def groups_straddle(unet: nn.Module, seam: str, sizes: tuple[int, ...]) -> bool:
-    """Whether a group of the block's first norm has channels of both sides of the seam."""
-    norm = unet.get_submodule(seam.rpartition(".")[0]).norm1
+def groups_straddle(unet: nn.Module, layer: str, sizes: tuple[int, ...]) -> bool:
+    """Whether a group of the block's first norm has channels of both halves."""
+    norm = unet.get_submodule(layer.rpartition(".")[0]).norm1
     return sizes[0] % (sum(sizes) // norm.num_groups) != 0
 
 
 def stretch_skips(
-    pipe: DiffusionPipeline, seams: dict[str, tuple[int, ...]], factors: dict[str, float]
+    pipe: DiffusionPipeline, splits: dict[str, tuple[int, ...]], factors: dict[str, float]
 ) -> DiffusionPipeline:
     """The same function in other numbers: skip channels times a factor, the weights that read them divided.
 
@@ -84,17 +74,17 @@ def stretch_skips(
     the factor. The group norm divides it out by itself, where no group has channels of both sides.
 
     factors: by the shortcut layer's name; 1 or more, so that the norm's epsilon weighs less, not more. Raises
-    ValueError for a smaller factor and for a seam that a group straddles.
+    ValueError for a smaller factor and for a layer whose halves share a group.
     """
     unet = copy.deepcopy(pipe.unet)
-    for seam, factor in factors.items():
-        deep = seams[seam][0]
-        if factor < 1 or groups_straddle(unet, seam, seams[seam]):
+    for layer, factor in factors.items():
+        deep = splits[layer][0]
+        if factor < 1 or groups_straddle(unet, layer, splits[layer]):
             raise ValueError(
-                f"seam {seam!r} cannot be stretched by {factor!r}: choose a factor of at least 1, "
-                "and a seam with whole groups of the norm on each side"
+                f"{layer!r} cannot be stretched by {factor!r}: choose a factor of at least 1, and a layer "
+                "with whole groups of the norm in each half"
             )
-        block = unet.get_submodule(seam.rpartition(".")[0])
+        block = unet.get_submodule(layer.rpartition(".")[0])
         block.register_forward_pre_hook(_Stretch(deep, factor))
         with torch.no_grad():
             block.conv_shortcut.weight[:, deep:] /= factor
@@ -112,16 +102,16 @@ class _Stretch:
         return (torch.cat([x1, self.factor * x2], 1), *args[1:])
 
 
-def quantize_seams(
+def quantize_shortcuts(
     pipe: DiffusionPipeline,
-    seams: Iterable[str],
+    splits: Iterable[str],
     calibration: CalibrationSet,
     weights: int,
     activations: int,
     split: bool,
 ) -> DiffusionPipeline:
     """The pipeline with these layers alone quantized by the linear recipe, with two grids or one."""
-    recipe = Recipe.linear(weights, activations, split=split, include=tuple(seams))
+    recipe = Recipe.linear(weights, activations, split=split, include=tuple(splits))
     return quantize(pipe, recipe, calibration, progress=False)
 
 

@@ -7,6 +7,7 @@ from lab import Lab, about, label, rounded
 from ladder import PAPER
 from torch import Tensor
 
+from qdiff_lib.graph.hooks import watched_inputs
 from qdiff_lib.graph.model_inputs import example_inputs
 from qdiff_lib.graph.tracing import trace
 
@@ -14,32 +15,27 @@ BITS = ((4, 8), (8, 8), (4, 6))
 
 
 def run(lab: Lab) -> Iterator[dict]:
-    """``rows``: a row for each seam. ``ablation``: recipes with and without the split."""
+    """``rows``: a row for each shortcut layer. ``ablation``: recipes with and without the split."""
     settings = lab.settings
+    made_by = lab.made_by(n=settings.split_inputs)
     yield {
-        "inputs": settings.seam_inputs,
-        "rows": lab.cache.value("seams", lab.made_by(n=settings.seam_inputs), lambda: seams(lab)),
+        "inputs": settings.split_inputs,
+        "rows": lab.cache.value("shortcut_split", made_by, lambda: half_ranges(lab)),
         **ablation(lab),
     }
 
 
 @torch.no_grad()
-def seams(lab: Lab) -> list[dict]:
-    """Ranges of each seam's deep and skip half: of the activations over the inputs, and of the weight."""
-    unet, n = lab.ddim.unet, lab.settings.seam_inputs
-    found = trace(unet, example_inputs(unet)).seams
+def half_ranges(lab: Lab) -> list[dict]:
+    """Ranges of each shortcut layer's halves, deep and skip, in its input and in its weight."""
+    unet, n = lab.ddim.unet, lab.settings.split_inputs
+    found = trace(unet, example_inputs(unet)).concat_splits
     recipe = lab.settings.qdiffusion(4, 8)
     inputs, _ = lab.calibration(recipe)
     seen: dict[str, list[Tensor]] = {name: [] for name in found}
-
-    def hook(name: str):
-        return lambda module, args: seen[name].append(extremes(args[0], found[name]))
-
-    handles = [unet.get_submodule(name).register_forward_pre_hook(hook(name)) for name in found]
-    for start in range(0, min(n, len(inputs)), 64):
-        unet(**inputs.rows(slice(start, min(start + 64, n))))
-    for handle in handles:
-        handle.remove()
+    with watched_inputs(unet, found, lambda name, x: seen[name].append(extremes(x, found[name]))):
+        for start in range(0, min(n, len(inputs)), 64):
+            unet(**inputs.rows(slice(start, min(start + 64, n))))
     rows = []
     for name, sizes in found.items():
         kept = torch.stack(seen[name])  # (batches, parts, 2)
