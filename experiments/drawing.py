@@ -1,18 +1,16 @@
 """Images in batches, each kept in a file of its own: a row of many images goes on where it was stopped."""
 
-import time
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from cache import Cache
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qdiff_lib import sample
-from qdiff_lib.utils.files import atomic_path
+from qdiff_lib.utils.cache import Cache
+from qdiff_lib.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -39,23 +37,17 @@ class Order:
 
 def draw(cache: Cache, made_by: dict, order: Order, pipe: Callable[[], DiffusionPipeline]) -> Drawn:
     """The images that ``made_by`` describes, besides ``order``; ``pipe()`` is called if any are missing."""
-    named = {**made_by, "steps": order.steps, "seed": order.seed}
-    parts = order.batches()
-    paths = [
-        cache.path("drawn", named | {"first": a, "count": b}).with_suffix(".safetensors") for a, b in parts
-    ]
-    missing = [(path, part) for path, part in zip(paths, parts, strict=True) if not path.exists()]
-    start, drawer = time.monotonic(), pipe() if missing else None
-    for done, (path, part) in enumerate(missing, 1):
-        draw_batch(path, drawer, *part, order)
-        minutes = (time.monotonic() - start) / done * (len(missing) - done) / 60
-        print(f"    {sum(part)}/{order.n} images, about {minutes:.0f} min left", flush=True)
-    found = [load_file(path) for path in paths]
+    named, ready, found = {**made_by, "steps": order.steps, "seed": order.seed}, functools.cache(pipe), []
+    for first, count in progress_bar(order.batches(), f"    {order.n} images", shown=True):
+
+        def make(first: int = first, count: int = count) -> dict[str, Tensor]:
+            return draw_batch(ready(), first, count, order)
+
+        found.append(cache.tensors("drawn", named | {"first": first, "count": count}, make))
     return Drawn(*(torch.cat([part[name] for part in found]) for name in ("images", "last")))
 
 
-def draw_batch(path: Path, pipe: DiffusionPipeline, first: int, count: int, order: Order) -> None:
-    """Draw ``count`` images from image ``first`` on, into a file."""
+def draw_batch(pipe: DiffusionPipeline, first: int, count: int, order: Order) -> dict[str, Tensor]:
+    """``count`` images from image ``first`` on."""
     drawn = sample(pipe, count, order.steps, order.seed, first, batch_size=count, record=True)
-    with atomic_path(path) as temporary:
-        save_file({"images": drawn.images, "last": drawn.trajectory[-1].contiguous()}, temporary)
+    return {"images": drawn.images, "last": drawn.trajectory[-1]}

@@ -12,10 +12,9 @@ from datetime import date
 from pathlib import Path
 
 from apart import apart
-from cache import Cache
 from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save
 from settings import Settings
 from torch import Tensor
 
@@ -25,7 +24,8 @@ from qdiff_lib.evaluation.scores import Scores, mean_and_std, real_scores
 from qdiff_lib.evaluation.trajectory_errors import trajectory_mse, trajectory_snr
 from qdiff_lib.io.quantization import UnitReport
 from qdiff_lib.recipes.recipe import METHOD_NAMES
-from qdiff_lib.utils.files import atomic_path, write_json
+from qdiff_lib.utils.cache import Cache
+from qdiff_lib.utils.files import write_json
 from qdiff_lib.utils.hashing import tensors_hash
 from qdiff_lib.utils.provenance import commit, peak_memory
 
@@ -91,13 +91,11 @@ class Lab:
 
     def reference(self, n: int, steps: int) -> Tensor:
         """The full-precision trajectory, (T, N, C, H, W)."""
-        path = self.cache.path("trajectory", self.made_by(n=n, steps=steps, seed=SEED))
-        path = path.with_suffix(".safetensors")
-        if not path.exists():
-            drawn = sample(self.ddim, n, steps, SEED, record=True)
-            with atomic_path(path) as temporary:
-                save_file({"trajectory": drawn.trajectory.contiguous(), "images": drawn.images}, temporary)
-        return load_file(path)["trajectory"]
+        made_by = self.made_by(n=n, steps=steps, seed=SEED)
+        drawn = self.cache.tensors(
+            "trajectory", made_by, lambda: vars(sample(self.ddim, n, steps, SEED, record=True))
+        )
+        return drawn["trajectory"]
 
     def error_per_step(self, recipe: Recipe, n: int, steps: int) -> dict:
         """MSE and signal-to-noise ratio against full precision after each step, noisy to clean."""

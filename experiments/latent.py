@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from lab import SEED, Lab, about, errors, label, rounded
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save
 from settings import LATENT, Latent
 
 from qdiff_lib import (
@@ -94,13 +94,11 @@ class Subject:
         work, texts = self.work, PROMPTS if self.prompts else None
         order = dict(n=work.images, steps=work.steps, seed=SEED)
         decisive = self.made_by(recipe) | order | {"guidance": work.guidance, "texts": texts}
-        path = self.lab.cache.path("latent-drawn", decisive).with_suffix(".safetensors")
-        if not path.exists():
-            found = sample(pipe, **order, record=True, prompts=texts, guidance=work.guidance)
-            with atomic_path(path) as temporary:
-                tensors = {"images": found.images, "trajectory": found.trajectory}
-                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-        return Samples(**load_file(path))
+
+        def make() -> dict:
+            return vars(sample(pipe, **order, record=True, prompts=texts, guidance=work.guidance))
+
+        return Samples(**self.lab.cache.tensors("latent-drawn", decisive, make))
 
     def costs(self) -> list:
         """Of every layer, with as many tokens as the model's own tokenizer gives."""

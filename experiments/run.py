@@ -24,11 +24,11 @@ import ship_quantized
 import shortcut_split
 import sweeps
 import table1
-from cache import Cache
 from lab import SEED, Lab
 from paths import ROOT, manifest
 from settings import PROFILES
 
+from qdiff_lib.utils.cache import Cache
 from qdiff_lib.utils.files import atomic_path, write_json
 from qdiff_lib.utils.provenance import provenance
 

@@ -108,7 +108,7 @@ class Settings:
 
 
 def random_pipeline() -> DDPMPipeline:
-    """A small network of random weights; like the embedded one it has attention, shortcuts and 32x32 images."""
+    """A small network of random weights; it has attention, shortcuts and 32x32 images, like the embedded."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DModel(

@@ -12,13 +12,20 @@ import wrapt
 
 _HOMES = {
     "Recipe": "recipes.recipe",
+    "Uniform": "recipes.timestep_rules",
+    "PRESETS": "recipes.presets",
     "load": "io.models",
-    "quantize": "ptq.quantize",
-    "sample": "diffusion.sampling",
-    "with_sampler": "diffusion.pipelines",
-    "record": "calibration.record",
     "save_quantized": "io.checkpoint",
+    "Quantization": "io.quantization",
+    "record": "calibration.record",
+    "CalibrationSet": "calibration.calibration_set",
+    "quantize": "ptq.quantize",
+    "with_sampler": "diffusion.pipelines",
+    "sample": "diffusion.sampling",
     "score": "evaluation.scores",
+    "trajectory_mse": "evaluation.trajectory_errors",
+    "layer_costs": "graph.cost",
+    "bops": "graph.cost",
 }
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"

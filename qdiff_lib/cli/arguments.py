@@ -5,17 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..recipes.parts import OWN_SAMPLER, SAMPLERS
+from ..recipes.presets import PRESETS
 from ..recipes.recipe import METHODS, PROFILES
-from ..utils.constants import GUIDANCE, LAST_SEED, LAST_STEP
+from ..utils.constants import EXTRACTORS, GUIDANCE, LAST_SEED, LAST_STEP
 from ..utils.kinds import Number, Whole
 from .argument_types import argument, bits, device_name, file_named, folder, gigabytes
 from .recipe_arguments import add_fields
 
 PROGRAM = "python -m qdiff_lib"
-PRESETS = ("ddpm-cifar10", "ldm4-bedrooms", "ldm8-churches", "sd-v1.4")
-ORIGINALS = ("ldm4-bedrooms", "ldm8-churches")
+ORIGINALS = tuple(name for name, preset in PRESETS.items() if not preset.hub)
 REFERENCES = ("fashion-mnist",)
-EXTRACTORS = ("fashion-classifier", "inception")
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -93,7 +92,7 @@ def quantize_options(add: Parser) -> None:
     add.add_argument("--edge-bits", type=bits, metavar="BITS", help=edges)
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
     preset = "the paper's ranges and sampler for one of its models; taken by itself for that model's hub name"
-    add.add_argument("--preset", choices=PRESETS, help=preset)
+    add.add_argument("--preset", choices=tuple(PRESETS), help=preset)
     profiles = (
         "how much work: tiny (default) for a first look, laptop, gpu, or paper for the paper's own numbers"
     )

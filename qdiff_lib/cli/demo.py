@@ -72,12 +72,12 @@ def demo(out: Path, profile: str = "tiny") -> dict:
     how = plain.calibration
     calibration = record(pipe, how.rule, how.samples, how.steps, plain.seed)
     recording = time.monotonic() - start
-    for step, recipe in (
+    for stage, recipe in (
         ("2/4", Recipe.linear(8, 8, profile)),
         ("3/4", plain),
         ("4/4", learned_recipe(profile)),
     ):
-        print(f"{step}  {recipe.method} W{recipe.grids.weights}A{recipe.grids.activations}", flush=True)
+        print(f"{stage}  {recipe.method} W{recipe.grids.weights}A{recipe.grids.activations}", flush=True)
         runs.append(quantized_run(pipe, recipe, calibration, out, recording))
         show(runs, out)
     report = reported(runs)

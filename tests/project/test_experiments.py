@@ -17,6 +17,7 @@ from tiny_models import ddim
 from qdiff_lib import load, sample, with_sampler
 from qdiff_lib.recipes.recipe import PROFILES, STAGES, Recipe
 from qdiff_lib.recipes.timestep_rules import Uniform
+from qdiff_lib.utils.cache import Cache
 from tools.results.page import SECTIONS, draw, page
 from tools.results.source import read
 
@@ -30,28 +31,6 @@ def module(monkeypatch):
     """Imports a module of the experiments."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
     return importlib.import_module
-
-
-def test_a_cached_value_is_made_once(module, tmp_path):
-    cache, calls = module("cache").Cache(tmp_path), []
-
-    def make():
-        calls.append(1)
-        return {"mse": [0.5, None]}
-
-    for _ in range(2):
-        assert cache.value("rows", {"n": 1, "seed": 0}, make) == {"mse": [0.5, None]}
-    assert len(calls) == 1
-    cache.value("rows", {"n": 2, "seed": 0}, make)
-    cache.value("other", {"n": 1, "seed": 0}, make)
-    assert len(calls) == 3
-
-
-def test_an_interrupted_value_is_not_kept(module, tmp_path):
-    cache = module("cache").Cache(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        cache.value("rows", {}, lambda: exec("raise KeyboardInterrupt"))
-    assert cache.value("rows", {}, lambda: 1) == 1
 
 
 def test_the_ladder_adds_one_part_at_a_time(module):
@@ -130,26 +109,29 @@ class TestDrawing:
         return module("drawing").Order(n=5, batch=2, steps=3, seed=1)
 
     def test_images_are_those_of_sample(self, module, tmp_path):
-        cache = module("cache").Cache(tmp_path)
+        cache = Cache(tmp_path)
         drawn = module("drawing").draw(cache, {"model": 1}, self.order(module), ddim)
         expected = sample(ddim(), 5, 3, seed=1, batch_size=2, record=True)
         assert torch.equal(drawn.images, expected.images)
         assert torch.equal(drawn.last, expected.trajectory[-1])
 
     def test_a_row_goes_on_where_it_was_killed(self, module, tmp_path, monkeypatch):
-        cache, drawing, order = module("cache").Cache(tmp_path), module("drawing"), self.order(module)
+        cache, drawing, order = Cache(tmp_path), module("drawing"), self.order(module)
         real, drawn = drawing.draw_batch, []
 
-        def killed(path, pipe, first, count, order):
+        def killed(pipe, first, count, order):
             if len(drawn) == 2:
                 raise KeyboardInterrupt
+            return counted(pipe, first, count, order)
+
+        def counted(pipe, first, count, order):
             drawn.append(first)
-            real(path, pipe, first, count, order)
+            return real(pipe, first, count, order)
 
         monkeypatch.setattr(drawing, "draw_batch", killed)
         with pytest.raises(KeyboardInterrupt):
             drawing.draw(cache, {}, order, ddim)
-        monkeypatch.setattr(drawing, "draw_batch", lambda *a: [drawn.append(a[2]), real(*a)])
+        monkeypatch.setattr(drawing, "draw_batch", counted)
         assert len(drawing.draw(cache, {}, order, ddim).images) == 5
         assert drawn == [0, 2, 4]
         monkeypatch.undo()
