@@ -147,12 +147,12 @@ def large():
     return ddpm(unet), random_inputs(unet, 2)
 
 
-def promised_bytes(unet, bits, seams):
+def promised_bytes(unet, bits, splits):
     """Codes at their bits, 4 bytes for each other parameter, and 5 for each output channel and part."""
     layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     weights = sum(layer.weight.numel() for layer in layers.values())
     others = sum(p.numel() for p in unet.parameters()) - weights
-    scales = sum(layer.weight.shape[0] * len(seams.get(name, (0,))) for name, layer in layers.items())
+    scales = sum(layer.weight.shape[0] * len(splits.get(name, (0,))) for name, layer in layers.items())
     return weights * bits / 8 + others * 4 + scales * 5, others
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import qdiff_lib
 from qdiff_lib.cli.demo import AFTER_UNITS, PROMISE
 from qdiff_lib.cli.main import main
 from qdiff_lib.recipes.recipe import PROFILES, Recipe
@@ -15,6 +16,7 @@ from qdiff_lib.recipes.recipe import PROFILES, Recipe
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = "python -m qdiff_lib "
+NAMED = re.compile(r"`(\w+)[^`]*`")
 SMALLER = {"sample": ["--n", "2", "--steps", "2"], "evaluate": ["--n", "4", "--steps", "2"]}
 SMALL = dict(steps=2, samples=8, iterations=2, step_size_iterations=1, batch_size=4)
 
@@ -87,6 +89,15 @@ def test_demo_table_is_the_recorded_one():
 def test_the_stages_of_the_demonstration_are_those_of_its_code():
     numbers = AFTER_UNITS["network_iterations"], AFTER_UNITS["bias_correction_images"]
     assert "{} iterations for the whole network, and {} images".format(*numbers) in README
+
+
+def test_the_public_names_are_listed_and_documented():
+    table = README.partition("names are the public library")[2].partition("A recipe has a part")[0]
+    listed = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in NAMED.findall(row)
+    ]
+    assert sorted(listed) == sorted(qdiff_lib.__all__) and len(listed) == 15
+    assert all(getattr(qdiff_lib, name).__doc__ for name in listed)
 
 
 def test_links_and_pictures_exist():

@@ -150,12 +150,12 @@ def test_edge_bits(grids, edge, inner):
 @pytest.mark.parametrize("split", [True, False], ids=["split", "whole"])
 def test_split_follows_the_concatenation(split):
     unet = unet2d()
-    seams = traced(unet).concat_splits
+    splits = traced(unet).concat_splits
     quantized = with_quantizers(unet, Grids(split=split))
     for name in names_of(quantized):
         layer = quantized.get_submodule(name)
         whole = (layer.weight.shape[1],)
-        assert layer.sizes == (seams.get(name, whole) if split else whole)
+        assert layer.sizes == (splits.get(name, whole) if split else whole)
         assert len(layer.inputs) == len(layer.sizes)
 
 
