@@ -4,7 +4,8 @@
     pipe.save_pretrained("build/ldm4-bedrooms")
 
 The hub has neither of them. Sampling uses the running average of the UNet's weights, as CompVis' script does.
-Load the folder with ``qdiff_lib.load``: plain diffusers overlooks that LDM-8 has eight heads at every level.
+``DiffusionPipeline.from_pretrained`` loads the folder too; that of LDM-8 after ``import qdiff_lib``: it
+has eight heads at every level, for which diffusers has no class (see ``graph.fixed_heads``).
 """
 
 import re

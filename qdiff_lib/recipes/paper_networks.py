@@ -45,9 +45,9 @@ LDM4_BEDROOMS: dict[str, Any] = {
 
 # 4 x 32 x 32 latents, 295.0 M parameters. Residual blocks resample; the time embedding scales and shifts.
 # It has 8 heads everywhere, so 24, 48, 48 and 96 channels a head on its four levels with attention, while
-# UNet2DModel takes one head size for all; so the number of heads is set afterwards, see `set_heads`.
+# UNet2DModel takes one head size for all; so it has a class of its own, which sets the number of heads.
 LDM8_CHURCHES: dict[str, Any] = {
-    "_class_name": "UNet2DModel",
+    "_class_name": "FixedHeadsUNet2DModel",
     "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,

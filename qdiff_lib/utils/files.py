@@ -128,3 +128,31 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary)
         with contextlib.suppress(OSError):  # it was there before, or holds the new files
             folder.rmdir()
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder`` to fill, and rename it to ``folder`` at the end.
+
+    So ``folder`` is complete or absent, even after a kill; what a killed process left is removed first. When
+    the block raises, nothing stays. Missing parent folders are made.
+
+    Raises:
+        FileExistsError: ``folder`` is a file, or holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; name a new folder")
+    for left in folder.parent.glob(f"{TEMPORARY}????????-{folder.name}"):
+        shutil.rmtree(left)
+    temporary = folder.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{folder.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_all(temporary)
+        if folder.is_dir():
+            folder.rmdir()
+        os.replace(temporary, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
