@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class Server:
         """Run ``python -m qdiff_lib`` with these arguments to its end.
 
         log: the file of its output. watch: called with the child's process id, to kill it. count: the file
-        into which the child writes how many file events there were.
+        into which the child writes how many file events of each kind there were.
         """
         job = {"argv": argv, "log": str(log), "count": count and str(count)}
         job["event"] = event and dataclasses.asdict(event)
@@ -157,7 +158,7 @@ def run_job(job: dict) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     if job["count"]:
-        Path(job["count"]).write_text(str(len(seen)))
+        Path(job["count"]).write_text(json.dumps(Counter(seen)))
     sys.stdout.flush()
     os._exit(status or 0)
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from qdiff_lib.utils import files
-from qdiff_lib.utils.files import TEMPORARY, atomic_path, remove_temporaries, sha256, write_json
+from qdiff_lib.utils.files import TEMPORARY, atomic_path, new_folder, remove_temporaries, sha256, write_json
 
 
 def test_success_moves_the_file_onto_the_path(tmp_path):
