@@ -18,11 +18,11 @@ def build(config: Mapping[str, Any], device: str | torch.device = "cpu") -> nn.M
 
     Args:
         config: a diffusers UNet config with "_class_name", a key of ``UNET_CLASSES``.
-        device: where the parameters live; "meta" gives shapes without memory.
+        device: the device of the parameters; "meta" gives shapes without memory.
 
     Raises:
-        TypeError: if `config` is not a mapping.
-        ValueError: if "_class_name" is missing or names another class.
+        TypeError: `config` is not a mapping.
+        ValueError: "_class_name" is missing or names another class, or the class needs another entry.
     """
     if not isinstance(config, Mapping):
         raise TypeError(
@@ -37,7 +37,7 @@ def build(config: Mapping[str, Any], device: str | torch.device = "cpu") -> nn.M
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """The module in eval mode (no dropout), and afterwards in the mode that it was in."""
+    """Put the module in eval mode (no dropout) within the block, and restore its mode afterwards."""
     training = module.training
     try:
         yield module.eval()
