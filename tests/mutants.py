@@ -113,7 +113,7 @@ MUTANTS = {
     ),
     "activations": (
         activation_quantizer.ActivationQuantizer, "forward", lambda quantizer, x: x,
-        "modules/test_quant_layer.py::test_quantizer_passes_then_samples_then_quantizes",
+        "modules/test_activation_quantizer.py::test_quantizer_passes_then_samples_then_quantizes",
     ),
 }  # fmt: skip
 
