@@ -24,7 +24,8 @@ from .recorder import Enough, Recorder
 FRESH_DRAWS = 512
 """Most trajectories in the pool from which each denoising step draws, unless one step draws more.
 
-The pool has twice as many trajectories as one step draws, up to this number, so that steps draw different ones.
+The pool has twice as many trajectories as one step draws, up to this number, so that steps draw different
+trajectories.
 """
 
 

@@ -32,7 +32,6 @@ class Method(str):
 
     @property
     def value(self) -> str:
-        """The name."""
         return str(self)
 
 
@@ -61,10 +60,7 @@ class QDiffConfig(QuantizationConfigMixin):
 
     @classmethod
     def from_dict(cls, values: dict, return_unused_kwargs: bool = False, **kwargs) -> "QDiffConfig":
-        """The config from its JSON form; with ``return_unused_kwargs`` the pair (config, kwargs).
-
-        Raises ValueError for missing entries, and what the class raises.
-        """
+        """The config, or (config, kwargs), from its JSON form. Raises ValueError for missing entries."""
         values = {name: value for name, value in values.items() if name != "quant_method"}
         missing = {"format", "structure", "recipe", "calibration"} - values.keys()
         if missing:
@@ -86,9 +82,8 @@ class QDiffConfig(QuantizationConfigMixin):
 class QDiffQuantizer(DiffusersQuantizer):
     """Connects diffusers' loading and saving to quantized networks.
 
-    Before diffusers reads tensors, it builds the quantized network. It checks the tensors that are read, and
-    the network that is to be written. Raises ValueError with ``pre_quantized=False``: a full-precision model
-    cannot be quantized while it is loaded.
+    It builds the quantized network before tensors are read, and checks what is read and what is written.
+    Raises ValueError for ``pre_quantized=False``: a model cannot be quantized while it is loaded.
     """
 
     requires_parameters_quantization = False
@@ -110,10 +105,7 @@ class QDiffQuantizer(DiffusersQuantizer):
         return torch_dtype
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
-        """Read the stated hash and the names of the tensors, before diffusers reads the file.
-
-        Raises ValueError for a file that is not a safetensors file.
-        """
+        """Read the stated hash before the tensors are read. Raises ValueError unless it is safetensors."""
         for path in checkpoint_files:
             if not str(path).endswith(".safetensors"):
                 raise ValueError(f"{path}: quantized weights are read from safetensors files only")
@@ -123,10 +115,7 @@ class QDiffQuantizer(DiffusersQuantizer):
         return loaded_keys
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Check the hash of the tensors and the types of integer tensors.
-
-        Raises ValueError if the hash is not the stated one, or a type is not that of the network.
-        """
+        """Check the tensors' hash and integer types. Raises ValueError if they are not the expected ones."""
         whole = len(state_dict) == len(self.keys)  # a model in several files has no common hash
         if whole and content_hash(self.quantization_config.to_dict(), state_dict) != self.stated:
             raise ValueError(
@@ -177,20 +166,14 @@ class QDiffQuantizer(DiffusersQuantizer):
 
     @property
     def is_serializable(self) -> bool:
-        """True; diffusers reads it before it writes files.
-
-        Raises ValueError for a network that could not be loaded again (see ``check_savable``).
-        """
+        """True; read before anything is written. Raises ValueError as ``check_savable`` does."""
         check_savable(self.model)
         return True
 
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = True
     ) -> tuple[dict, dict]:
-        """The tensors, unchanged, and the metadata with their hash.
-
-        Raises ValueError for ``safe_serialization=False``, which would pickle the tensors.
-        """
+        """The tensors, unchanged, and the metadata with their hash. Raises ValueError if pickling is asked."""
         if not safe_serialization:
             raise ValueError(
                 "safe_serialization=False would pickle the weights, which are read from safetensors only: "
@@ -201,12 +184,10 @@ class QDiffQuantizer(DiffusersQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """False: the integers have no gradients."""
         return False
 
     @property
     def is_compileable(self) -> bool:
-        """True: ``torch.compile`` works."""
         return True
 
 

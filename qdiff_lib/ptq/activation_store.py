@@ -75,7 +75,7 @@ class RowStore:
         return sum(rows.ram_bytes for rows in self.held)
 
     def allocate(self, shape: tuple[int, ...]) -> Rows:
-        """New rows of this shape; in RAM if they fit into the budget, after older rows have moved to files."""
+        """New rows of this shape, in RAM if they fit the budget after older rows have moved to files."""
         need = 4 * prod(shape)
         for old in [rows for rows in self.held if rows.data is not None]:
             if need > self.budget or self.ram_bytes + need <= self.budget:

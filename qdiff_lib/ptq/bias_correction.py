@@ -65,7 +65,7 @@ class BiasCorrection:
                 "record it with prompts, or use bias_correction_images=0"
             )
         self.quantized, self.sampler, self.given = quantized, drawing.sampler, run
-        first = max(len(inputs), FRESH_DRAWS)  # no calibration input comes from this image's noise or that of later ones
+        first = max(len(inputs), FRESH_DRAWS)  # no calibration input has its noise
         self.order = dict(n=images, steps=drawing.steps, seed=run.seed, first=first, role="calibration")
         self.order |= {name: made_by.get(name, getattr(drawing, name)) for name in ("guidance", "eta")}
         self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=run.progress)
@@ -76,7 +76,7 @@ class BiasCorrection:
         return sample(with_sampler(pipe, self.sampler), **self.order).trajectory[-1].clone()
 
     def run(self, index: int) -> UnitReport:
-        """Correct the bias in place; if that does not improve the brightness, keep it and note so in the report.
+        """Correct the bias in place; if the brightness does not improve, keep the bias and add a note.
 
         index: the number of this stage, after those of the units. The error in the report is the mean squared
         error of x_t after the last denoising step.

@@ -189,5 +189,5 @@ def decide(layers: list[QuantLayer]) -> None:
 
 
 def unit_seed(seed: int, index: int) -> int:
-    """The seed of one unit's batches. It depends on the unit only, so a resumed run draws the same batches."""
+    """The seed of one unit's batches: a resumed run draws the same batches as an uninterrupted run."""
     return seed * 1_000_003 + index

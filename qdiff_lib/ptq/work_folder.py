@@ -105,7 +105,7 @@ class WorkFolder:
         write_json(self.known, {"settings": self.settings, "sha256": self.run})
 
     def check_same_run(self) -> None:
-        """Raise ValueError if the folder belongs to a run with other settings, or its settings are damaged."""
+        """Raise ValueError if the folder has the settings of another run, or damaged settings."""
         known = read_json(self.known, CURE)
         there = known.get("settings")
         if known.get("sha256") != tensors_hash({}, there):
