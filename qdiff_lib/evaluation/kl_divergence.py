@@ -13,8 +13,8 @@ def kl_divergence(
     """KL(P || Q) in nats between the values of ``reference`` (P) and ``other`` (Q), from histograms.
 
     Both histograms have ``bins`` equal bins over the joint range of both tensors, which may have different
-    shapes. ``pseudocount`` is added to the count of each bin before the counts are normalized (0.5: Krichevsky
-    and Trofimov). So a bin that is empty in Q adds a finite amount, and no arbitrary epsilon is needed.
+    shapes. ``pseudocount`` is added to the count of each bin before the counts are normalized (0.5:
+    Krichevsky and Trofimov). So a bin that is empty in Q adds a finite amount, without an arbitrary epsilon.
 
     Raises:
         ValueError: a tensor is empty or has values that are not finite; ``bins`` or ``pseudocount`` is not

@@ -1,8 +1,8 @@
 """Scores of samples against real images: Frechet distance, kernel distance and inception score.
 
 The scores are torch-fidelity's functions; features are extracted only once. With the extractor "inception"
-the scores are the FID, KID and IS of the literature. With "fashion-classifier" they are the same formulas on
-other features; these scores can be compared only with each other. This extractor needs no internet connection.
+the scores are the FID, KID and IS of the literature. With "fashion-classifier", which needs no internet
+connection, they are the same formulas on other features. These scores can be compared only with each other.
 """
 
 import math
@@ -92,8 +92,8 @@ class Scores:
     extractor has no logits. inception_score_std: standard deviation over splits; nan for one split.
 
     floor, floor_std: mean and standard deviation of the Frechet distances of groups of n real images; the
-    second is nan for one group. A difference of two Frechet distances that is below ``floor_std`` means
-    nothing. ``real_scores`` gives the other scores of these groups.
+    second is nan for one group. If two Frechet distances differ by less than ``floor_std``, treat them as
+    equal. ``real_scores`` gives the other scores of these groups.
     """
 
     extractor: str

@@ -173,7 +173,7 @@ class QDiffQuantizer(DiffusersQuantizer):
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = True
     ) -> tuple[dict, dict]:
-        """The tensors, unchanged, and the metadata with their hash. Raises ValueError if pickling is asked."""
+        """The tensors, unchanged, and the metadata with their hash. Raises ValueError for pickled files."""
         if not safe_serialization:
             raise ValueError(
                 "safe_serialization=False would pickle the weights, which are read from safetensors only: "
@@ -199,7 +199,7 @@ def content_hash(config: dict, tensors: dict[str, Tensor]) -> str:
 
 
 def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
-    """Let diffusers save a network that ``quantize`` has finished; ``unet`` is changed in place and returned.
+    """Let diffusers save a network that ``quantize`` has finished; ``unet`` is changed in place.
 
     The network gets the attribute ``quantization``, and its config gets ``quantization_config``.
     """
