@@ -88,8 +88,8 @@ def quantize_options(add: Parser) -> None:
       So --profile tiny --samples 64 --iterations 20 --rule uniform:5 is a quicker "tiny" on every fifth step.
 
     models that draw from a text:
-      Give --prompts, a UTF-8 file with one text per line, or --prompt, once for each text. Half of the inputs
-      have the text, half do not, as guidance needs both. Do not evaluate on the same prompts.
+      Give --prompts, a UTF-8 file with one text per line, or --prompt, once for each text. Half of the
+      calibration inputs have no text, as guidance needs both. Do not evaluate on the same prompts.
 
     The output folder has the packed integers, report.json (the error of each unit), and work/ while the
     command runs. After an interruption, --resume continues from work/."""

@@ -38,17 +38,21 @@ class ClassifierExtractor(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """The names of the features."""
         return "128", "logits"
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The name of the feature that ``metric`` ("fid", "kid" or "isc") uses."""
         return "logits" if metric == "isc" else "128"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """False: torch-fidelity must not compile it."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The requested features, each (N, D), of uint8 images (N, 1 or 3, H, W)."""
         found = dict(zip(self.get_provided_features_list(), self.network(images), strict=True))
         return tuple(found[name] for name in self.features_list)
 
@@ -69,17 +73,21 @@ class InceptionScript(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """The names of the features."""
         return ("2048",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The name of the feature that ``metric`` ("fid", "kid" or "isc") uses."""
         return "logits_unbiased" if metric == "isc" else "2048"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """False: torch-fidelity must not compile it."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The feature "2048", (N, 2048), of uint8 images (N, 3, H, W)."""
         resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (299, 299), align_corners=False)
         resized = resized.contiguous(memory_format=torch.channels_last)  # a quarter faster on the CPU
         return (self.network((resized - 128) / 128),)

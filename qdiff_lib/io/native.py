@@ -32,6 +32,7 @@ class Method(str):
 
     @property
     def value(self) -> str:
+        """The name."""
         return str(self)
 
 
@@ -184,10 +185,12 @@ class QDiffQuantizer(DiffusersQuantizer):
 
     @property
     def is_trainable(self) -> bool:
+        """False: integers have no gradients."""
         return False
 
     @property
     def is_compileable(self) -> bool:
+        """True: ``torch.compile`` works."""
         return True
 
 
