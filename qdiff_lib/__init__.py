@@ -48,3 +48,9 @@ def _register(auto) -> None:
 
     auto.AUTO_QUANTIZER_MAPPING[METHOD] = QDiffQuantizer
     auto.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = QDiffConfig
+
+
+@wrapt.when_imported("diffusers.pipelines.pipeline_utils")
+def _import_class(_) -> None:
+    """Import this library's own network class: diffusers loads none of a module that nobody imported."""
+    importlib.import_module(".graph.fixed_heads", __name__)

@@ -1,6 +1,7 @@
 """Stages of the method, each switched off, and the test that must fail then; run by ``test_mutants.py``.
 
 ``python tests/mutants.py squant network`` tries these, without names all; the last line has the exit codes.
+That the tests pass with all stages on, the suite itself shows.
 """
 
 import json
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from qdiff_lib.modules import activation_quantizer
-from qdiff_lib.ptq import bias_correction, fitting, insertion, whole_network
+from qdiff_lib.ptq import bias_correction, fitting, insertion, reconstruction, whole_network
+from qdiff_lib.ptq.replay import Replay
 from qdiff_lib.quantizers import adaround, range_finders, rounding
 from qdiff_lib.recipes.timestep_rules import Uniform
 
@@ -38,11 +40,32 @@ def only_the_first_step(rule, steps):
     return range(1)
 
 
+class FullPrecisionPrefix(Replay):
+    """Gives the units of the second network, the quantized one, what they get in the first."""
+
+    made = []
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.made.append(self)
+
+    def collect(self, k):
+        return Replay.collect(self.made[-2], k)
+
+
 # The stage: whose function (a module, class or dictionary), its name, what stands in its place, and the test.
 MUTANTS = {
     "learning": (
         FITTER, "minimize", nothing,
         "ptq/test_reconstruction.py::test_learned_rounding_beats_nearest[residual]",
+    ),
+    "learning-end-to-end": (
+        FITTER, "minimize", nothing,
+        "ptq/test_end_to_end.py::test_qdiffusion_beats_linear_at_w4a8",
+    ),
+    "quantized-prefix": (
+        reconstruction, "Replay", FullPrecisionPrefix,
+        "ptq/test_reconstruction.py::test_units_are_fitted_on_what_the_quantized_prefix_gives",
     ),
     "regularizer": (
         adaround.AdaRound, "regularizer", lambda part, beta: torch.zeros(()),
@@ -95,24 +118,16 @@ MUTANTS = {
 }  # fmt: skip
 
 
-def ends(name: str, patch: pytest.MonkeyPatch | None = None) -> int:
-    """Pytest's exit code on the test of that stage, with the stage switched off where ``patch`` is given."""
+def ends(name: str) -> int:
+    """Pytest's exit code on the test of that stage, with the stage switched off."""
     owner, function, instead, test = MUTANTS[name]
-    if patch and isinstance(owner, dict):
-        patch.setitem(owner, function, instead)
-    elif patch:
-        patch.setattr(owner, function, instead)
-    return int(pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", str(HERE / test)]))
-
-
-def main(names: list[str]) -> None:
-    """Try each stage as it is, and switched off."""
-    found = {}
-    for name in names or MUTANTS:
-        with pytest.MonkeyPatch.context() as patch:
-            found[name] = {"as it is": ends(name), "off": ends(name, patch)}
-    print(json.dumps(found))
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(owner, dict):
+            patch.setitem(owner, function, instead)
+        else:
+            patch.setattr(owner, function, instead)
+        return int(pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", str(HERE / test)]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(json.dumps({name: ends(name) for name in sys.argv[1:] or MUTANTS}))

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,8 +99,8 @@ class Server:
         """Run ``python -m qdiff_lib`` with the arguments ``argv`` until it ends.
 
         log: the file for its output. event: where it gets a signal; None: nowhere. watch: called with the
-        child's process id, for example to kill it. count: the child writes its number of file events to this
-        file.
+        child's process id, for example to kill it. count: the child writes its number of file events of each
+        kind to this file, as JSON.
         """
         job = {"argv": argv, "log": str(log), "count": count and str(count)}
         job["event"] = event and dataclasses.asdict(event)
@@ -171,7 +172,7 @@ def run_job(job: dict) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     if job["count"]:
-        Path(job["count"]).write_text(str(len(seen)))
+        Path(job["count"]).write_text(json.dumps(Counter(seen)))
     sys.stdout.flush()
     os._exit(status or 0)
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qdiff_lib.graph.model_inputs import example_inputs
-from qdiff_lib.graph.networks import set_heads
 from qdiff_lib.graph.tracing import trace
 from qdiff_lib.io.checkpoint import TENSORS, save_quantized, weight_layers
 from qdiff_lib.io.native import make_native
@@ -42,7 +41,7 @@ def upgrade(old: Path, new: Path) -> None:
     """
     about = json.loads((old / "quantized.json").read_text())
     kind = getattr(diffusers, about["unet"])
-    unet = set_heads(kind.from_config(kind.load_config(old / "unet")).eval())
+    unet = kind.from_config(kind.load_config(old / "unet")).eval()
     recipe = Recipe.from_dict(nested(about["recipe"]))
     found = trace(unet, example_inputs(unet))
     unet = insert_quantizers(unet, recipe.grids, found)

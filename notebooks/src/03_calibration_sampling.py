@@ -195,7 +195,7 @@ print(", ".join(f"{label} {value:.2f}" for label, value in mean.items()))
 # measured on held-out inputs, from another seed.
 
 # %%
-from qdiff_lib.course.watching import hooked
+from qdiff_lib.course.watching import watched_inputs
 
 LAYERS = ["conv_in", "down_blocks.2.resnets.0.conv2", "up_blocks.2.resnets.0.conv2"]
 LAYERS += ["up_blocks.3.resnets.1.conv2"]
@@ -204,7 +204,8 @@ LAYERS += ["up_blocks.3.resnets.1.conv2"]
 def inputs_of_layers(inputs, most):
     """For each layer a list of its inputs at each step, ``most`` at a step, (n, C, H, W)."""
     seen = {layer: [] for layer in LAYERS}
-    with hooked(pipe.unet, LAYERS, lambda layer, x: seen[layer].append(x.cpu())), torch.no_grad():
+    watching = watched_inputs(pipe.unet, LAYERS, lambda layer, x: seen[layer].append(x.cpu()))
+    with watching, torch.no_grad():
         for s in range(STEPS):
             rows = (inputs.step == s).nonzero().flatten()[:most]
             pipe.unet(**inputs.rows(rows, lesson.device))

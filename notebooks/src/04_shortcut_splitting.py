@@ -23,13 +23,7 @@
 import torch
 from qdiff_lib import load, record, sample, with_sampler
 from qdiff_lib.course.figures import lesson_04 as figures
-from qdiff_lib.course.shortcut_split import (
-    groups_straddle,
-    input_ranges,
-    quantize_shortcuts,
-    stretch_skips,
-    watch,
-)
+from qdiff_lib.course.shortcuts import groups_straddle, input_ranges, quantize_shortcuts, stretch_skips, watch
 from qdiff_lib.graph.model_inputs import example_inputs
 from qdiff_lib.graph.tracing import trace
 from qdiff_lib.recipes.timestep_rules import Uniform
@@ -71,7 +65,7 @@ claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid,
 # **Predict.** At which ratio does a 4-bit grid erase the smaller half? And an 8-bit grid?
 
 # %% tags=["nbval-check-output"]
-from qdiff_lib.course.shortcut_split import layer_error
+from qdiff_lib.course.shortcuts import layer_error
 from qdiff_lib.quantizers.grid import Grid, fake_quantize
 from qdiff_lib.quantizers.range_finders import min_max
 
@@ -251,7 +245,7 @@ for ratio in (1.0, 1.7, 5.0, 50.0):
     )
 
 # %%
-from qdiff_lib.course.shortcut_split import relative_error
+from qdiff_lib.course.shortcuts import relative_error
 
 
 def shortcut_errors(pipe, quantized):

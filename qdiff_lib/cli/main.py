@@ -39,8 +39,13 @@ def run_quantize(args: argparse.Namespace) -> int:
         else:
             write_checkpoint(args, pipe, recipe, prompts, settings)
         tidy(args.out)
-    print(f"wrote {args.out}; next: {PROGRAM} sample --model {args.out} --out {args.out}.png")
+    say_next(f"wrote {args.out}", "sample", "--model", args.out, "--out", f"{args.out}.png")
     return 0
+
+
+def say_next(done: str, *arguments: object) -> None:
+    """Print ``done``, and a command that a user may want to run next, quoted for a shell."""
+    print(f"{done}; next: {PROGRAM} {shlex.join(map(str, arguments))}")
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -148,12 +153,12 @@ def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool
 
 def run_convert(args: argparse.Namespace) -> int:
     """Run the command ``convert``; returns the exit status."""
-    if args.out.exists() and any(args.out.iterdir()):
-        raise FileExistsError(f"--out {args.out} is not empty; name a new folder")
     from ..io.compvis import ORIGINALS, convert
+    from ..utils.files import new_folder
 
-    convert(args.checkpoint, ORIGINALS[args.preset]).save_pretrained(args.out)
-    print(f"wrote {args.out}; next: {PROGRAM} quantize --model {args.out} --preset {args.preset} --out NEW")
+    with new_folder(args.out) as folder:
+        convert(args.checkpoint, ORIGINALS[args.preset]).save_pretrained(folder)
+    say_next(f"wrote {args.out}", "quantize", "--model", args.out, "--preset", args.preset, "--out", "NEW")
     return 0
 
 

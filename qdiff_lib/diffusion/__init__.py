@@ -1,1 +1,1 @@
-"""Drawing with any diffusers pipeline: texts, schedulers, noise."""
+"""Sampling with any diffusers pipeline: texts, schedulers, noise."""

@@ -1,4 +1,4 @@
-"""Which diffusers pipelines can be quantized, and a plain word on why the others cannot."""
+"""Which diffusers pipelines can be quantized, and why the others cannot."""
 
 import inspect
 
@@ -18,17 +18,22 @@ CONDITIONS = {
     "time_cond_proj_dim": "an embedding of the guidance scale, as LCM has",
     "dual_cross_attention": "two texts",
 }
-"""Settings of a UNet's config that ask for inputs beside the sample, its time and its text."""
+"""Settings of a UNet's config that need inputs other than the sample, its time and its text."""
 
 PLAIN = {"attention_type": ("default",), "encoder_hid_dim_type": (None, "text_proj")}
-"""Settings whose other values do so."""
+"""Settings of a UNet's config, and their values that need no such inputs."""
 
 PICTURES = ("image", "control_image", "mask_image")
-"""Arguments of pipelines whose UNet sees more than noise."""
+"""Arguments of pipelines whose UNet also reads an image."""
 
 
 def check_unet(unet: nn.Module) -> None:
-    """Raise ValueError unless ``unet`` is of a class, and has the inputs, that can be quantized."""
+    """Check that ``unet`` can be quantized.
+
+    Raises:
+        ValueError: its class or one of its inputs is not supported, it is compiled, or it has adapters
+            (LoRA).
+    """
     if hasattr(unet, "_orig_mod"):
         raise ValueError(
             "the UNet is wrapped by torch.compile: quantize the network itself (pipe.unet = "
@@ -53,9 +58,11 @@ def check_unet(unet: nn.Module) -> None:
 
 
 def check_pipeline(pipe: DiffusionPipeline) -> None:
-    """Raise ValueError unless ``pipe`` has a UNet that can be quantized, and no picture guides it.
+    """Check that ``pipe`` has a UNet that can be quantized, and that no image guides it.
 
-    Diffusion transformers (DiT), SDXL, ControlNet and pipelines that start from an image are refused.
+    Raises:
+        ValueError: otherwise, for example for diffusion transformers (DiT), SDXL, ControlNet and pipelines
+            that start from an image.
     """
     name, unet = type(pipe).__name__, getattr(pipe, "unet", None)
     if unet is None:
@@ -68,5 +75,5 @@ def check_pipeline(pipe: DiffusionPipeline) -> None:
 
 
 def takes_prompts(pipe: DiffusionPipeline) -> bool:
-    """Whether the pipeline draws what a text says."""
+    """Return whether the pipeline draws from a text."""
     return "prompt" in inspect.signature(pipe.__call__).parameters

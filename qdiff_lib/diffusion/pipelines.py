@@ -1,4 +1,4 @@
-"""Variations of a diffusers pipeline: another sampler or network, and eyes on each denoising step."""
+"""Copies of a diffusers pipeline with another sampler or network, and access to each denoising step."""
 
 import functools
 import inspect
@@ -14,28 +14,32 @@ from .schedulers import make_scheduler
 
 
 def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipeline:
-    """The same pipeline with the named sampler, a key of ``schedulers.SAMPLERS``, or with its own for None.
+    """Return the same pipeline with another sampler. The given pipeline does not change.
 
-    Raises ValueError for an unknown name, and for a sampler that the pipeline cannot drive.
+    Args:
+        sampler: a key of ``schedulers.SAMPLERS``; None: the pipeline's own.
+
+    Raises:
+        ValueError: the name is unknown, or the pipeline cannot drive this sampler.
     """
     if sampler is None:
         return with_components(pipe)
     scheduler = make_scheduler(sampler, pipe.scheduler.config, latent=decoder_of(pipe) is not None)
     changed = with_components(pipe, scheduler=scheduler)
-    unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it hands one to each step
-    if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline makes its own of any other
+    unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it passes one to each step
+    if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline turns any other into DDIM
         kind = type(scheduler).__name__
         raise ValueError(f"sampler={sampler!r}: {type(pipe).__name__} cannot drive a {kind}; use 'ddim'")
     return changed
 
 
 def takes_generator(scheduler: SchedulerMixin) -> bool:
-    """Whether each step of the scheduler accepts the generator of its noise."""
+    """Return whether a denoising step of the scheduler takes a ``generator`` for its noise."""
     return "generator" in inspect.signature(scheduler.step).parameters
 
 
 def with_components(pipe: DiffusionPipeline, **changes) -> DiffusionPipeline:
-    """A pipeline of the same class that shares all components and settings but the ones given."""
+    """Return a pipeline of the same class that shares all components and settings except ``changes``."""
     components = {**pipe.components, **changes}
     names = inspect.signature(type(pipe).__init__).parameters
     settings = {name: pipe.config[name] for name in names if name in pipe.config and name not in components}
@@ -45,13 +49,13 @@ def with_components(pipe: DiffusionPipeline, **changes) -> DiffusionPipeline:
 
 
 def decoder_of(pipe: DiffusionPipeline) -> nn.Module | None:
-    """The first stage of a latent pipeline, which turns latents into images; None for others."""
+    """Return the decoder of a latent pipeline, which turns latents into images; None for other pipelines."""
     return getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
 
 
 @contextmanager
 def replaced_step(pipe: DiffusionPipeline, wrap: Callable[[Callable], Callable]):
-    """Within the block, the scheduler's ``step`` is ``wrap(step)``; its signature stays readable."""
+    """Within the block, replace the scheduler's ``step`` by ``wrap(step)``, with the same signature."""
     original, own = pipe.scheduler.step, vars(pipe.scheduler).get("step")
     pipe.scheduler.step = functools.wraps(original)(wrap(original))
     try:
@@ -63,7 +67,7 @@ def replaced_step(pipe: DiffusionPipeline, wrap: Callable[[Callable], Callable])
 
 
 def each_step(pipe: DiffusionPipeline, callback: Callable[[Tensor], None]):
-    """Within the block, ``callback(x_t)`` gets the scheduler's output after every denoising step."""
+    """Within the block, call ``callback(x_t)`` with the scheduler's output after every denoising step."""
 
     def wrap(original):
         def step(*args, **kwargs):
@@ -77,7 +81,10 @@ def each_step(pipe: DiffusionPipeline, callback: Callable[[Tensor], None]):
 
 
 def seeded_steps(pipe: DiffusionPipeline, generators: list[torch.Generator]):
-    """Within the block, steps that add noise draw it from ``generators``, though a pipeline forget it."""
+    """Within the block, draw the noise that a step adds from ``generators``, one for each image.
+
+    Some pipelines do not pass their generators to the steps. Without this, their noise would have no seed.
+    """
     added = {"generator": generators} if takes_generator(pipe.scheduler) else {}
 
     def wrap(original):

@@ -1,13 +1,15 @@
-"""Texts that pipelines draw from: prompt files, and the rule that no score is from what was calibrated on."""
+"""Texts that pipelines draw from: reading prompts, and the check that calibration and evaluation differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a UTF-8 text file, one a line; blank lines do not count.
+    """Read the prompts of a UTF-8 text file, one a line. Blank lines are skipped.
 
-    Raises FileNotFoundError for a missing file, and ValueError for one that is not UTF-8 or has no prompt.
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not UTF-8, or has no prompt.
     """
     path = Path(path)
     if not path.is_file():
@@ -20,7 +22,12 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def checked_prompts(prompts: Sequence[str], source: str = "prompts") -> tuple[str, ...]:
-    """The prompts as a tuple. Raises TypeError for one string, ValueError for none or for an empty one."""
+    """Return the prompts as a tuple. ``source`` names them in error messages.
+
+    Raises:
+        TypeError: ``prompts`` is one string.
+        ValueError: there is no prompt, or one is empty.
+    """
     if isinstance(prompts, str):
         raise TypeError(f"{source}={prompts!r} must be a list of texts, not one string")
     if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
@@ -31,7 +38,11 @@ def checked_prompts(prompts: Sequence[str], source: str = "prompts") -> tuple[st
 
 
 def check_disjoint(calibration: Sequence[str], evaluation: Sequence[str]) -> None:
-    """Raise ValueError when a prompt is in both, whatever its case and spaces; the error names the first."""
+    """Check that no prompt is in both lists. Upper and lower case, and spaces, make no difference.
+
+    Raises:
+        ValueError: a prompt is in both. The message has the first one.
+    """
     known = {_normal(prompt) for prompt in calibration}
     shared = [prompt for prompt in evaluation if _normal(prompt) in known]
     if shared:

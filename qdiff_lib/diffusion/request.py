@@ -1,4 +1,4 @@
-"""What a pipeline is asked for beside noise and steps: texts, guidance, fresh noise."""
+"""What a pipeline draws, apart from its noise and the number of steps: texts, guidance, fresh noise."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from .prompts import checked_prompts
 
 @dataclass(frozen=True)
 class Request:
-    """What a pipeline is asked for beside noise and steps.
+    """What a pipeline draws, apart from its noise and the number of steps.
 
-    prompts: image i shows ``prompts[i % len(prompts)]``; none for pipelines without text. guidance: scale of
-    classifier-free guidance (Ho and Salimans, 2022). eta: share of fresh noise in each step of DDIM (Song et
-    al., 2021, eq. 16), from 0, none, to 1.
+    Args:
+        prompts: image i shows ``prompts[i % len(prompts)]``; empty for pipelines without text.
+        guidance: scale of classifier-free guidance (Ho and Salimans, 2022).
+        eta: share of fresh noise in each denoising step of DDIM, 0 (none) to 1 (Song et al., 2021, eq. 16).
     """
 
     prompts: tuple[str, ...] = ()
@@ -29,9 +30,12 @@ class Request:
     def checked(
         cls, pipe: DiffusionPipeline, prompts: Sequence[str] | None, guidance: float, eta: float
     ) -> "Request":
-        """A request that ``pipe``, which ``check_pipeline`` accepts, can answer.
+        """Return a request that ``pipe`` can answer.
 
-        Raises ValueError; TypeError for prompts that are a string and numbers that are none.
+        Raises:
+            ValueError: ``check_pipeline`` refuses the pipeline, or the pipeline does not take these prompts
+                or this eta.
+            TypeError: the prompts are one string, or ``guidance`` or ``eta`` is not a number.
         """
         check_pipeline(pipe)
         guidance = Number().checked("guidance", guidance)
@@ -53,11 +57,11 @@ class Request:
 
     @property
     def passes(self) -> int:
-        """How many rows the network sees for an image: with guidance one without and one with the text."""
+        """Network rows for each image: 2 with guidance (one without and one with the text), else 1."""
         return 2 if self.prompts and self.guidance > 1 else 1
 
     def arguments(self, start: int, count: int) -> dict:
-        """Keyword arguments of the pipeline for images ``start`` to ``start + count - 1``."""
+        """Return the keyword arguments of the pipeline for images ``start`` to ``start + count - 1``."""
         arguments = {"eta": self.eta} if self.eta else {}
         if not self.prompts:
             return {**arguments, "batch_size": count}
@@ -65,10 +69,10 @@ class Request:
         return {**arguments, "prompt": texts, "guidance_scale": self.guidance}
 
     def described(self) -> dict:
-        """A JSON form of what is not the default of a pipeline without text."""
+        """Return a JSON form of the request, without what is the default of a pipeline without text."""
         about = {"prompts": list(self.prompts), "guidance": self.guidance} if self.prompts else {}
         return {**about, "eta": self.eta} if self.eta else about
 
 
 PLAIN = Request()
-"""Nothing but images."""
+"""A request without text and without fresh noise."""

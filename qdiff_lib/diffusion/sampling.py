@@ -14,17 +14,19 @@ from .request import PLAIN, Request
 
 ROLES = ("evaluation", "calibration")
 LAST_IMAGE = 2**20 - 1
-MOST_IMAGES = 64  # at once
-MOST_DECODED = 2**21  # pixels that a decoder puts out at once: 8 images of Stable Diffusion
+MOST_IMAGES = 64  # the most images drawn at once
+MOST_DECODED = 2**21  # the most pixels decoded at once: 8 images of Stable Diffusion
 
 
 @dataclass(frozen=True)
 class Samples:
-    """images: uint8 (N, C, H, W). trajectory: x_t after each step, (T, N, C, H, W), None unless recorded.
+    """Sampled images, and their trajectory if it was recorded.
 
-    In latent pipelines x_t is a latent, and the images are decoded from the last one. T is the number of the
-    sampler's calls of the network: the number of steps, but one more for PLMS, which makes its first step
-    twice: row 1 is a better estimate of the x_t in row 0.
+    ``images`` is uint8 (N, C, H, W). ``trajectory`` is x_t after each denoising step, (T, N, C, H, W), or
+    None. In latent pipelines x_t is a latent, and the images are decoded from the last one.
+
+    T is how often the sampler calls the network. It is the number of steps, and one more for PLMS. PLMS
+    computes its first step twice, and row 1 is a better estimate of the same x_t as row 0.
     """
 
     images: Tensor
@@ -32,10 +34,18 @@ class Samples:
 
 
 def noise_generators(seed: int, start: int, count: int, role: str = "evaluation") -> list[torch.Generator]:
-    """One CPU generator for each image: its noise depends on role, seed and index, not on its batch.
+    """Return one CPU generator for each image. Its noise depends on role, seed and index, not on its batch.
 
-    The two roles never share a stream, so calibration noise is never evaluated on. torch seeds its CPU
-    generator with 32 bits: 1 for the role, 11 for the seed, 20 for the index. Raises ValueError beyond.
+    The two roles never share random numbers. So no image of an evaluation starts from noise of the
+    calibration. torch seeds its CPU generator with 32 bits: 1 for the role, 11 for the seed, 20 for the
+    index.
+
+    Args:
+        start: index of the first image.
+        role: "evaluation" or "calibration".
+
+    Raises:
+        ValueError: the role is unknown, or the seed or an index has too many bits.
     """
     if role not in ROLES:
         raise ValueError(f"role={role!r} is unknown; use one of {ROLES}")
@@ -48,17 +58,19 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
 
 
 def check_counts(n: int, steps: int, batch_size: int | None = None) -> None:
-    """Raise ValueError for counts below 1."""
+    """Raise ValueError for a count below 1."""
     for name, value in (("n", n), ("steps", steps), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value!r} must be at least 1")
 
 
 def sampling_times(pipe: DiffusionPipeline, steps: int) -> Tensor:
-    """The diffusion times at which the sampler asks the network, one for each call, (calls,).
+    """Return the diffusion times at which the sampler calls the network, one for each call, (calls,).
 
-    Some samplers make more calls than steps: PLMS makes one more, and asks twice at one time. Raises
-    ValueError for more steps than the model was trained with, and for times that it was not trained at.
+    Some samplers make more calls than steps: PLMS makes one more, and calls twice at one time.
+
+    Raises:
+        ValueError: there are more steps than diffusion times in training, or a time beyond those of training.
     """
     limit = pipe.scheduler.config.num_train_timesteps
     if steps > limit:
@@ -75,7 +87,7 @@ def sampling_times(pipe: DiffusionPipeline, steps: int) -> Tensor:
 
 
 def images_at_once(pipe: DiffusionPipeline) -> int:
-    """How many images a pipeline draws at once: 64, fewer where decoding them takes much memory."""
+    """Return how many images a pipeline draws at once: 64, or fewer if decoding them needs much memory."""
     decoder = decoder_of(pipe)
     if decoder is None:
         return MOST_IMAGES
@@ -94,9 +106,17 @@ def run_batch(
     role: str = "evaluation",
     request: Request = PLAIN,
 ) -> Tensor:
-    """One run of the pipeline: ``count`` images of the seed from ``start`` on, uint8 (count, C, H, W).
+    """Run the pipeline once and return ``count`` images of a seed, from index ``start`` on.
 
-    Raises ValueError where a safety checker made images black; those of calibration are never looked at.
+    Args:
+        role: see ``noise_generators``.
+
+    Returns:
+        uint8, (count, C, H, W).
+
+    Raises:
+        ValueError: a safety checker made images black. For calibration this is allowed: only the network's
+            inputs are used.
     """
     generators = noise_generators(seed, start, count, role)
     with seeded_steps(pipe, generators):
@@ -129,21 +149,21 @@ def sample(
 ) -> Samples:
     """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
 
-    The noise of an image depends on the seed and its number alone, whatever the model and the batch size.
+    The noise of an image depends only on the seed and the image's index, not on the model or the batch size.
 
     Args:
-        batch_size: images at once; None: 64, fewer where decoding them takes much memory.
+        batch_size: images drawn at once; None: 64, or fewer if decoding them needs much memory.
         record: keep the whole trajectory, as for Figure 3 of the paper.
-        progress: show a bar with an ETA.
+        progress: show a progress bar with the remaining time.
         prompts: texts, for pipelines that draw from text: image i shows ``prompts[i % len(prompts)]``.
-        guidance: scale of classifier-free guidance; 1 or less: none.
-        eta: share of fresh noise in each step of DDIM, for pipelines that take it.
-        role: whose noise: "evaluation", or "calibration", which no evaluation meets.
+        guidance: scale of classifier-free guidance; 1 or less: no guidance.
+        eta: share of fresh noise in each denoising step of DDIM, for pipelines that take it.
+        role: whose noise is used: "evaluation", or "calibration", which no evaluation uses.
 
     Raises:
-        ValueError: counts below 1, steps or times beyond the model's, prompts missing or not taken by the
-            pipeline, an eta that it does not take, images that a safety checker made black.
-        TypeError: prompts are one string.
+        ValueError: a count is below 1, there are more steps than the model has times, prompts are missing or
+            not taken by the pipeline, the pipeline takes no eta, or a safety checker made images black.
+        TypeError: the prompts are one string.
     """
     request = Request.checked(pipe, prompts, guidance, eta)
     check_counts(n, steps, batch_size)

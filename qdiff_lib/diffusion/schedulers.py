@@ -11,15 +11,19 @@ from torch import Tensor
 
 
 class QuadraticDDIM(DDIMScheduler):
-    """DDIM, eta 0, whose times are dense near the clean end: the paper's sampler for CIFAR-10.
+    """DDIM with eta 0 and quadratic steps, dense near the clean end: the paper's sampler for CIFAR-10.
 
-    Step i of n, from the clean end, is at ``floor(0.8 T (i / (n - 1))^2)``, as in DDIM's code (Song et al.,
-    2021, appendix D.3), which repeats its first times where these lie closer together than 1. Here no time
-    comes twice: step i is at time i or later.
+    Step i of n, counted from the clean end, is at time ``floor(0.8 T (i / (n - 1))^2)``, as in DDIM's code
+    (Song et al., 2021, appendix D.3). DDIM's code repeats a time where two of these round to the same number.
+    Here every time is different: step i is at time i or later.
     """
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Raises ValueError for fewer than 2 steps, or a network that does not predict the noise."""
+        """Set the diffusion times of the denoising steps.
+
+        Raises:
+            ValueError: there are fewer than 2 steps, or the network does not predict the noise.
+        """
         if num_inference_steps < 2 or self.config.prediction_type != "epsilon":
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} must be at least 2, and prediction_type="
@@ -31,13 +35,14 @@ class QuadraticDDIM(DDIMScheduler):
         times = (0.8 * self.config.num_train_timesteps * share).long().maximum(index)
         self.timesteps = times.flip(0).to(device)
 
-    @functools.wraps(DDIMScheduler.step, assigned=())  # pipelines ask its signature what a step takes
+    @functools.wraps(DDIMScheduler.step, assigned=())  # pipelines read from the signature what a step takes
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = True, **options
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
-        """DDIM's step (equation 12 there) from ``timestep`` to the next one of ``timesteps``, without noise.
+        """Compute DDIM's step from ``timestep`` to the next time, without noise (Song et al., 2021, eq. 12).
 
-        Raises ValueError for an ``eta`` other than 0.
+        Raises:
+            ValueError: ``eta`` is not 0.
         """
         if options.get("eta"):
             raise ValueError(
@@ -56,13 +61,18 @@ SAMPLERS = {
     "plms": (PNDMScheduler, {"skip_prk_steps": True}),
     "dpm++": (DPMSolverMultistepScheduler, {}),
 }
-"""Classes and settings by name."""
+"""The class and settings of each sampler by name."""
 
 
 def make_scheduler(sampler: str, config: dict, latent: bool) -> SchedulerMixin:
-    """The named sampler with the noise schedule of another one's ``config``; latents are never clipped.
+    """Return the named sampler with the noise schedule of ``config``, which is another scheduler's config.
 
-    Raises ValueError for an unknown name.
+    Args:
+        sampler: a key of ``SAMPLERS``.
+        latent: whether x_t is a latent, which is never clipped.
+
+    Raises:
+        ValueError: the name is unknown.
     """
     if sampler not in SAMPLERS:
         names = ", ".join(map(repr, SAMPLERS))

@@ -1,1 +1,1 @@
-"""What a UNet is made of: its units and concatenations, its inputs, its cost."""
+"""The structure of a UNet: its units and concatenations, its inputs, its cost."""

@@ -1,7 +1,7 @@
 """Bytes and bit operations of a noise network: the columns Size and Bops of the paper's tables (section 4).
 
-Counts are for one denoising step of one sample: the UNet alone, without text encoder, decoder or a second
-pass for guidance. Norms, activation functions, softmax and additions are left out, as usual.
+The counts are for one denoising step of one sample: the UNet alone, without text encoder, decoder or the
+second pass of guidance. As usual, they leave out norms, activation functions, softmax and additions.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,38 +19,38 @@ from .hooks import hooked
 from .model_inputs import example_inputs
 from .networks import UNET_CLASSES, build
 
-MANTISSA_BITS = 23  # a 32-bit float counts as its mantissa
+MANTISSA_BITS = 23  # bit operations count a 32-bit float by its mantissa
 
-Bits = int | Mapping[str, int]  # of all layers, or by layer name; layers that the mapping lacks have 32
+Bits = int | Mapping[str, int]  # one number for all layers, or numbers by layer name (32 for missing layers)
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One executed layer. The two products of an attention module are one entry under the module's name."""
+    """The cost of one executed layer. An attention module has one entry for both its products."""
 
     name: str
     kind: str  # "conv", "linear" or "attention"
     parameters: int  # weights and bias, 0 for attention products
-    macs: int  # multiply-accumulates for ONE sample
+    macs: int  # multiply-accumulates for one sample
 
 
 def layer_costs(unet: nn.Module | Mapping[str, Any], inputs: dict | None = None) -> list[LayerCost]:
     """Return the cost of every convolution, linear layer and attention product, in execution order.
 
-    The network is rebuilt from its config on the meta device: nothing is allocated, `unet` stays untouched,
-    and changes made to its modules after construction are not seen.
+    The network is rebuilt from its config on the meta device. So no memory is allocated and `unet` does not
+    change. Changes to its modules after construction are not counted.
 
     Args:
-        unet: a UNet2DModel or UNet2DConditionModel, or a config for `networks.build`.
-        inputs: forward arguments that replace or complete the defaults: `sample` (1, C, H, W) as the config
-            says, `timestep` (1,) and, for UNet2DConditionModel, `encoder_hidden_states` (1, 77, channels).
-            Other conditions (`class_labels`, `added_cond_kwargs`) have no default. Any device and batch size
-            will do; the counts are for one sample.
+        unet: a UNet of a class in `networks.UNET_CLASSES`, or a config for `networks.build`.
+        inputs: arguments of the forward pass that replace or complete the defaults. The defaults are `sample`
+            (1, C, H, W) from the config, `timestep` (1,) and, for UNet2DConditionModel,
+            `encoder_hidden_states` (1, 77, channels). Other conditions (`class_labels`, `added_cond_kwargs`)
+            have no default. Any device and batch size will do: the counts are for one sample.
 
     Raises:
-        TypeError: if `unet` is of another class.
-        ValueError: if the config names another class, lacks a size that `inputs` does not give, or has
-            attention with added keys and values.
+        TypeError: `unet` has another class.
+        ValueError: the config names another class, lacks a size that `inputs` does not give, or has attention
+            with added keys and values.
     """
     network = _rebuild_on_meta(unet)
     costs: list[LayerCost] = []
@@ -68,28 +68,38 @@ def layer_costs(unet: nn.Module | Mapping[str, Any], inputs: dict | None = None)
 
 
 def parameter_count(unet: nn.Module) -> int:
-    """Return the number of parameters of a network, norms included; TypeError if `unet` is not a module."""
+    """Return the number of parameters of a network, norms included.
+
+    Raises:
+        TypeError: `unet` is not a module.
+    """
     if not isinstance(unet, nn.Module):
         raise TypeError(f"unet is a {type(unet).__name__}; pass a module, or build(config) for a config")
     return sum(parameter.numel() for parameter in unet.parameters())
 
 
 def model_bytes(parameters: int, bits: int) -> float:
-    """Return the bytes of `parameters` numbers without scales; ValueError if `bits` is not 2..16 or 32.
+    """Return the bytes of `parameters` numbers of `bits` bits, without scales. The paper's MB are 10^6 bytes.
 
-    The paper's MB are 10^6 bytes.
+    Raises:
+        ValueError: `bits` is not 2..16 or 32.
     """
     return parameters * _checked_bits("bits", bits) / 8
 
 
 def bops(costs: list[LayerCost], weight_bits: Bits, activation_bits: Bits) -> float:
-    """Return the bit operations of one step and sample: the sum of 2 x MACs x weight bits x activation bits.
+    """Return the bit operations of one denoising step of one sample.
 
-    A 32-bit float counts as 23 bits. The attention products have no weights, but are counted with the same
-    product of bits, as the paper's tables do. Activation bits are those of a layer's input.
+    They are the sum of 2 x MACs x weight bits x activation bits over all layers and attention products. A
+    32-bit float counts as 23 bits. Attention products have no weights, but count with the same product of
+    bits, as in the paper's tables. Activation bits are those of a layer's input.
+
+    Args:
+        costs: the result of ``layer_costs``.
+        weight_bits, activation_bits: one number for all layers, or numbers by layer name.
 
     Raises:
-        ValueError: if bits are not 2..16 or 32, or a mapping names a layer that is not in `costs`.
+        ValueError: bits are not 2..16 or 32, or a mapping names a layer that is not in `costs`.
     """
     weights = _bits_by_layer("weight_bits", weight_bits, costs)
     activations = _bits_by_layer("activation_bits", activation_bits, costs)
@@ -113,7 +123,7 @@ def _to_meta(value: Any) -> Any:
 
 
 def _layer_counter(name: str, costs: list[LayerCost]) -> Callable:
-    """A hook that counts a convolution or linear layer after it has run."""
+    """Return a hook that counts a convolution or linear layer after it has run."""
 
     def count(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:  # output (B, ...)
         kind = "linear" if isinstance(layer, nn.Linear) else "conv"
@@ -124,9 +134,9 @@ def _layer_counter(name: str, costs: list[LayerCost]) -> Callable:
 
 
 def _attention_counter(name: str, attention: Attention, costs: list[LayerCost]) -> tuple[Callable, Callable]:
-    """Hooks after ``to_k`` and before ``to_out``, which count q k^T and p v.
+    """Return two hooks, to call after ``to_k`` and before ``to_out``, that count q k^T and p v.
 
-    Each of the two takes heads x tokens_q x tokens_k x head_dim multiply-accumulates.
+    Each product takes heads x tokens_q x tokens_k x head_dim multiply-accumulates.
     """
     if getattr(attention, "add_k_proj", None) is not None:
         raise ValueError(f"{name!r} has added keys; pass a unet with plain self and cross attention only")
@@ -161,10 +171,14 @@ def _checked_bits(argument: str, bits: int) -> int:
 
 
 def layer_bits_of(unet: nn.Module, costs: list[LayerCost]) -> tuple[dict[str, int], dict[str, int]]:
-    """Weight and activation bits by layer name, as ``cost.bops`` takes them; 32 for what is not quantized.
+    """Return weight bits and activation bits by layer name, as ``bops`` takes them. 32: not quantized.
 
-    An attention product counts with the bits of q, k, v and the weights of the layers that make them, as the
-    paper's tables count it.
+    The weight bits of an attention product are those of ``to_q``, and its activation bits those of q, as in
+    the paper's tables.
+
+    Args:
+        unet: a network, quantized or not.
+        costs: the result of ``layer_costs``.
     """
     weights, activations = {}, {}
     modules = dict(unet.named_modules())

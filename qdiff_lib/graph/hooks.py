@@ -1,4 +1,4 @@
-"""Looking at what the modules of a network read and put out while it runs."""
+"""Observing the inputs and outputs of a network's modules while it runs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,12 @@ Hooks = Iterable[tuple[nn.Module, Callable]]
 
 @contextmanager
 def hooked(before: Hooks = (), after: Hooks = ()) -> Iterator[None]:
-    """Within the block, ``hook(module, args, kwargs)`` is called before these modules run.
+    """Attach hooks to modules within the block.
 
-    Those of ``after`` are called when their modules have run: ``hook(module, args, kwargs, output)``.
+    Args:
+        before: pairs (module, hook); ``hook(module, args, kwargs)`` is called before the module runs.
+        after: pairs (module, hook); ``hook(module, args, kwargs, output)`` is called after the module has
+            run.
     """
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in before]
     handles += [module.register_forward_hook(hook, with_kwargs=True) for module, hook in after]
@@ -24,7 +27,11 @@ def hooked(before: Hooks = (), after: Hooks = ()) -> Iterator[None]:
 
 
 def watched_inputs(network: nn.Module, names: Iterable[str], look: Callable):
-    """Within the block, ``look(name, x)`` sees each input of the named layers."""
+    """Within the block, call ``look(name, x)`` with each input of the named layers.
+
+    Raises:
+        AttributeError: the network has no module of a name.
+    """
 
     def hook(name: str) -> Callable:
         return lambda module, args, kwargs: look(name, args[0])
@@ -33,7 +40,11 @@ def watched_inputs(network: nn.Module, names: Iterable[str], look: Callable):
 
 
 def watched_outputs(network: nn.Module, names: Iterable[str], look: Callable):
-    """Within the block, ``look(name, output)`` sees what the named modules put out."""
+    """Within the block, call ``look(name, output)`` with each output of the named modules.
+
+    Raises:
+        AttributeError: the network has no module of a name.
+    """
 
     def hook(name: str) -> Callable:
         return lambda module, args, kwargs, output: look(name, output)

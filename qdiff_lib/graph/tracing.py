@@ -1,7 +1,7 @@
-"""One traced forward pass of a UNet: its units in execution order, what each needs, and the concat splits.
+"""One traced forward pass of a UNet: its units in execution order, their dependencies, and the concat splits.
 
-Nothing is read from the source or from module names: hooks see the modules run, and a torch function mode
-sees the operations between them. So it serves any diffusers UNet without editing it.
+The trace does not depend on source code or module names. Hooks see the modules run, and a torch function mode
+sees the operations between them. So it works for any diffusers UNet without changes.
 """
 
 from dataclasses import dataclass, field
@@ -21,20 +21,24 @@ from .hooks import hooked
 BLOCKS = (ResnetBlock2D, ResnetBlockCondNorm2D, BasicTransformerBlock, Attention)
 OUTLETS = (Transformer2DModel,)
 KEEPS_CHANNELS = {"contiguous", "to", "clone", "float", "half", "dropout", "interpolate"}
-MOST_ROWS = 64  # inputs that run through a network at once
-MOST_NUMBERS = 2**28  # numbers of its widest layer at once: 1 GiB
+MOST_ROWS = 64  # the most inputs that run through a network at once
+MOST_NUMBERS = 2**28  # the most numbers in its widest layer at once: 1 GiB
 
 
 @dataclass
 class Unit:
-    """What is reconstructed as one: a residual, transformer or attention block, or a layer outside of these.
+    """The unit of reconstruction: a residual, transformer or attention block, or a layer outside of these.
 
-    name: the module's name in the UNet. layers: names of the quantizable layers that ran in it, in order.
-    needs: indices of the units whose outputs its inputs (and its outlet) are made of. shape: its output's,
-    without the batch. given: numbers in its arguments for one input, but for the network's own inputs.
-
-    outlet: the name of the module that ends with this unit and adds something to its output; "" for none.
-    Later units read the outlet's output alone, so that it is kept in place of all outputs within.
+    Args:
+        name: the module's name in the UNet.
+        layers: names of the quantizable layers that ran in the unit, in order.
+        needs: indices of the units whose outputs the unit (and its outlet) reads.
+        shape: the shape of its output, without the batch.
+        given: how many numbers its arguments hold for one input, without the network's own inputs.
+        outlet: the name of the module that ends with this unit and adds something to its output; "" for none.
+            Later units read only the output of the outlet. So that output is kept instead of the outputs
+            inside.
+        outlet_shape: the shape of the outlet's output, without the batch.
     """
 
     name: str
@@ -48,10 +52,13 @@ class Unit:
 
 @dataclass
 class Trace:
-    """units: in execution order. concat_splits: of each layer that reads a concatenation of
-    channels, how many channels each piece has: (deep, skip) of a shortcut layer.
+    """The result of ``trace``.
 
-    widest: the most numbers that a layer reads or puts out for one input.
+    Args:
+        units: the units, in execution order.
+        concat_splits: for each layer that reads a concatenation, the number of channels of each piece: (deep,
+            skip) for a shortcut layer.
+        widest: the most numbers that a layer reads or returns for one input.
     """
 
     units: list[Unit]
@@ -59,7 +66,7 @@ class Trace:
     widest: int = 0
 
     def last_use(self, index: int) -> int:
-        """The last unit that needs the output of unit ``index`` (itself when none does)."""
+        """Return the index of the last unit that reads the output of unit ``index``; or ``index``."""
         return max([k for k, unit in enumerate(self.units) if index in unit.needs], default=index)
 
     @property
@@ -69,13 +76,13 @@ class Trace:
 
 
 class _Marks(TorchFunctionMode):
-    """Carries two marks from tensor to tensor: the units it comes from, and the pieces of its channels."""
+    """Passes two marks from tensor to tensor: the units it comes from, and the pieces of its channels."""
 
     def __init__(self):
         super().__init__()
         self.origins: dict[int, frozenset[int]] = {}
         self.concat_splits: dict[int, tuple[int, ...]] = {}
-        self.alive: list[Tensor] = []  # an id is only unique while its tensor lives
+        self.alive: list[Tensor] = []  # an id is unique only while its tensor is alive
 
     def mark(self, tensor: Tensor, origins: frozenset[int]) -> None:
         self.alive.append(tensor)
@@ -106,7 +113,7 @@ def _is_channel_axis(args: tuple, kwargs: dict, out: Tensor) -> bool:
 
 
 class _Tracer:
-    """Hooks that write down what runs, in the order in which it runs. inputs: the network's own, by name."""
+    """Hooks that record modules in the order in which they run. ``inputs``: the network's own, by name."""
 
     def __init__(self, inputs: dict):
         self.found, self.marks, self.open_units = Trace([], {}), _Marks(), []
@@ -159,11 +166,15 @@ class _Tracer:
 
 
 def trace(unet: nn.Module, inputs: dict) -> Trace:
-    """Run ``unet(**inputs)`` once and return its units, their dependencies and the concat_splits.
+    """Run ``unet(**inputs)`` once and return its units, their dependencies and the concat splits.
 
-    inputs: the forward's keyword arguments; a batch of one is enough, and a network on the meta device too.
-    Raises ValueError if a unit runs twice in a pass or returns something other than one tensor, since its
-    output could not be cached.
+    Args:
+        unet: a diffusers UNet, which may be on the meta device.
+        inputs: the keyword arguments of the forward pass. A batch of one is enough.
+
+    Raises:
+        ValueError: a unit runs twice in the pass, or does not return exactly one tensor. Its output could not
+            be cached.
     """
     tracer = _Tracer(inputs)
     before = [(module, tracer.enter_unit(name)) for name, module in unit_modules(unet).items()]
@@ -180,7 +191,7 @@ def trace(unet: nn.Module, inputs: dict) -> Trace:
 
 
 def unit_modules(unet: nn.Module) -> dict[str, nn.Module]:
-    """Blocks, and the quantizable layers outside of blocks, by name; registration order."""
+    """Return the blocks, and the quantizable layers outside of blocks, by name in registration order."""
     units: dict[str, nn.Module] = {}
     for name, module in unet.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in units)

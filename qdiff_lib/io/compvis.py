@@ -4,8 +4,9 @@
     pipe.save_pretrained("build/ldm4-bedrooms")
 
 The hub has neither model. The UNet gets the weights averaged over training (EMA), as in CompVis' sampling
-script. Load the folder with ``qdiff_lib.load``: plain diffusers ignores that LDM-8 has eight attention heads
-at every level.
+script. ``DiffusionPipeline.from_pretrained`` loads the folder too, for LDM-8 only after ``import qdiff_lib``:
+LDM-8 has eight attention heads at every level, and diffusers has no class for that (see
+``graph.fixed_heads``).
 """
 
 import re

@@ -32,12 +32,8 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
             reached or has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
-    from ..graph.networks import set_heads
-
     pipe = _open(name_or_path)
     pipe.set_progress_bar_config(disable=True)
-    if hasattr(pipe, "unet"):
-        set_heads(pipe.unet)
     return pipe.to(device)
 
 

@@ -141,13 +141,12 @@ class QDiffQuantizer(DiffusersQuantizer):
         return missing_keys
 
     def _process_model_before_weight_loading(self, model: nn.Module, keep_in_fp32_modules=(), **kwargs):
-        from ..graph.networks import set_heads
         from ..modules.integers import SCALES
         from .structure import build
 
         keep_in_fp32_modules.extend(SCALES)
         try:
-            build(set_heads(model), self.quantization_config.structure)
+            build(model, self.quantization_config.structure)
         except (TypeError, ValueError) as error:
             config = Path(self.path).with_name("config.json")
             raise ValueError(f"{config} is damaged, or belongs to another network: {error}") from error
@@ -220,7 +219,7 @@ def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
 
 def check_savable(unet: nn.Module) -> None:
     """Raise ValueError unless loading the network's files would give the same modules, names and shapes."""
-    from ..graph.networks import UNET_CLASSES, set_heads
+    from ..graph.networks import UNET_CLASSES
     from .structure import build, structure_of
 
     kind = type(unet)
@@ -229,7 +228,7 @@ def check_savable(unet: nn.Module) -> None:
             f"unet is a {kind.__name__}, which diffusers cannot load: save a {' or a '.join(UNET_CLASSES)}"
         )
     with torch.device("meta"):
-        again = set_heads(kind.from_config(unet.config))
+        again = kind.from_config(unet.config)
     structure = unet.hf_quantizer.quantization_config.structure
     again = build(again, structure)
     expected = {name: (value.shape, value.dtype) for name, value in again.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Quantizing an activation, with one scale for the whole tensor."""
+"""Quantization of an activation, with one scale for the whole tensor."""
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from .integers import HoldsIntegers
 class ActivationQuantizer(HoldsIntegers):
     """Quantizes an activation with one scale for the whole tensor.
 
-    Until a range is set it passes its input through, and while an ``observer`` is set, that sees it.
-    scale: float32, zero_point: an integer; both 0-dimensional, None until a range is set.
+    Until the range is set, the input passes through unchanged. While ``observer`` is set, the input passes
+    through it too. ``scale`` is float32 and ``zero_point`` an integer. Both are 0-dimensional buffers, and
+    None until the range is set.
     """
 
     def __init__(self, grid: Grid):
@@ -25,21 +26,21 @@ class ActivationQuantizer(HoldsIntegers):
         self.register_buffer("zero_point", None)
 
     def hold_integers(self, device: torch.device | str = "cpu") -> None:
-        """Make room for a range that is loaded."""
+        """Make room for a scale and zero point that are then loaded."""
         if self.scale is None:
             self.set_range(torch.ones((), device=device), torch.zeros((), device=device))
 
     def set_range(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Fix the grid: ``scale`` and ``zero_point`` are 0-dimensional."""
+        """Set the grid's ``scale`` and ``zero_point``, both 0-dimensional."""
         self.scale, self.zero_point = scale.float(), zero_point.to(code_type(self.grid.bits))
 
     def set_observed_range(self, range_name: str) -> None:
-        """Set the range from what was observed, and stop observing."""
+        """Set the range from the observed values, and stop observing. ``range_name``: a key of ``RANGES``."""
         self.set_range(*find_activation_range(self.observer.values(), self.grid, range_name))
         self.observer = None
 
     def start_learning(self) -> nn.Parameter:
-        """Make log(scale) a parameter: the step size stays positive whatever the optimizer does."""
+        """Make log(scale) a parameter and return it. The learned step size is then always positive."""
         self.log_scale = nn.Parameter(self.scale.log())
         return self.log_scale
 
@@ -48,16 +49,17 @@ class ActivationQuantizer(HoldsIntegers):
         self.scale, self.log_scale = self.log_scale.detach().exp(), None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the quantized activation, in the shape and type of ``x``."""
         if self.observer is not None:
             self.observer.add(x)
             return x
         if self.scale is None:
             return x
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        wide = x.to(torch.promote_types(x.dtype, scale.dtype))  # float16 cannot count 2^16 codes
+        wide = x.to(torch.promote_types(x.dtype, scale.dtype))  # float16 cannot represent 2^16 codes
         return fake_quantize(wide, scale, self.zero_point, self.grid.bits).to(x.dtype)
 
 
 def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:
-    """Every activation quantizer below ``module``, in the order of its submodules."""
+    """Return every activation quantizer at or below ``module``, in the order of its submodules."""
     return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]

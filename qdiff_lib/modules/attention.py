@@ -1,8 +1,8 @@
-"""The attention products: q, k, v and the softmax quantized, for self- and cross-attention.
+"""Attention with quantized products: q, k, v and the softmax, for self- and cross-attention.
 
-As in the paper's experiments (section 4). The linear layers around the products stay what they are. The
-matrix of attention weights is never held as a whole where it is large: at 64 x 64 tokens and 8 heads it takes
-512 MiB for each image.
+The paper's experiments quantize the same tensors (Q-Diffusion, section 4). The linear layers around the
+products do not change here. A large matrix of attention weights is never held as a whole: for 64 x 64 tokens
+and 8 heads it takes 512 MiB for each image.
 """
 
 import torch
@@ -13,27 +13,32 @@ from torch.utils.checkpoint import checkpoint
 from ..quantizers.grid import Grid
 from .activation_quantizer import ActivationQuantizer
 
-MATRIX = 2**27  # most attention weights that are held at once: 512 MiB, one image of Stable Diffusion
+MATRIX = 2**27  # the most attention weights held at once: 512 MiB, one image of Stable Diffusion
 
 
 class QuantAttention(Attention):
-    """diffusers' attention with both matrix products quantized: q, k, v, and the softmax.
+    """diffusers' attention with both matrix products quantized: q, k, v and the softmax.
 
-    Its four quantizers are submodules, so that they are saved, moved and copied with it. The products are
-    computed by the module itself and no longer by a processor: what would replace them is refused, and
-    slicing (``pipe.enable_attention_slicing()``) keeps them.
+    The four quantizers are submodules, so they are saved, moved and copied with the attention. This module
+    computes the products itself, without a processor. It refuses other processors, which would drop the
+    quantizers. Slicing (``pipe.enable_attention_slicing()``) keeps the quantizers.
 
-    The softmax lies in [0, 1], so its grid is unsigned: asymmetric with zero point 0. Its bits stand apart.
+    The softmax lies in [0, 1]. So its grid is unsigned: asymmetric with zero point 0. It has its own bits.
     """
 
     SUPPORTED = (AttnProcessor, AttnProcessor2_0)
 
     @classmethod
     def of(cls, attention: Attention, grid: Grid, softmax_grid: Grid) -> "QuantAttention":
-        """An attention made of the same layers; ranges are still unset.
+        """Return a quantized attention that holds the same layers. Its ranges are not set yet.
 
-        Raises ValueError for a symmetric grid of the softmax, and for an attention whose products are
-        computed in another way than ``SUPPORTED`` does.
+        Args:
+            grid: the grid of q, k and v.
+            softmax_grid: the grid of the softmax.
+
+        Raises:
+            ValueError: the softmax grid is symmetric, or the attention computes its products in another way
+                than the processors in ``SUPPORTED``.
         """
         if softmax_grid.symmetric:
             raise ValueError("symmetric=True wastes half of the softmax's grid; use an asymmetric one")
@@ -51,7 +56,7 @@ class QuantAttention(Attention):
         return quantized
 
     def set_processor(self, processor: object) -> None:
-        """Refuse another processor with ValueError: it would drop the quantizers."""
+        """Refuse another processor with ValueError, because it would drop the quantizers."""
         if processor is not self.processor:
             raise ValueError(
                 f"this attention is quantized, and {type(processor).__name__} would drop its quantizers: "
@@ -67,13 +72,17 @@ class QuantAttention(Attention):
             )
 
     def fuse_projections(self, fuse: bool = True) -> None:
-        """Refuse with ValueError: to_q, to_k and to_v are quantized each with grids of their own."""
+        """Refuse with ValueError, because to_q, to_k and to_v have their own grids."""
         raise ValueError("to_q, to_k and to_v are quantized with grids of their own: they cannot be fused")
 
     def set_attention_slice(self, slice_size: int | None) -> None:
-        """Compute so many heads at a time (None: as many as ``MATRIX`` allows); the result stays the same.
+        """Set how many heads are computed at a time. The result does not change.
 
-        Raises ValueError for more heads than there are.
+        Args:
+            slice_size: heads at a time; None: as many as ``MATRIX`` allows.
+
+        Raises:
+            ValueError: there are fewer heads.
         """
         if slice_size is not None and slice_size > self.sliceable_head_dim:
             raise ValueError(f"slice_size={slice_size} must be at most {self.sliceable_head_dim}")
@@ -86,7 +95,15 @@ class QuantAttention(Attention):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """As ``AttnProcessor`` of diffusers: (B, tokens, C) or (B, C, H, W) in, and the same shape out."""
+        """Compute the attention as diffusers' ``AttnProcessor`` does, with quantized products.
+
+        Args:
+            hidden_states: (B, tokens, C) or (B, C, H, W).
+            encoder_hidden_states: (B, tokens_k, C_k) for cross-attention; None for self-attention.
+
+        Returns:
+            A tensor of the shape of ``hidden_states``.
+        """
         residual, shape = hidden_states, hidden_states.shape
         if self.spatial_norm is not None:
             hidden_states = self.spatial_norm(hidden_states, temb)
@@ -112,9 +129,10 @@ class QuantAttention(Attention):
         return out / self.rescale_output_factor
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Both products, (B heads, tokens, C / heads), for as many heads at a time as ``MATRIX`` allows.
+        """Return the result of both products, (B heads, tokens, C / heads).
 
-        A matrix that is cut is computed a second time for the gradients rather than kept for them.
+        As many heads are computed at a time as ``MATRIX`` allows. If the heads are computed in pieces, the
+        matrix is not kept for the gradients but computed again.
         """
         heads = max(1, MATRIX // (query.shape[1] * key.shape[1]))
         heads = min(heads, self.heads_at_once or heads)
@@ -127,5 +145,5 @@ class QuantAttention(Attention):
         return torch.cat([self.products(*part) for part in parts])
 
     def products(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """``Q(softmax(q k^T)) v`` of some heads."""
+        """Return ``Q(softmax(q k^T)) v`` of some heads, (heads, tokens, C / heads)."""
         return torch.bmm(self.quantize_softmax(self.get_attention_scores(query, key, mask)), value)

@@ -1,16 +1,16 @@
-"""What all modules of a quantized network share: their integers and scales survive any cast or move."""
+"""The base class of modules with integers and scales, which no cast or move changes."""
 
 from collections.abc import Callable
 
 from torch import nn
 
-SCALES = ("scale", "weight_scale")  # buffers that stay in float32, whatever the network is cast to
+SCALES = ("scale", "weight_scale")  # buffers that stay in float32 when the network is cast
 
 
 class HoldsIntegers(nn.Module):
-    """A module whose integers and scales survive whatever a network goes through.
+    """A module whose integers and scales stay the same when the network is cast, moved, saved or loaded.
 
-    Integers are never cast by torch, and scales are not by this class: a code times another scale would be
+    torch never casts integers. This class keeps scales from being cast: codes with another scale would be
     another weight.
     """
 

@@ -1,15 +1,16 @@
-"""Quantized layers, which hold integers: convolutions and linear maps, and the shortcut split.
+"""Quantized convolutions and linear layers, which hold integers, and the shortcut split.
 
-A layer quantizes its input and its weight, then computes what it always did. What it *holds* of its weight is
-integer codes, packed, with a scale and a zero point for each output channel; the weight that it computes with
-is derived from them: ``w^ = s (q - z)``. Moved, cast, copied, saved or loaded, it has the same codes.
+A layer quantizes its input and its weight, and then computes its usual operation. It *holds* its weight as
+packed integer codes, with a scale and a zero point for each output channel. The weight that it computes with
+is derived from them: ``w^ = s (q - z)``. The codes stay the same when the layer is moved, cast, copied, saved
+or loaded.
 
-A shortcut layer, which reads ``concat(deep X1, skip X2)``, has several *parts* along its input channels, each
-with grids of its own (Q-Diffusion, section 3.3.2, eq. 6-8):
+A shortcut layer reads ``concat(deep X1, skip X2)``. It has several *parts* along its input channels, and each
+part has its own grids (Q-Diffusion, section 3.3.2, eq. 6-8):
 
     Q(X) = Q1(X1) (+) Q2(X2),  Q(W) = Q1(W1) (+) Q2(W2),  Q(X) Q(W) = Q1(X1) Q1(W1) + Q2(X2) Q2(W2)
 
-An ordinary layer is the case of one part.
+Here (+) is the concatenation. An ordinary layer has one part.
 """
 
 from collections.abc import Callable
@@ -46,10 +47,11 @@ class Convolution:
 
     @classmethod
     def of(cls, layer: nn.Module) -> "Convolution":
-        """The settings of that layer."""
+        """Return the settings of a convolution layer."""
         return cls(**{name: getattr(layer, name) for name in cls.__dataclass_fields__})
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution of ``x`` (B, C_in, ...) with ``weight`` (C_out, C_in / groups, ...)."""
         function = {3: F.conv1d, 4: F.conv2d}[weight.ndim]
         padding = self.padding
         if self.padding_mode != "zeros":
@@ -61,13 +63,19 @@ class Convolution:
 class QuantLayer(HoldsIntegers):
     """A convolution or linear layer with a quantized weight and a quantized input.
 
-    layer: the layer that it replaces; its weight is (C_out, C_in, ...). weight_bits: 32 keeps the weight in
-    floating point. input_grid: None keeps the input so. sizes: input channels of each part; they sum to C_in,
-    and more than one means a shortcut split.
+    Args:
+        layer: the layer to replace; its weight is (C_out, C_in, ...).
+        weight_bits: bits of the weight; 32 keeps it in floating point.
+        input_grid: the grid of the input; None keeps the input in floating point.
+        sizes: input channels of each part. More than one part means a shortcut split.
 
-    weight: what it computes with. A parameter in floating point until ``set_levels``; from then on derived
-    from ``codes``, and no part of the state. codes: uint8, packed (see ``packing``). weight_scale (float32),
-    weight_zero_point (integer): (C_out, parts), from ``find_weight_range`` on. All three None before.
+    The buffers ``codes``, ``weight_scale`` and ``weight_zero_point`` are None at first. ``find_weight_range``
+    sets the scales (float32) and the zero points (integers), both (C_out, parts). ``set_levels`` sets
+    ``codes``: uint8, packed (see ``quantizers.packing``). ``weight`` is a floating-point parameter until
+    ``set_levels``. After that it is derived from ``codes`` and is no longer part of the state.
+
+    Raises:
+        ValueError: ``sizes`` do not sum to C_in.
     """
 
     def __init__(self, layer: nn.Module, weight_bits: int, input_grid: Grid | None, sizes: tuple[int, ...]):
@@ -87,7 +95,7 @@ class QuantLayer(HoldsIntegers):
             self.register_buffer(name, None)
 
     def hold_integers(self, device: torch.device | str | None = None) -> None:
-        """Make room for codes that are loaded, in place of a weight in floating point."""
+        """Make room for codes that are then loaded. They replace the floating-point weight."""
         if self.codes is None and self.weight_grid:
             channels, device = (self.shape[0], len(self.sizes)), device or self.weight.device
             self.weight_scale = torch.ones(channels, device=device)
@@ -98,7 +106,7 @@ class QuantLayer(HoldsIntegers):
             self._keep(torch.zeros(count, dtype=torch.uint8, device=device), self.weight.dtype)
 
     def _keep(self, codes: Tensor, dtype: torch.dtype) -> None:
-        """Hold these packed codes, and the weight that is derived from them, in the type ``dtype``."""
+        """Hold packed codes, and the weight derived from them in the type ``dtype``."""
         self.codes = codes
         if "weight" in self._parameters:
             del self.weight
@@ -106,7 +114,7 @@ class QuantLayer(HoldsIntegers):
         self.derive_weight(dtype)
 
     def derive_weight(self, dtype: torch.dtype) -> None:
-        """``w^ = s (q - z)`` from the codes, rounded once to ``dtype``."""
+        """Compute ``w^ = s (q - z)`` from the codes, and round it once to ``dtype``."""
         if self.codes.is_meta:
             self.weight = torch.empty(self.shape, dtype=dtype, device="meta")
             return
@@ -115,7 +123,7 @@ class QuantLayer(HoldsIntegers):
         self.weight = torch.cat(parts, dim=1).to(dtype)
 
     def integer_codes(self) -> Tensor:
-        """The codes q of the weight, unpacked, of its shape: uint8 up to 8 bits, else int32."""
+        """Return the codes q, unpacked, of the weight's shape: uint8 up to 8 bits, else int32."""
         return unpack(self.codes, self.weight_grid.bits, self.shape)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
@@ -131,42 +139,48 @@ class QuantLayer(HoldsIntegers):
             self.derive_weight(self.weight.dtype)
 
     def weight_parts(self) -> tuple[Tensor, ...]:
-        """The weight cut along its input channels, one piece for each part."""
+        """Return the weight cut along its input channels, one piece for each part."""
         return self.weight.split(self.sizes, dim=1)
 
     def part_grid(self, part: int) -> ScaleZero:
-        """Scale and zero point of one part, both float32, shaped to broadcast against its weight."""
+        """Return the scale and zero point of one part, both float32, which broadcast against its weight."""
         shape = (-1,) + (1,) * (len(self.shape) - 1)
         zero_point = self.weight_zero_point[:, part].to(self.weight_scale.dtype)
         return ScaleZero(self.weight_scale[:, part].view(shape), zero_point.view(shape))
 
     def column_grids(self) -> ScaleZero:
-        """Scales and zero points of all parts, each a list of tensors of the parts' shapes."""
+        """Return the scales and zero points of all parts, as two lists of tensors in the parts' shapes."""
         pairs = [(self.part_grid(i), w) for i, w in enumerate(self.weight_parts())]
         return ScaleZero(*([grid[field].expand_as(w) for grid, w in pairs] for field in (0, 1)))
 
     def find_weight_range(self, range_name: str) -> None:
-        """Choose a scale and zero point for each output channel and part."""
+        """Choose a scale and zero point per output channel and part. ``range_name``: a key of ``RANGES``."""
         found = [RANGES[range_name](part, self.weight_grid) for part in self.weight_parts()]
         self.weight_scale = torch.cat([f.scale.flatten(1) for f in found], dim=1).float()
         zero_points = torch.cat([f.zero_point.flatten(1) for f in found], dim=1)
         self.weight_zero_point = zero_points.to(code_type(self.weight_grid.bits))
 
     def round_weight(self, rounding: str = "nearest") -> None:
-        """Round without data; ``rounding`` is a key of ``rounding.ROUNDINGS``."""
+        """Round the weight without data. ``rounding``: a key of ``ROUNDINGS``."""
         parts, rounded = enumerate(self.weight_parts()), ROUNDINGS[rounding]
         self.set_levels([rounded(w, *self.part_grid(i), self.weight_grid.bits) for i, w in parts])
 
     def set_levels(self, parts: list[Tensor]) -> None:
-        """Hold the codes q of these levels, q - z, one tensor for each part: the weight is now quantized."""
+        """Hold the weight as codes from now on.
+
+        Args:
+            parts: the integers q - z, one tensor for each part.
+        """
         codes = torch.cat([part + self.part_grid(i).zero_point for i, part in enumerate(parts)], dim=1)
         bits = self.weight_grid.bits
         self._keep(pack(codes.to(code_type(bits)), bits), self.weight.dtype)
 
     def start_rounding(self, levels: Tensor | None = None) -> nn.ModuleList:
-        """Replace the weight by soft ones whose rounding can be learned: one AdaRound for each part.
+        """Replace the weight by soft weights, whose rounding can be learned: one ``AdaRound`` for each part.
 
-        levels: integers q - z to start near, of the weight's shape; None starts at the full-precision weight.
+        Args:
+            levels: integers q - z to start near, of the weight's shape; None: start at the full-precision
+                weight.
         """
         parts = enumerate(self.weight_parts())
         self.rounding = nn.ModuleList(
@@ -178,9 +192,10 @@ class QuantLayer(HoldsIntegers):
         return self.rounding
 
     def start_tuning(self, full: Tensor) -> nn.ModuleList:
-        """Make codes and scales of a rounded weight parameters: one ``StraightThrough`` for each part.
+        """Make the codes and scales of a rounded weight learnable: one ``StraightThrough`` for each part.
 
-        full: the full-precision weight, of the weight's shape.
+        Args:
+            full: the full-precision weight, of the weight's shape.
         """
         pairs = enumerate(zip(self.weight_parts(), full.split(self.sizes, dim=1), strict=True))
         bits = self.weight_grid.bits
@@ -188,14 +203,14 @@ class QuantLayer(HoldsIntegers):
         return self.rounding
 
     def finish_rounding(self) -> None:
-        """Keep the decided codes, and the scales that were learned with them."""
+        """Keep the decided codes and the learned scales."""
         scales = [part.current_scale().detach().flatten(1) for part in self.rounding]
         self.weight_scale = torch.cat(scales, dim=1)
         self.set_levels([part.levels() for part in self.rounding])
         self.rounding = None
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """Quantize each part of the input with its own grid."""
+        """Quantize each part of the input with its own grid. The shape does not change."""
         if not self.inputs:
             return x
         if len(self.inputs) == 1:
@@ -204,6 +219,7 @@ class QuantLayer(HoldsIntegers):
         return torch.cat([quantizer(piece) for quantizer, piece in pieces], self.channel_axis)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer with quantized input and weight: (B, C_in, ...), or (..., C_in) if linear."""
         x, weight = self.quantize_input(x), self.weight
         if self.rounding is not None:
             weight = torch.cat([part() for part in self.rounding], dim=1)
@@ -211,5 +227,5 @@ class QuantLayer(HoldsIntegers):
 
 
 def quant_layers(module: nn.Module) -> list[QuantLayer]:
-    """Every quantized layer at or below ``module``."""
+    """Return every quantized layer at or below ``module``."""
     return [m for m in module.modules() if isinstance(m, QuantLayer)]

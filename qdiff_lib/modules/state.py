@@ -1,4 +1,4 @@
-"""The tensors of a quantized network that quantization decided: taken out, and put back bit for bit."""
+"""Reading and restoring the tensors that quantization decided, bit for bit."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from .quant_layer import QuantLayer
 
 
 def quantized_state(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that quantization decided: codes, biases, scales, zero points, by name."""
+    """Return the tensors that quantization decided, by name: codes, biases, scales, zero points."""
     state = {}
     for name, part in module.named_modules():
         if isinstance(part, ActivationQuantizer) or (isinstance(part, QuantLayer) and part.codes is not None):
@@ -17,9 +17,10 @@ def quantized_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def restore_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what ``quantized_state`` gave, bit for bit.
+    """Put back the tensors of ``quantized_state``, bit for bit.
 
-    Raises ValueError for a tensor that has no place in the module.
+    Raises:
+        ValueError: the module has no place for a tensor.
     """
     unknown = module.load_state_dict(state, strict=False).unexpected_keys
     if unknown:

@@ -96,14 +96,14 @@ def learn(
 
     Raises ValueError for images that ``BiasCorrection`` cannot draw, before any unit is fitted.
     """
-    networks, batch_size = (pipe.unet, unet, unet.quantization.trace, inputs), recipe.rounding.batch_size
-    correction = None
+    full, found, correction = pipe.unet, unet.quantization.trace, None
     if images := recipe.bias_correction.bias_correction_images:
-        pipes = (pipe, with_components(pipe, unet=unet))
-        correction = BiasCorrection(*pipes, inputs, images, recipe.calibration, run)
-    reports = reconstruct(*networks, recipe.rounding, recipe.step_sizes, run)
+        quantized = with_components(pipe, unet=unet)
+        correction = BiasCorrection(pipe, quantized, inputs, images, recipe.calibration, run)
+    reports = reconstruct(full, unet, found, inputs, recipe.rounding, recipe.step_sizes, run)
     if recipe.whole_network.network_iterations:
-        reports.append(fit_network(*networks, recipe.whole_network, batch_size, run))
+        stage, batch_size = recipe.whole_network, recipe.rounding.batch_size
+        reports.append(fit_network(full, unet, found, inputs, stage, batch_size, run))
     if correction:
         reports.append(correction.run(len(reports)))
     return reports

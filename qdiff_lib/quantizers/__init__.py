@@ -1,1 +1,1 @@
-"""Numbers to integers: grids, range finders, rounding, packing (Q-Diffusion, section 2)."""
+"""From real numbers to integers: grids, range finders, rounding, packing (Q-Diffusion, section 2)."""

@@ -1,17 +1,25 @@
-"""Packing of integer codes: b bits each, back to back, so that two 4-bit codes share a byte."""
+"""Packing of integer codes: b bits each, without gaps. So two 4-bit codes share a byte."""
 
 from math import prod
 
 import torch
 from torch import Tensor
 
-CHUNK = 2**20  # groups that are shifted at once: bounds the memory beside the codes
+CHUNK = 2**20  # groups of codes that are packed at once: bounds the extra memory
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes in [0, 2^bits - 1], any shape, to uint8 (ceil(n bits / 8),); lowest bit and first code first.
+    """Pack codes without gaps: the first code comes first, and its lowest bit comes first.
 
-    Raises ValueError for codes that need more bits.
+    Args:
+        codes: integers in [0, 2^bits - 1], n of them in any shape.
+        bits: bits of a code.
+
+    Returns:
+        uint8, shape (ceil(n bits / 8),).
+
+    Raises:
+        ValueError: a code is negative or needs more bits.
     """
     least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)  # uint8 has no 2^8
     if least < 0 or most >= 2**bits:
@@ -30,9 +38,10 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """The codes of that shape which ``pack`` packed: uint8 up to 8 bits, else int32.
+    """Return the codes that ``pack`` packed, in the given shape: uint8 up to 8 bits, else int32.
 
-    Raises ValueError for a wrong number of bytes.
+    Raises:
+        ValueError: ``packed`` has the wrong number of bytes for this shape and these bits.
     """
     count, per_group, group_bytes = prod(shape), *group_size(bits)
     if len(packed) != packed_bytes(count, bits):
@@ -52,7 +61,10 @@ def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def group_size(bits: int) -> tuple[int, int]:
-    """How many codes fill whole bytes together, and how many bytes: 2 in 1 at 4 bits, 8 in 3 at 3."""
+    """Return the smallest number of codes that fill whole bytes, and the number of these bytes.
+
+    For 4 bits this is 2 codes in 1 byte, for 3 bits 8 codes in 3 bytes.
+    """
     codes = 1
     while codes * bits % 8:
         codes *= 2
@@ -60,5 +72,5 @@ def group_size(bits: int) -> tuple[int, int]:
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that ``count`` codes take."""
+    """Return the bytes that ``count`` codes take."""
     return -(-count * bits // 8)

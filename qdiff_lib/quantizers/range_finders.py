@@ -1,7 +1,8 @@
-"""Range finders: from a tensor to the scale and zero point of its grid.
+"""Range finders: each chooses the scale and zero point of a tensor's grid.
 
-Each is a function ``(x, grid) -> ScaleZero``; ``RANGES`` names them for recipes. The result broadcasts
-against ``x``: all axes are kept, those that share a scale have size 1.
+A range finder is a function ``(x, grid) -> ScaleZero``. A recipe names it by its key in ``RANGES``. The scale
+and zero point broadcast against ``x``: they keep all axes, and an axis whose elements share a scale has size
+1.
 """
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from .grid import Grid, PerTensor, ScaleZero, fake_quantize, scale_for_range, shared_axes
 
-MSE_POWER = 2.4  # the exponent of the paper's code
-MSE_CANDIDATES = 80  # candidate ranges: 100 %, 99 %, ... of the min-max range
-PERCENTILE = 99.9
+MSE_POWER = 2.4  # the exponent in the paper's code
+MSE_CANDIDATES = 80  # candidate ranges: 100 %, 99 %, ..., 21 % of the min-max range
+PERCENTILE = 99.9  # clips 0.1 % of the elements at each end
 
 
 def min_max(x: Tensor, grid: Grid) -> ScaleZero:
@@ -21,9 +22,11 @@ def min_max(x: Tensor, grid: Grid) -> ScaleZero:
 
 
 def mse_search(x: Tensor, grid: Grid) -> ScaleZero:
-    """Shrink the min-max range in 1 % steps and keep, for each scale, the one with the least |x - x^|^2.4.
+    """Choose, for each scale, the share of the min-max range with the least mean |x - x^|^2.4.
 
-    Clipping a few outliers can buy a finer step for all others. All channels are searched at once.
+    The candidates are 100 %, 99 %, ..., 21 % of the range. A smaller range clips some outliers, but gives all
+    other elements a smaller scale. The search is the one in the paper's code, and treats all channels at
+    once.
     """
     axes = shared_axes(x, grid.granularity)
     low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
@@ -40,7 +43,11 @@ def mse_search(x: Tensor, grid: Grid) -> ScaleZero:
 
 
 def percentile(x: Tensor, grid: Grid, percent: float = PERCENTILE) -> ScaleZero:
-    """Clip ``100 - percent`` % of the elements at each end, cover the rest. ``percent`` is in (50, 100]."""
+    """Clip ``100 - percent`` % of the elements at each end, and cover the rest.
+
+    Raises:
+        ValueError: ``percent`` is not in (50, 100].
+    """
     if not 50 < percent <= 100:
         raise ValueError(f"percent={percent!r} must be above 50 and at most 100")
     axes = shared_axes(x, grid.granularity)
@@ -61,7 +68,16 @@ RANGES = {"min_max": min_max, "mse_search": mse_search, "percentile": percentile
 
 
 def find_activation_range(sample: Tensor, grid: Grid, range_name: str) -> ScaleZero:
-    """Scale and zero point, both 0-dimensional, for one activation from a sample of its values."""
+    """Return the scale and zero point of one activation, both 0-dimensional.
+
+    Args:
+        sample: values of the activation, of any shape.
+        grid: a per-tensor grid.
+        range_name: a key of ``RANGES``.
+
+    Raises:
+        ValueError: ``grid`` is not per-tensor.
+    """
     if grid.granularity != PerTensor():
         raise ValueError(f"granularity={grid.granularity} is not for activations, which share one scale")
     found = RANGES[range_name](sample, grid)

@@ -1,4 +1,4 @@
-"""Rounding of weights without data, by name; AdaRound, which learns it, is in ``adaround``."""
+"""Rounding of weights without data, by name. ``adaround`` has the rounding that is learned from data."""
 
 from torch import Tensor
 
@@ -7,9 +7,9 @@ from .squant import squant_levels
 
 
 def round_nearest(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Integers q - z of the weight's shape, each element rounded to the nearest code."""
+    """Round each element to the nearest code. The result holds integers q - z of the weight's shape."""
     return clip_codes((weight / scale).round(), zero_point, bits)
 
 
 ROUNDINGS = {"nearest": round_nearest, "squant": squant_levels}
-"""Roundings that need no data, by name: ``(weight, scale, zero_point, bits) -> levels``, integers q - z."""
+"""Roundings without data, by name: ``(weight, scale, zero_point, bits) -> levels``, the integers q - z."""

@@ -1,9 +1,10 @@
-"""SQuant: rounding without data whose errors cancel in sums (Guo et al., ICLR 2022).
+"""SQuant: rounding without data, whose errors cancel in sums (Guo et al., ICLR 2022).
 
-Rounding leaves an error ``q - w / s`` in each weight, in steps. SQuant looks at its sums: over each kernel,
-the weights of one output and one input channel, and over each output channel. It makes the sums small by
-flipping roundings, from the nearest code to the one on the other side of w / s, and goes from small to large
-(the paper's Algorithm 1): round each element to nearest, then flip by kernel, then by output channel.
+Rounding a weight leaves an error q - w / s, in units of the scale. SQuant makes two kinds of sums of these
+errors small. One is the sum over a kernel: the weights of one output channel and one input channel. The other
+is the sum over an output channel. SQuant flips roundings: a weight moves from its nearest code to the code on
+the other side of w / s. The order is that of SQuant's Algorithm 1: round each weight to nearest, then flip by
+kernel, then flip by output channel.
 """
 
 import torch
@@ -12,13 +13,18 @@ from torch import Tensor
 
 @torch.no_grad()
 def squant_levels(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Integers q - z of the weight's shape, (C_out, C_in, ...).
+    """Round a weight by SQuant and return the integers q - z, of the weight's shape.
 
-    scale, zero_point: (C_out, 1, ...), one for each output channel. Flips stop at the grid's ends. Where no
-    end is in the way, the errors of an output channel sum to at most half a step. Those of a kernel do after
-    the second stage; the third moves some of them by one element, to at most a whole step: the two sums
-    cannot both be held to half a step. In linear layers and 1x1 convolutions a kernel is one element, so that
-    only channels flip.
+    All errors are in units of the scale. Flips never leave the grid. Where the ends of the grid prevent no
+    flip, the errors of an output channel sum to at most 0.5. The errors of a kernel sum to at most 0.5 after
+    the flips by kernel, and to at most 1 after the flips by output channel, which move some kernels by one
+    element. In general, no rounding holds both sums to 0.5. In linear layers and 1x1 convolutions a kernel is
+    one element, so that only the flips by output channel act.
+
+    Args:
+        weight: (C_out, C_in, ...).
+        scale, zero_point: (C_out, 1, ...), one for each output channel.
+        bits: bits of a code.
     """
     exact = (weight / scale).reshape(*weight.shape[:2], -1)  # (C_out, C_in, K)
     low, high = (end.view(-1, 1, 1) for end in (-zero_point, 2**bits - 1 - zero_point))
@@ -30,13 +36,20 @@ def squant_levels(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: int) 
 
 
 def flip(codes: Tensor, exact: Tensor, low: Tensor, high: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring each row's summed error to at most half a step, with as few flips (the paper's Algorithm 2).
+    """Bring the summed error of each row to at most 0.5 with the fewest flips (SQuant's Algorithm 2).
 
-    codes, exact, allowed: (..., n); only what is allowed may flip. low, high: the least and the largest code.
-    Of a row whose errors sum to E, the round(|E|) elements flip that have the largest errors of E's sign.
+    In a row whose errors sum to E, the round(|E|) elements with the largest errors of E's sign flip.
 
-    Returns the codes, and as (..., n) of bool the element of each row that a larger sum may move: the next in
-    that order where less than |E| was taken away; the last one, back again, where more was.
+    Args:
+        codes, exact: integers q - z and w / s, (..., n). Their difference is the error, in units of the
+            scale.
+        low, high: the least and the largest integer, which broadcast against ``codes``.
+        allowed: bool (..., n), the elements that may flip.
+
+    Returns:
+        The new codes; and bool (..., n), the one element of each row that a later flip may move. If the flips
+        took less than |E|, it is the next element in the order of errors. If they took more, it is the last
+        flipped element, which may flip back.
     """
     error = codes - exact
     total = error.sum(-1, keepdim=True)
@@ -44,7 +57,7 @@ def flip(codes: Tensor, exact: Tensor, low: Tensor, high: Tensor, allowed: Tenso
     flipped = codes - sign
     allowed = allowed & (error * sign > 0) & (low <= flipped) & (flipped <= high)
     order = torch.where(allowed, error.abs(), 0).argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(dim=-1)  # of each element in its row; those that may not flip come last
+    rank = order.argsort(dim=-1)  # of each element in its row; elements that may not flip come last
     chosen = allowed & (rank < total.abs().round())
     codes = torch.where(chosen, flipped, codes)
     overshot = (codes - exact).sum(-1, keepdim=True) * sign < 0

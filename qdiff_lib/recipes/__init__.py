@@ -1,1 +1,1 @@
-"""Recipes: how a model is quantized, as values. No torch is needed here."""
+"""Recipes: how to quantize a model, as values. This package needs no torch."""

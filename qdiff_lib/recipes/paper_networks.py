@@ -1,7 +1,7 @@
 """The noise networks of the paper's four models as plain diffusers configs (Q-Diffusion, section 4).
 
-A config is what diffusers stores as ``config.json``, with the class under "_class_name"; from one
-``graph.networks.build`` makes a network with random weights. No torch is needed here.
+A config is the content of diffusers' ``config.json``, with the class under "_class_name".
+``graph.networks.build`` makes a network with random weights from a config. This module needs no torch.
 
 Sources: google/ddpm-cifar10-32 and CompVis/stable-diffusion-v1-4 on the Hugging Face hub; for the two LSUN
 models `lsun_bedrooms-ldm-vq-4.yaml` and `lsun_churches-ldm-kl-8.yaml` of CompVis/latent-diffusion.
@@ -44,10 +44,10 @@ LDM4_BEDROOMS: dict[str, Any] = {
 }
 
 # 4 x 32 x 32 latents, 295.0 M parameters. Residual blocks resample; the time embedding scales and shifts.
-# It has 8 heads everywhere, so 24, 48, 48 and 96 channels a head on its four levels with attention, while
-# UNet2DModel takes one head size for all; so the number of heads is set afterwards, see `set_heads`.
+# Every attention has 8 heads: 24, 48, 48 and 96 channels a head on the four levels with attention. But
+# UNet2DModel takes one head size for all levels, so a class of its own sets the number of heads.
 LDM8_CHURCHES: dict[str, Any] = {
-    "_class_name": "UNet2DModel",
+    "_class_name": "FixedHeadsUNet2DModel",
     "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,
@@ -67,8 +67,8 @@ LDM8_CHURCHES: dict[str, Any] = {
     "norm_eps": 1e-5,
 }
 
-# 4 x 64 x 64 latents and 77 text tokens of 768 channels, 859.5 M parameters. UNet2DConditionModel takes
-# "attention_head_dim" as the number of heads, a misnomer that it keeps for old configs.
+# 4 x 64 x 64 latents and 77 text tokens of 768 channels, 859.5 M parameters. In UNet2DConditionModel
+# "attention_head_dim" means the number of heads: diffusers keeps this wrong name for old configs.
 SD_V1_4: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 64,

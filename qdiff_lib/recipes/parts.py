@@ -1,8 +1,8 @@
 """The parts of a recipe, one for each stage of the method. Each checks its fields when it is made.
 
-The defaults are the paper's for Q-Diffusion on CIFAR-10, but for the ranges: they are what the paper uses for
-LSUN and Stable Diffusion, searched by MSE for weights and asymmetric for activations. For CIFAR-10 it uses
-``weight_range="min_max", symmetric_activations=True``. No torch is needed here.
+The defaults are the paper's for Q-Diffusion on CIFAR-10, except the ranges. The ranges are those of the paper
+for LSUN and Stable Diffusion: an MSE search for weights, asymmetric grids for activations. The paper's ranges
+for CIFAR-10 are ``weight_range="min_max", symmetric_activations=True``. This module needs no torch.
 """
 
 from dataclasses import dataclass
@@ -16,31 +16,32 @@ RANGE_FINDERS = OneOf(("min_max", "mse_search", "percentile"))
 LEARNED = "adaround"
 ROUNDINGS = OneOf(("nearest", "squant", LEARNED))
 SAMPLERS = ("ddim", "ddim-quadratic", "plms", "dpm++")
-OWN_SAMPLER = "own"  # None to the library
+OWN_SAMPLER = "own"  # on the command line; None in the library
 
 
 @dataclass(frozen=True)
 class Grids(Checked):
-    """Which integers there are: the widths of their grids, and what lies on them."""
+    """The integer grids: their bits, and which tensors they quantize."""
 
     weights: int = setting(
         4,
         WIDTHS,
-        "Bits of the weights: 2 to 8, 16, or 32 for floating point. Per output channel, asymmetric.",
+        "Bits of the weights: 2 to 8, 16, or 32 for floating point. Per-channel scales, asymmetric.",
     )
     activations: int = setting(
-        8, WIDTHS, "Bits of the activations: 2 to 8, 16, or 32 for floating point. Per tensor."
+        8, WIDTHS, "Bits of the activations: 2 to 8, 16, or 32 for floating point. One scale per tensor."
     )
     softmax_bits: int | None = setting(
         None,
         Maybe(OneOf(ALLOWED_BITS)),
-        "Bits of the attention's softmax; none: 8, but 16 in networks that read a text, as in the paper.",
+        "Bits of the attention's softmax. none: 8, but 16 in networks that read a text, as in the paper.",
     )
     edge_bits: int | None = setting(
         None,
         Maybe(WIDTHS),
-        "Least bits of the first and last convolution, weights and activations; none: like all other layers, "
-        "as in the paper. The first reads the noisy image: its rounding error is noise to the network.",
+        "Least bits of the first and last convolution, for weights and activations. none: like all other "
+        "layers, as in the paper. The first reads the noisy image, so its rounding error is noise to the "
+        "network.",
     )
     symmetric_activations: bool = setting(
         False, Flag(), "Fix the zero point of activations to the middle code."
@@ -48,10 +49,12 @@ class Grids(Checked):
     quantize_attention: bool = setting(
         True,
         Flag(),
-        "Quantize q, k, v and the softmax too; otherwise the attention products stay in floating point.",
+        "Also quantize q, k, v and the softmax. Otherwise the attention products stay in floating point.",
     )
     split: bool = setting(
-        True, Flag(), "Separate grids for the halves of a concatenation that a shortcut layer reads."
+        True,
+        Flag(),
+        "Separate grids for the parts of the concatenation that a shortcut layer reads.",
     )
     include: tuple[str, ...] = setting(("*",), Patterns(), "Module names to quantize, as shell patterns.")
     exclude: tuple[str, ...] = setting(
@@ -61,35 +64,39 @@ class Grids(Checked):
 
 @dataclass(frozen=True)
 class Calibration(Checked):
-    """Which inputs of the full-precision network the method learns from, and how it draws them."""
+    """The calibration set: which inputs of the full-precision network the method learns from."""
 
     rule: Rule = setting(
         Uniform(),
         TimestepRule(),
-        f"At which steps of the trajectory calibration inputs are taken: {EXAMPLES}.",
+        f"The denoising steps at which calibration inputs are taken: {EXAMPLES}.",
     )
     steps: int = setting(100, Whole(1), "Denoising steps of the sampler that makes the calibration set.")
     sampler: str | None = setting(
         "ddim",
         Maybe(OneOf(SAMPLERS), OWN_SAMPLER),
-        f"Sampler that makes it: {', '.join(SAMPLERS)}, or the pipeline's own.",
+        f"Sampler that makes the calibration set: {', '.join(SAMPLERS)}, or the pipeline's own.",
     )
     eta: float = setting(
-        0.0, Number(0, 1), "Share of fresh noise in each of these steps of DDIM: 0, none, to 1."
+        0.0,
+        Number(0, 1),
+        "Share of fresh noise in each denoising step of DDIM, from 0 (none) to 1.",
     )
     guidance: float = setting(
         GUIDANCE,
         Number(),
-        "Scale of classifier-free guidance, for pipelines that draw from a text; 1 or less: none.",
+        "Scale of classifier-free guidance, for pipelines that draw from a text. 1 or less: no guidance.",
     )
     samples: int = setting(
-        5120, Whole(1), "Calibration inputs in all; under guidance half of them conditional, half not."
+        5120,
+        Whole(1),
+        "Total number of calibration inputs. With guidance, half are conditional and half unconditional.",
     )
 
 
 @dataclass(frozen=True)
 class Rounding(Checked):
-    """How weights get their codes: their ranges, and then which way each is rounded."""
+    """Quantization of the weights: first their ranges, then the direction in which each weight is rounded."""
 
     weight_range: str = setting(
         "mse_search", RANGE_FINDERS, "Range finder of the weights: min_max, mse_search or percentile."
@@ -97,31 +104,32 @@ class Rounding(Checked):
     weight_rounding: str = setting(
         LEARNED,
         ROUNDINGS,
-        "nearest; squant: flipped where that makes errors cancel; or adaround: learned, by block "
-        "reconstruction.",
+        "nearest: to the nearest code; squant: flipped where that makes errors cancel; adaround: learned "
+        "by block reconstruction.",
     )
     rounding_start: str = setting(
         "fraction",
         OneOf(("fraction", "gptq")),
-        "Where AdaRound starts: fraction, at the full-precision weight, as in the paper; or gptq, near the "
-        "codes of GPTQ, which a few hundred iterations do not find on their own.",
+        "Where AdaRound starts. fraction: at the full-precision weight, as in the paper; gptq: near the "
+        "codes of GPTQ, which AdaRound does not find by itself in a few hundred iterations.",
     )
     learn_affine: bool = setting(
         False,
         Flag(),
-        "Learn the weights' scales and the biases along with the rounding, at the rate lr_step_sizes. Not in "
-        "the paper; costs nothing in the file, and makes up for much of what rounding loses.",
+        "Also learn the weights' scales and the biases, together with the rounding, at the learning rate "
+        "lr_step_sizes. Not in the paper. The file stays as small, and much of what rounding loses is "
+        "regained.",
     )
-    iterations: int = setting(20_000, Whole(1), "Rounding iterations for each unit.")
+    iterations: int = setting(20_000, Whole(1), "Iterations in which each unit learns its rounding.")
     batch_size: int = setting(
-        32, Whole(1), "Calibration inputs in each iteration, here and wherever something is learned after it."
+        32, Whole(1), "Calibration inputs in each iteration, here and in all later learning."
     )
     lr: float = setting(1e-3, Number(0), "Adam's learning rate on the rounding variables V.")
     regularization: float = setting(0.01, Number(0), "Weight of the rounding regularizer.")
     beta: tuple[float, float] = setting(
         (20.0, 2.0),
         Pair(Number(0, zero=False)),
-        "Exponent of the regularizer, from and to, annealed after the warm-up.",
+        "First and last exponent of the regularizer, annealed after the warm-up.",
     )
     warmup: float = setting(
         0.2, Number(0, 1), "Share of the iterations before the regularizer is switched on."
@@ -135,7 +143,7 @@ class Rounding(Checked):
 
 @dataclass(frozen=True)
 class StepSizes(Checked):
-    """How activations get the step sizes of their grids: observed ranges, and then learning."""
+    """Quantization of the activations: ranges are observed, then step sizes (scales) are learned."""
 
     activation_range: str = setting(
         "min_max", RANGE_FINDERS, "Range finder of the activations: min_max, mse_search or percentile."
@@ -143,42 +151,44 @@ class StepSizes(Checked):
     step_size_iterations: int = setting(
         5_000,
         Whole(0),
-        "Iterations for the learned step sizes of each unit's activations; 0 keeps the observed ranges.",
+        "Iterations in which each unit learns its activations' step sizes. 0 keeps the observed ranges.",
     )
     lr_step_sizes: float = setting(
         4e-4,
         Number(0),
-        "Adam's learning rate on the log step sizes of activations, with cosine decay; see learn_affine.",
+        "Adam's learning rate on the log step sizes of activations, with cosine decay. learn_affine uses "
+        "it too.",
     )
 
 
 @dataclass(frozen=True)
 class WholeNetwork(Checked):
-    """After the last unit: all layers learn together (see ``network``). Not in the paper."""
+    """After the last unit, all quantized layers learn together (``ptq.whole_network``). Not in the paper."""
 
     network_iterations: int = setting(
         0,
         Whole(0),
-        "Iterations after the last unit, in which the codes, scales and biases of all quantized layers learn "
-        "together; 0: none. Takes the memory of training the network on one batch.",
+        "Iterations after the last unit, in which the codes, scales and biases of all quantized layers are "
+        "learned together. 0: none. Needs as much memory as training the network on one batch.",
     )
     lr_network: float = setting(
         3e-3,
         Number(0),
         "Adam's learning rate in these iterations on log scales and biases, with cosine decay.",
     )
-    lr_codes: float = setting(4e-3, Number(0), "The same on codes, in steps of the grid; 0 keeps the codes.")
+    lr_codes: float = setting(
+        4e-3, Number(0), "The same on codes, in units of the weight's scale. 0 keeps the codes."
+    )
 
 
 @dataclass(frozen=True)
 class BiasCorrectionStage(Checked):
-    """After all else: drawn images get full precision's brightness (see ``bias_correction``). Not in the
-    paper."""
+    """Last, sampled images get full precision's brightness (``ptq.bias_correction``). Not in the paper."""
 
     bias_correction_images: int = setting(
         0,
         Whole(0),
-        "Images that both networks draw at the end, as the calibration set was drawn, so that the last "
-        "layer's bias can give them the same brightness; 0: none. Takes three runs of the sampler, and one "
-        "more for each channel.",
+        "Images that both networks draw at the end, as the calibration set was drawn. The last layer's bias "
+        "then gives both the same brightness. 0: none. Takes three runs of the sampler, and one more for "
+        "each channel.",
     )

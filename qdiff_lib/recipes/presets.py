@@ -1,11 +1,11 @@
 """The paper's four models: their networks, and the settings with which the paper quantizes each.
 
     Preset.recipe()            the paper's own numbers
-    Preset.recipe(profile=...) fewer steps, inputs and iterations, the same ranges, sampler and softmax
+    Preset.recipe(profile=...) fewer steps, inputs and iterations; the same ranges, sampler, softmax bits
 
-Two differences from the paper remain. Where it tracks running minima and maxima, the range here covers all
-calibration inputs, whatever their order. And its min-max and MSE ranges see every value, those here of
-activations a random sample that holds each batch's extremes.
+Two differences from the paper remain. The paper tracks running minima and maxima for some models; here the
+range covers all calibration inputs, whatever their order. The paper's min-max and MSE ranges see every value;
+here the ranges of activations see a random sample that includes the minimum and maximum of each batch.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from .paper_networks import DDPM_CIFAR10, LDM4_BEDROOMS, LDM8_CHURCHES, SD_V1_4
 from .recipe import STAGES, Recipe
 from .timestep_rules import Uniform
 
-LARGE = dict.fromkeys(STAGES, 0)  # they take a training's memory, and many runs of the sampler
+LARGE = dict.fromkeys(STAGES, 0)  # too costly for large models: a training's memory, many sampler runs
 SYMMETRIC = dict(activation_range="min_max", symmetric_activations=True)
 ASYMMETRIC = dict(activation_range="mse_search", symmetric_activations=False)
 
@@ -25,9 +25,12 @@ ASYMMETRIC = dict(activation_range="mse_search", symmetric_activations=False)
 class Preset:
     """One model of the paper.
 
-    unet: its network's config. sampling: how it draws, and what its size forbids, for every method. ranges:
-    of Q-Diffusion alone. numbers: of the profile "paper". hub: its name there; "" where only CompVis' own
-    file exists.
+    Args:
+        unet: the config of its noise network.
+        sampling: settings of every method: how the sampler runs, and stages that the model is too large for.
+        ranges: settings of Q-Diffusion alone.
+        numbers: settings of the profile "paper".
+        hub: the model's name on the Hugging Face hub; "" if only a file of CompVis exists.
     """
 
     unet: Mapping[str, Any]
@@ -44,12 +47,16 @@ class Preset:
         profile: str = "paper",
         **changes,
     ) -> Recipe:
-        """The recipe of this model. ``changes``: see ``Recipe.replace``."""
+        """Return the recipe of this model for one method.
+
+        The arguments and the errors are those of ``Recipe.named``. ``changes`` are fields, as in
+        ``Recipe.replace``.
+        """
         settings = dict(self.sampling) | (dict(self.numbers) if profile == "paper" else {})
         if method == "qdiffusion":
             settings |= self.ranges
         if method == "ptq4dm":
-            settings.pop("rule", None)  # it draws its times by a rule of its own
+            settings.pop("rule", None)  # PTQ4DM has its own rule
         bits = dict(weights=weights, activations=activations)
         return Recipe.named(method, profile=profile, **{**settings, **bits, **changes})
 
@@ -82,9 +89,9 @@ PRESETS = {
         hub="CompVis/stable-diffusion-v1-4",
     ),
 }
-"""By name."""
+"""The presets by name."""
 
 
 def preset_of(model: str) -> str | None:
-    """The name of the preset whose hub name this is, or None."""
+    """Return the name of the preset with this hub name, or None."""
     return next((name for name, preset in PRESETS.items() if preset.hub and preset.hub == model), None)

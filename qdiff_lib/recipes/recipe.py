@@ -1,8 +1,9 @@
 """Recipes: everything that decides how a model is quantized, as one frozen value.
 
-``Recipe.linear(weights=4, activations=8)`` is the paper's baseline, ``Recipe.qdiffusion(...)`` the paper's
-method. A profile sets numbers (steps, samples, iterations); all but "paper" also add ``EXTRAS``, which are
-not in the paper. Neither are "laptop"'s two stages after the last unit. No torch is needed here.
+``Recipe.linear(weights=4, activations=8)`` is the paper's baseline. ``Recipe.qdiffusion(...)`` is the paper's
+method. A profile sets numbers (denoising steps, samples, iterations). All profiles but "paper" also add
+``EXTRAS``, which are not in the paper. The profile "laptop" adds two stages after the last unit, which are
+not in the paper either. This module needs no torch.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from ..utils.kinds import Checked, Instance, Text, Whole, setting
 from .parts import BiasCorrectionStage, Calibration, Grids, Rounding, StepSizes, WholeNetwork
 from .timestep_rules import Normal, Uniform, rule_from_dict, rule_to_dict
 
-SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # decides all roundings in few iterations
+SHORT = dict(batch_size=16, regularization=1e-3, beta=(8.0, 1.0))  # few iterations decide all roundings
 PROFILES = {
     "tiny": dict(
         steps=20, samples=512, iterations=260, step_size_iterations=40, lr=3e-2, lr_step_sizes=1e-3, **SHORT
@@ -32,19 +33,20 @@ PROFILES = {
     "gpu": dict(steps=100, samples=2560, iterations=5_000, step_size_iterations=1_000, lr=3e-3),
     "paper": dict(),
 }
-"""The numbers of each profile: seconds to minutes on a CPU, up to the paper's own on a GPU."""
+"""The numbers of each profile: "tiny" takes seconds to minutes on a CPU, "paper" is for a GPU."""
 
 EXTRAS = dict(rounding_start="gptq", learn_affine=True, rule=Uniform(1))
-"""What Q-Diffusion gets beyond the paper, in every profile but "paper"; the fields say what they do.
+"""What every profile but "paper" adds to Q-Diffusion. The fields in ``parts`` say what they do.
 
-Inputs come from every step: what is learned fits the steps that it sees, and is further off at those between.
+Calibration inputs come from every denoising step. What is learned fits the steps of its inputs, and has
+larger errors at the steps between them.
 """
 
 STAGES = ("network_iterations", "bias_correction_images")
-"""The fields that switch on what follows the last unit; neither stage is in the paper."""
+"""The fields that switch on the two stages after the last unit. Neither stage is in the paper."""
 
 METHOD_NAMES = {"linear": "linear", "squant": "SQuant", "ptq4dm": "PTQ4DM", "qdiffusion": "Q-Diffusion"}
-"""What figures and tables call each method that has a recipe."""
+"""The name of each method with a recipe, as figures and tables print it."""
 
 METHODS = tuple(METHOD_NAMES)
 
@@ -56,37 +58,40 @@ PARTS = {
     "whole_network": WholeNetwork,
     "bias_correction": BiasCorrectionStage,
 }
-"""The parts of a recipe, in the order in which quantizing needs them."""
+"""The parts of a recipe, in the order in which quantization needs them."""
 
 PART_OF = {field.name: part for part, kind in PARTS.items() for field in fields(kind)}
-"""The part that each field is in: no two parts have a field of the same name."""
+"""The part that holds each field. No two parts have a field of the same name."""
 
 
 @dataclass(frozen=True)
 class Recipe(Checked):
-    """How to quantize: one part for each stage of the method.
+    """How to quantize a model: one part for each stage of the method.
 
-    ``recipe.calibration.samples`` reads a field, ``recipe.replace(samples=64)`` gives the recipe with another
-    value there. Parts and recipes check their fields when they are made: TypeError or ValueError.
+    ``recipe.calibration.samples`` reads a field. ``recipe.replace(samples=64)`` returns the recipe with
+    another value of that field. Recipes and parts check their fields when they are made, and raise TypeError
+    or ValueError.
     """
 
-    method: str = setting("qdiffusion", Text(), "Name of the recipe, for reports.")
-    grids: Grids = setting(Grids(), Instance(Grids), "Widths, and what is quantized.")
+    method: str = setting("qdiffusion", Text(), "Name of the method, for reports.")
+    grids: Grids = setting(Grids(), Instance(Grids), "Bits, and which tensors are quantized.")
     calibration: Calibration = setting(Calibration(), Instance(Calibration), "The calibration set.")
-    rounding: Rounding = setting(Rounding(), Instance(Rounding), "Codes of the weights.")
+    rounding: Rounding = setting(Rounding(), Instance(Rounding), "Ranges and rounding of the weights.")
     step_sizes: StepSizes = setting(StepSizes(), Instance(StepSizes), "Step sizes of the activations.")
     whole_network: WholeNetwork = setting(
-        WholeNetwork(), Instance(WholeNetwork), "Learning of all layers together."
+        WholeNetwork(), Instance(WholeNetwork), "Learning all layers together."
     )
     bias_correction: BiasCorrectionStage = setting(
-        BiasCorrectionStage(), Instance(BiasCorrectionStage), "Brightness of the drawn images."
+        BiasCorrectionStage(), Instance(BiasCorrectionStage), "Brightness of the sampled images."
     )
-    seed: int = setting(0, Whole(0, LAST_SEED), "Seed of the calibration set and of the batches.")
+    seed: int = setting(0, Whole(0, LAST_SEED), "Seed of the calibration set and of the random batches.")
 
     def replace(self, **changes) -> "Recipe":
-        """The recipe with these fields, of whatever part, changed.
+        """Return the recipe with some fields changed, in whatever parts they are.
 
-        Raises TypeError for a name that is none, and ValueError or TypeError for a value that is not allowed.
+        Raises:
+            TypeError: no field has this name, or a value has the wrong type.
+            ValueError: a value is not allowed.
         """
         for name in changes:
             check_name(name)
@@ -98,13 +103,22 @@ class Recipe(Checked):
         return dataclasses.replace(self, **new)
 
     def flat(self) -> dict:
-        """The value of every field, whatever its part: what ``replace`` takes."""
+        """Return the values of all fields by name, without parts: what ``replace`` takes."""
         inside = {name: getattr(getattr(self, part), name) for name, part in PART_OF.items()}
         return {"method": self.method, **inside, "seed": self.seed}
 
     @classmethod
     def linear(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
-        """The paper's baseline: per-channel round-to-nearest weights, min-max ranges, no split."""
+        """Return the paper's baseline: per-channel weights rounded to nearest, min-max ranges, no split.
+
+        Args:
+            weights, activations: bits.
+            profile: a key of ``PROFILES``.
+            changes: fields, as in ``replace``, which also names the errors.
+
+        Raises:
+            ValueError: the profile is unknown.
+        """
         plain = dict(method="linear", weight_rounding="nearest", split=False, weight_range="min_max")
         plain["symmetric_activations"] = True
         bits = dict(weights=weights, activations=activations)
@@ -112,23 +126,27 @@ class Recipe(Checked):
 
     @classmethod
     def squant(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
-        """SQuant (Guo et al., ICLR 2022), which rounds weights without data, as a baseline of the paper.
+        """Return SQuant (Guo et al., ICLR 2022), a baseline of the paper that rounds weights without data.
 
-        All but the rounding is that of ``linear``. So activation ranges do come from calibration inputs;
-        SQuant itself takes them from batch normalization layers, which these networks do not have.
+        Everything but the rounding is that of ``linear``, and so are the arguments and the errors. So
+        activation ranges come from calibration inputs. SQuant itself takes them from batch normalization
+        layers, which these networks do not have.
         """
         data_free = dict(method="squant", weight_rounding="squant")
         return cls.linear(weights, activations, profile, **{**data_free, **changes})
 
     @classmethod
     def ptq4dm(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
-        """PTQ4DM (Shang et al., CVPR 2023), a baseline of the paper.
+        """Return PTQ4DM (Shang et al., CVPR 2023), a baseline of the paper.
 
-        As there: the diffusion times of calibration inputs are drawn from a normal distribution whose mean
-        lies below one half (mean and deviation are those of its published command), each layer is calibrated
-        alone, with ranges of least error, and attention products stay in floating point. Not as there: the
-        error is |x - x^|^2.4, as everywhere here, the first and last layer have the bits of all others, and
-        the number of inputs is the profile's. Its option to learn each layer's rounding is left out.
+        As in PTQ4DM, the diffusion times of calibration inputs are drawn from a normal distribution with a
+        mean below one half. Mean and deviation are those of its published command. Each layer is calibrated
+        alone, its ranges have the least error, and attention products stay in floating point. Three things
+        differ from PTQ4DM. The error is |x - x^|^2.4, as in the whole library. The first and last layer have
+        the bits of all others. The number of inputs is that of the profile. PTQ4DM's option to learn the
+        rounding of each layer is left out.
+
+        The arguments and the errors are those of ``linear``.
         """
         alone = dict(method="ptq4dm", weight_rounding="nearest", split=False, quantize_attention=False)
         alone |= dict(weight_range="mse_search", activation_range="mse_search", rule=Normal(0.4, 0.4))
@@ -137,31 +155,37 @@ class Recipe(Checked):
 
     @classmethod
     def qdiffusion(cls, weights: int = 4, activations: int = 8, profile: str = "tiny", **changes) -> "Recipe":
-        """The paper's method: block reconstruction with AdaRound, shortcut split, learned step sizes.
+        """Return the paper's method: block reconstruction with AdaRound, shortcut split, learned step sizes.
 
-        All profiles but "paper" add ``EXTRAS``.
+        All profiles but "paper" add ``EXTRAS``. The arguments and the errors are those of ``linear``.
         """
         numbers = profile_numbers(profile) | ({} if profile == "paper" else EXTRAS)
         return cls().replace(**{**numbers, "weights": weights, "activations": activations, **changes})
 
     @classmethod
     def named(cls, method: str, **options) -> "Recipe":
-        """The recipe of that method name. Raises ValueError for a name that is not in ``METHODS``."""
+        """Return the recipe of a method, a name in ``METHODS``; ``options`` are the arguments of that method.
+
+        Raises:
+            ValueError: the method is unknown. The other errors are those of ``linear``.
+        """
         if method not in METHODS:
             raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
         return getattr(cls, method)(**options)
 
     def to_dict(self) -> dict:
-        """A JSON form, which ``from_dict`` reads back: one dictionary for each part."""
+        """Return a JSON form with one dictionary for each part. ``from_dict`` reads it back."""
         values = asdict(self)
         values["calibration"]["rule"] = rule_to_dict(self.calibration.rule)
         return values
 
     @classmethod
     def from_dict(cls, values: dict) -> "Recipe":
-        """The recipe that ``to_dict`` described.
+        """Return the recipe of a JSON form that ``to_dict`` made.
 
-        Raises TypeError or ValueError for unknown fields, missing parts and values that are not allowed.
+        Raises:
+            ValueError: a part is missing, or a value is not allowed.
+            TypeError: a field is unknown, or a value has the wrong type.
         """
         missing = [name for name in PARTS if name not in values]
         if missing:
@@ -174,7 +198,11 @@ class Recipe(Checked):
 
 
 def check_name(name: str) -> None:
-    """Raise TypeError, with the nearest names, unless a field of a recipe or of its parts has this name."""
+    """Check that a recipe or one of its parts has a field of this name.
+
+    Raises:
+        TypeError: there is none. The message suggests the nearest names.
+    """
     known = ("method", *PART_OF, "seed")
     if name in known:
         return
@@ -184,7 +212,7 @@ def check_name(name: str) -> None:
 
 
 def profile_numbers(profile: str) -> dict:
-    """The numbers of a profile. Raises ValueError for an unknown name."""
+    """Return the numbers of a profile. Raises ValueError for an unknown name."""
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r} is unknown; use one of {tuple(PROFILES)}")
     return PROFILES[profile]

@@ -1,7 +1,7 @@
-"""Rules that say at which steps of the trajectory calibration inputs are taken.
+"""Rules that choose the denoising steps at which calibration inputs are taken (Q-Diffusion, section 3.3.1).
 
-A rule is a value: it is written into recipes and onto the command line ("uniform:5"), and
-``calibration.record`` takes inputs by it. Steps count from 0, the noisy end, to T - 1, the clean end.
+A rule is a value: recipes store it, and the command line reads it as "uniform:5". ``calibration.record``
+applies it. Steps count from 0, the noisy end, to T - 1, the clean end.
 """
 
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -9,17 +9,17 @@ from typing import Any
 
 from ..utils.kinds import Checked, Kind, Maybe, Number, Whole, setting
 
-PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's steps
+PAPER_STEPS = 20  # the paper's code takes inputs at 20 of the sampler's denoising steps
 
 
 @dataclass(frozen=True)
 class Uniform(Checked):
-    """Every ``interval``-th step (the paper's rule)."""
+    """Every ``interval``-th step: the paper's rule."""
 
     interval: int | None = setting(None, Maybe(Whole(1)), "None: the interval that gives about 20 steps.")
 
     def chosen(self, steps: int) -> range:
-        """The steps, of ``steps``, at which inputs are taken."""
+        """Return the chosen steps when the sampler takes ``steps`` denoising steps."""
         return range(0, steps, self.interval or max(1, steps // PAPER_STEPS))
 
 
@@ -27,7 +27,7 @@ class Uniform(Checked):
 class Single(Checked):
     """One step only."""
 
-    step: int = setting(MISSING, Whole(0), "Which one.")
+    step: int = setting(MISSING, Whole(0), "The step, from 0.")
 
     def chosen(self, steps: int) -> range:
         """See ``Uniform.chosen``."""
@@ -36,7 +36,7 @@ class Single(Checked):
 
 @dataclass(frozen=True)
 class First(Checked):
-    """The first ``n`` steps: the noisy end (Figure 4)."""
+    """The first ``n`` steps, at the noisy end (Q-Diffusion, Figure 4)."""
 
     n: int = setting(MISSING, Whole(1), "How many.")
 
@@ -47,7 +47,7 @@ class First(Checked):
 
 @dataclass(frozen=True)
 class Middle(Checked):
-    """The middle ``n`` steps (Figure 4)."""
+    """The middle ``n`` steps (Q-Diffusion, Figure 4)."""
 
     n: int = setting(MISSING, Whole(1), "How many.")
 
@@ -59,7 +59,7 @@ class Middle(Checked):
 
 @dataclass(frozen=True)
 class Last(Checked):
-    """The last ``n`` steps: the clean end (Figure 4)."""
+    """The last ``n`` steps, at the clean end (Q-Diffusion, Figure 4)."""
 
     n: int = setting(MISSING, Whole(1), "How many.")
 
@@ -72,12 +72,12 @@ class Last(Checked):
 class Normal(Checked):
     """Diffusion times drawn from a normal distribution, as in PTQ4DM (Shang et al., CVPR 2023).
 
-    Shares of the diffusion time, where 0 is the clean end; PTQ4DM's mean lies below one half. Where the
-    sampler's times are not equally spaced, they are shares of its steps.
+    Mean and deviation are shares of the diffusion time, where 0 is the clean end. PTQ4DM's mean is below one
+    half. If the sampler's times are not equally spaced, they are shares of its steps.
     """
 
-    mean: float = setting(0.4, Number(0, 1), "Mean of the times.")
-    std: float = setting(0.2, Number(0), "Their standard deviation.")
+    mean: float = setting(0.4, Number(0, 1), "Mean of the times, as a share.")
+    std: float = setting(0.2, Number(0), "Standard deviation of the times, as a share.")
 
 
 Rule = Uniform | Single | First | Middle | Last | Normal
@@ -87,7 +87,7 @@ EXAMPLES = "uniform, uniform:5, single:0, first:4, middle:4, last:4 or normal:0.
 
 @dataclass(frozen=True)
 class TimestepRule(Kind):
-    """The kind of setting whose value is a rule: "uniform:5" on the command line is ``Uniform(5)``."""
+    """The kind of a setting whose value is a rule. The command line's "uniform:5" is ``Uniform(5)``."""
 
     allowed = "a rule of timestep_rules, such as Uniform(5)"
     typed = f"a rule such as {EXAMPLES}"
@@ -106,12 +106,12 @@ class TimestepRule(Kind):
 
 
 def rule_to_dict(rule: Rule) -> dict:
-    """A JSON form of a rule: its lower-case name and its numbers."""
+    """Return a JSON form of a rule: its name in lower case, and its numbers."""
     return {"name": type(rule).__name__.lower(), **asdict(rule)}
 
 
 def rule_from_dict(value: dict) -> Rule:
-    """The rule that ``rule_to_dict`` described. Raises ValueError for an unknown name."""
+    """Return the rule of a JSON form that ``rule_to_dict`` made. Raises ValueError for an unknown name."""
     numbers = dict(value)
     name = numbers.pop("name")
     if name not in RULES:

@@ -1,1 +1,1 @@
-"""What everything else stands on: files, hashes, locks, checked settings, progress."""
+"""Helpers for all other packages: files, hashes, locks, checked settings, progress bars."""

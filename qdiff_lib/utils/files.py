@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TEMPORARY = ".qdiff-"  # begins the name of a file that is still being written
+TEMPORARY = ".qdiff-"  # the start of the name of every file that is not complete yet
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and move the file onto ``path`` at the end.
+    """Give a temporary path next to ``path`` to write to, and rename it to ``path`` when the block ends.
 
-    A reader sees the old file or the whole new one, never a part, even after a power cut: the file is on the
-    disk before it gets its name. When the block raises, the temporary file is removed and ``path`` stays as
-    it was. Missing parent folders are made; the temporary name keeps the suffix.
+    A reader sees the old file or the complete new file, even after a power cut: the bytes are on the disk
+    before the file gets its name. If the block raises an error, the temporary file is removed and ``path``
+    does not change. Missing parent folders are created. The temporary path has the suffix of ``path``.
 
     Raises:
         FileNotFoundError: the block wrote nothing to the temporary path.
@@ -46,12 +46,12 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk; nothing on systems that cannot (Windows)."""
+    """Wait until the names in a folder are on the disk. Do nothing where the system cannot (Windows)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network drives cannot either
+        with contextlib.suppress(OSError):  # some network drives cannot do this either
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -66,7 +66,7 @@ def sync_all(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed processes left of files and folders that they were writing, below a folder."""
+    """Remove the unfinished files and folders that killed processes left below a folder."""
     for path in sorted(Path(folder).rglob(f"{TEMPORARY}????????-*")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -75,10 +75,10 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write ``value`` to ``path`` as JSON with an indent of 2 and a newline at the end, atomically.
+    """Write ``value`` to ``path`` as JSON, atomically: an indent of 2 and a newline at the end.
 
     Raises:
-        TypeError: ``value`` holds something that JSON has no form for; ``path`` stays as it was.
+        TypeError: JSON cannot express a part of ``value``. ``path`` does not change.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
@@ -86,11 +86,14 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def read_json(path: str | Path, cure: str = "copy or write it again") -> dict:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
+
+    Args:
+        cure: how to repair a damaged file. The error message ends with it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds anything else; the message names it and ends with ``cure``.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no JSON object. The message names the file.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -102,17 +105,21 @@ def read_json(path: str | Path, cure: str = "copy or write it again") -> dict:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes as 64 hexadecimal digits; the file is not held in memory."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits. Large files do not fill the memory.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def replacing_folder(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder within ``folder`` to fill; at the end, move its files into ``folder``.
+    """Give a temporary folder inside ``folder`` to fill. When the block ends, move its files to ``folder``.
 
-    Files of ``folder`` that the new ones do not replace stay. When the block raises, they all stay as they
-    were and the temporary folder is removed.
+    New files replace files of the same name. All other files stay. If the block raises an error, ``folder``
+    does not change and the temporary folder is removed.
     """
     folder = Path(folder)
     temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}-folder"
@@ -126,5 +133,33 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
             os.replace(path, target)
     finally:
         shutil.rmtree(temporary)
-        with contextlib.suppress(OSError):  # it was there before, or holds the new files
+        with contextlib.suppress(OSError):  # the folder existed before, or it holds the new files
             folder.rmdir()
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder next to ``folder`` to fill, and rename it to ``folder`` when the block ends.
+
+    So ``folder`` is complete or absent, even after a kill. What a killed process left is removed first. If
+    the block raises an error, nothing stays. Missing parent folders are created.
+
+    Raises:
+        FileExistsError: ``folder`` is a file, or is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; name a new folder")
+    for left in folder.parent.glob(f"{TEMPORARY}????????-{folder.name}"):
+        shutil.rmtree(left)
+    temporary = folder.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{folder.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_all(temporary)
+        if folder.is_dir():
+            folder.rmdir()
+        os.replace(temporary, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

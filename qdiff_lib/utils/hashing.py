@@ -1,4 +1,4 @@
-"""What identifies tensors and settings: one hash of them all."""
+"""One hash that identifies tensors and settings together."""
 
 import hashlib
 import json
@@ -9,12 +9,16 @@ from torch import Tensor
 
 
 def tensors_hash(tensors: Mapping[str, Tensor], settings: object = None) -> str:
-    """SHA-256, 64 hexadecimal digits, of JSON settings and of tensors: names, types, shapes and bytes.
+    """Return the SHA-256 of tensors and settings as 64 hexadecimal digits.
 
-    The order of a dictionary does not count, nor do the strides, the device or the gradients of a tensor.
+    The hash covers the name, type, shape and bytes of each tensor. It does not depend on the order of a
+    dictionary, nor on a tensor's strides, device or gradient.
+
+    Args:
+        settings: any value that JSON can express.
 
     Raises:
-        TypeError: ``settings`` holds something that JSON has no form for.
+        TypeError: JSON cannot express a part of ``settings``.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(tensors):

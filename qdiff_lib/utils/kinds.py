@@ -1,10 +1,11 @@
-"""What a setting may hold: how each kind of value is checked, and read from the command line.
+"""Kinds of values that a setting can hold: how each is checked, and how the command line reads it.
 
     @dataclass(frozen=True)
     class Oven(Checked):
         heat: float = setting(180.0, Number(0, 300), "Degrees Celsius.")
 
-``Oven(heat=400)`` raises ValueError: heat=400 must be a finite number from 0 to 300. No torch is needed here.
+``Oven(heat=400)`` raises ValueError: heat=400 must be a finite number from 0 to 300. This module needs no
+torch.
 """
 
 import math
@@ -13,36 +14,36 @@ from typing import Any
 
 
 class Kind:
-    """One kind of value. ``allowed`` says what it is, in words that end the sentence "it must be ..."."""
+    """One kind of value. ``allowed`` describes it in words that end the sentence "it must be ..."."""
 
     allowed: str
 
     @property
     def typed(self) -> str:
-        """``allowed``, for those who type it on a command line."""
+        """``allowed`` in the words of the command line."""
         return self.allowed
 
     def has_type(self, value: Any) -> bool:
-        """Whether the value's type is right."""
+        """Return whether the value has the right type."""
         return True
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value of the right type is allowed."""
+        """Return whether a value of the right type is allowed."""
         return True
 
     def stored(self, value: Any) -> Any:
-        """The form in which an allowed value is kept."""
+        """Return an allowed value in the form in which the setting keeps it."""
         return value
 
     def read(self, text: str) -> Any:
-        """The value that a command line's word means. Raises ValueError."""
+        """Return the value of a command-line word. Raises ValueError if the word has none."""
         return text
 
     def checked(self, name: str, value: Any) -> Any:
-        """The value as it is kept; NumPy's scalars become Python's.
+        """Check a value and return it in the form that is kept. NumPy scalars become Python numbers.
 
-        Raises TypeError for a wrong type and ValueError for a wrong value; both name the setting, the value
-        and what is allowed.
+        Raises TypeError for a wrong type and ValueError for a wrong value. Both messages name the setting,
+        the value and what is allowed.
         """
         found = plain(value)
         wrong = f"{name}={value!r} must be {self.allowed}"
@@ -54,14 +55,14 @@ class Kind:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's scalars as Python's, lists as tuples, also inside of them; everything else as it is."""
+    """Turn NumPy scalars into Python numbers and lists into tuples, at all depths. Other values stay."""
     if isinstance(value, list | tuple):
         return tuple(plain(each) for each in value)
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def bounds(low: float | None, high: float | None) -> str:
-    """In words, with a leading space; nothing for no bounds."""
+    """Describe the bounds in words with a leading space. Return "" where there are none."""
     if low is None:
         return ""
     return f" of at least {low}" if high is None else f" from {low} to {high}"
@@ -92,7 +93,7 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number from ``low`` to ``high``, both included; above ``low`` where ``zero`` is False."""
+    """A finite number from ``low`` to ``high``, both included. ``zero=False`` excludes ``low`` itself."""
 
     low: float | None = None
     high: float | None = None
@@ -132,7 +133,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class OneOf(Kind):
-    """One of some names or numbers; their type counts too."""
+    """One of several names or numbers. The type must match too: 8.0 is not 8."""
 
     choices: tuple
 
@@ -162,7 +163,7 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class Instance(Kind):
-    """A value of a class."""
+    """An instance of one class."""
 
     of: type
 
@@ -176,7 +177,7 @@ class Instance(Kind):
 
 @dataclass(frozen=True)
 class Patterns(Kind):
-    """A tuple of shell patterns; a list is taken as one."""
+    """A tuple of shell patterns. A list becomes a tuple."""
 
     allowed = "a tuple of patterns, such as ('mid_block.*',), not one string"
 
@@ -186,7 +187,7 @@ class Patterns(Kind):
 
 @dataclass(frozen=True)
 class Pair(Kind):
-    """Two values of one kind; a list is taken as one."""
+    """Two values of one kind. A list becomes a tuple."""
 
     each: Kind
 
@@ -206,7 +207,7 @@ class Pair(Kind):
 
 @dataclass(frozen=True)
 class Maybe(Kind):
-    """A value of a kind, or None; ``word`` means None on the command line."""
+    """A value of one kind, or None. On the command line ``word`` means None."""
 
     kind: Kind
     word: str = "none"
@@ -233,12 +234,12 @@ class Maybe(Kind):
 
 
 def setting(default: Any, kind: Kind, text: str) -> Any:
-    """A field of a ``Checked`` dataclass; ``text`` says what it does, also in the command line's help."""
+    """Make a field of a ``Checked`` dataclass. ``text`` explains it, and is its help on the command line."""
     return field(default=default, metadata={"kind": kind, "text": text})
 
 
 class Checked:
-    """What a frozen dataclass inherits whose fields are all made by ``setting``: they are checked at once."""
+    """Base class of frozen dataclasses whose fields all come from ``setting``: it checks their values."""
 
     def __post_init__(self):
         for each in fields(self):

@@ -1,8 +1,8 @@
-"""A folder that one process at a time writes to: its lock ends with the process, however that ends.
+"""A lock on a folder, so that one process at a time writes to it. The lock ends with the process.
 
-The lock is a file in the folder, ``qdiff.lock``, which is also the mark of a folder that ``quantize`` made:
-one with other files and without it belongs to somebody else, and is never touched. Where there are no such
-locks (on Windows, on some network drives) the mark remains, but nothing keeps a second process out.
+The lock is the file ``qdiff.lock`` in the folder. The file also marks a folder that ``quantize`` made. A
+folder with other files and without the mark belongs to somebody else, and is never changed. On systems
+without such locks (Windows, some network drives) the mark works, but a second process is not kept out.
 """
 
 import contextlib
@@ -18,17 +18,19 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = "qdiff.lock"
-_held: set[tuple[Path, int]] = set()  # folders of this process, and the threads that hold them
+_held: set[tuple[Path, int]] = set()  # the folders that this process holds, and by which thread
 
 
 @contextlib.contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Hold the folder, which is made where it is missing; a thread may hold it several times over.
+    """Hold the lock of a folder within the block. A missing folder is created.
 
-    At the end the folder is removed if nothing but the lock is in it.
+    A thread can hold the same folder several times. If the folder holds only the lock when the block ends,
+    the folder is removed.
 
     Raises:
-        ValueError: another process or thread holds the folder, or it is not one that ``quantize`` made.
+        ValueError: another process or thread holds the folder, ``folder`` is a file, or ``quantize`` did not
+            make the folder.
     """
     folder = Path(folder)
     key = (folder.resolve(), threading.get_ident())
@@ -46,7 +48,7 @@ def held(folder: str | Path) -> Iterator[None]:
 
 
 def check_ours(folder: Path) -> None:
-    """Raise ValueError for a folder with files, but without the mark; and for a file."""
+    """Raise ValueError for a file, and for a folder that has files but not the mark."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"work={str(folder)!r} is no folder: name a new one")
     if folder.is_dir() and not is_ours(folder) and any(folder.iterdir()):
@@ -57,22 +59,22 @@ def check_ours(folder: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether the folder has the mark."""
+    """Return whether the folder has the mark."""
     return (folder / LOCK).is_file()
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether the folder is missing, or holds nothing but a lock at most."""
+    """Return whether the folder is missing, empty, or holds only the lock."""
     return not folder.exists() or (folder.is_dir() and not set(os.listdir(folder)) - {LOCK})
 
 
 def _acquired(folder: Path) -> int | None:
-    """The descriptor of the lock, which is held; None where the system or the disk has no locks."""
+    """Return the descriptor of the locked file. Return None where the system or the disk has no locks."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the process that held the folder has just removed it
+        except FileNotFoundError:  # the last process has just removed the folder
             continue
         try:
             if not _locked(descriptor, folder):
@@ -87,7 +89,11 @@ def _acquired(folder: Path) -> int | None:
 
 
 def _locked(descriptor: int, folder: Path) -> bool:
-    """Lock the file. Raises ValueError where another process has; False where there are no locks."""
+    """Lock the file. Return False where there are no locks.
+
+    Raises:
+        ValueError: another process holds the lock.
+    """
     if fcntl is None:
         return False
     try:
@@ -104,7 +110,7 @@ def _locked(descriptor: int, folder: Path) -> bool:
 
 
 def _still_there(descriptor: int, folder: Path) -> bool:
-    """Whether the locked file is the one in the folder: its last holder may have removed it."""
+    """Return whether the locked file is still the one in the folder. Its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))
     except FileNotFoundError:
@@ -112,7 +118,7 @@ def _still_there(descriptor: int, folder: Path) -> bool:
 
 
 def _release(folder: Path, descriptor: int | None) -> None:
-    with contextlib.suppress(OSError):  # somebody else may have removed or filled the folder
+    with contextlib.suppress(OSError):  # another process may have removed or filled the folder
         if is_unused(folder):
             (folder / LOCK).unlink()
             folder.rmdir()

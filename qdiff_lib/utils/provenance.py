@@ -11,7 +11,11 @@ import torch
 
 
 def provenance(command: str) -> dict:
-    """The machine, the versions, the date and the commit; ``command`` is what a reader would type."""
+    """Return the machine, the memory (2^30 bytes), the versions, the date and the commit as a JSON object.
+
+    Args:
+        command: what a reader types to make the result again.
+    """
     return {
         "command": command,
         "machine": machine(),
@@ -24,14 +28,14 @@ def provenance(command: str) -> dict:
 
 
 def machine() -> str:
-    """The GPU's name where there is one, the processor's name, its cores, and torch's threads."""
+    """Describe the GPU (if there is one), the processor, its cores, and the number of torch's threads."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     threads = torch.get_num_threads()
     return f"{gpu}{processor()}, {psutil.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
 
 
 def processor() -> str:
-    """The processor's name, from Linux where it tells, else from Python."""
+    """Return the processor's name: from Linux if it gives one, otherwise from Python."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -39,8 +43,11 @@ def processor() -> str:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had in RAM, Python and torch among them: the system's own mark."""
-    status = Path("/proc/self/status")  # on Linux, where ru_maxrss is inherited from the parent
+    """Return the most bytes of RAM that this process has used so far, as the operating system counted them.
+
+    Python and torch are included.
+    """
+    status = Path("/proc/self/status")  # Linux: a process inherits ru_maxrss from its parent
     for line in status.read_text().splitlines() if status.exists() else []:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -53,7 +60,7 @@ def peak_memory() -> int:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+changes" when the library differs from it; None outside of git."""
+    """Return the checkout's commit, with "+changes" if the library differs from it; None outside of git."""
     try:
         head = _git("rev-parse", "--short", "HEAD")
         return head + ("+changes" if _git("status", "--porcelain", "--", "qdiff_lib") else "")

@@ -1,4 +1,4 @@
-"""Tensors in a file that knows its own hash: a file that was cut short, or has one wrong bit, is refused."""
+"""Tensors in a file that holds its own hash. Loading refuses a file that is cut short or has a wrong bit."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,11 @@ from .hashing import tensors_hash
 
 
 def save_sealed(path: str | Path, tensors: Mapping[str, Tensor], about: dict) -> None:
-    """Write tensors and a JSON object about them to one safetensors file, atomically."""
+    """Write tensors and a JSON object about them to one safetensors file, atomically.
+
+    Raises:
+        TypeError: JSON cannot express a part of ``about``.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"about": json.dumps(about), "sha256": tensors_hash(tensors, about)}
     with atomic_path(path) as temporary:
@@ -21,11 +25,16 @@ def save_sealed(path: str | Path, tensors: Mapping[str, Tensor], about: dict) ->
 
 
 def load_sealed(path: str | Path, cure: str = "write it again") -> tuple[dict[str, Tensor], dict]:
-    """What ``save_sealed`` wrote, bit for bit, in memory of its own: the tensors, and what is about them.
+    """Read what ``save_sealed`` wrote: the tensors, bit for bit, and ``about``.
+
+    The tensors are copies in memory: the file can change later.
+
+    Args:
+        cure: how to repair a damaged file. The error message ends with it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged; the message names the file and ends with ``cure``.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged. The message names it.
     """
     Path(path).stat()
     try:

@@ -355,7 +355,7 @@ class TestStaleness:
         "line, modules",
         [
             ("from qdiff_lib.course.gaussian import alpha_bars as bars", ["gaussian"]),
-            ("from qdiff_lib.course import shortcut_split", ["shortcut_split"]),
+            ("from qdiff_lib.course import shortcuts", ["shortcuts"]),
             ("import qdiff_lib.course.watching", ["watching"]),
             ("def late():\n    from qdiff_lib.course.figures import lesson_01", ["figures/lesson_01"]),
             ("from qdiff_lib.course.exercises.lesson_01 import QUIZ", ["exercises/lesson_01", "gaussian"]),

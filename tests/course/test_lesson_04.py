@@ -7,7 +7,7 @@ from tiny_models import ddpm, random_inputs, traced, unet2d
 from qdiff_lib.calibration.calibration_set import CalibrationSet
 from qdiff_lib.course.exercises import lesson_04 as exercises
 from qdiff_lib.course.figures import lesson_04 as figures
-from qdiff_lib.course.shortcut_split import (
+from qdiff_lib.course.shortcuts import (
     groups_straddle,
     input_ranges,
     layer_error,

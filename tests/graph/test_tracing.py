@@ -1,4 +1,4 @@
-"""Units in execution order, what each needs, and the concat splits, against hooks that know nothing of the trace."""
+"""Units in execution order, what each needs, concat splits, against hooks that know nothing of the trace."""
 
 import pytest
 import torch

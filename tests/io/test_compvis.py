@@ -1,5 +1,7 @@
 """Converted checkpoints compute what the original networks compute, and wrong files say what is wrong."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,7 @@ from compvis_reference import FirstStage, UNet
 from diffusers import LDMPipeline
 from safetensors.torch import save_file
 
-from qdiff_lib import load, sample
+from qdiff_lib import Recipe, load, quantize, sample
 from qdiff_lib.graph.networks import build
 from qdiff_lib.io.compvis import ORIGINALS, convert, stage_config, unet_places
 
@@ -74,6 +76,32 @@ def test_the_converted_networks_compute_the_same(case, tmp_path):
     found = pipe.vqvae.encode(images)
     found = found.latents if hasattr(found, "latents") else found.latent_dist.mean
     torch.testing.assert_close(found, stage.encoded(images), rtol=1e-4, atol=1e-4)
+
+
+PLAIN = """
+import qdiff_lib, sys, torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
+latents = torch.randn(1, pipe.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+torch.save(pipe.unet(latents, torch.tensor([3])).sample, sys.argv[2])
+"""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantized", [False, True], ids=["converted", "quantized"])
+def test_plain_diffusers_computes_the_same(case, tmp_path, quantized):
+    name, original, unet, stage = case
+    save_file(checkpoint(unet, stage, name), tmp_path / "model.safetensors")
+    pipe = convert(tmp_path / "model.safetensors", original)
+    if quantized:
+        pipe = quantize(pipe, Recipe.linear(steps=2, samples=4, sampler="ddim"), progress=False)
+    pipe.save_pretrained(tmp_path / "saved")
+    subprocess.run([sys.executable, "-c", PLAIN, tmp_path / "saved", tmp_path / "found.pt"], check=True)
+    channels = original.unet["in_channels"]
+    latents = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = pipe.unet(latents, torch.tensor([3])).sample
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_schedule_and_scale_are_the_originals(case, tmp_path):

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from qdiff_lib.quantizers.adaround import AdaRound
 from qdiff_lib.quantizers.grid import ALLOWED_BITS, Grid, PerAxis, fake_quantize, quantize
 from qdiff_lib.quantizers.range_finders import min_max, mse_search
-from qdiff_lib.quantizers.rounding import round_nearest
-from qdiff_lib.quantizers.straight_through import WITHIN, StraightThrough
 
 U = 2**-24  # unit roundoff of float32
 
@@ -57,19 +55,6 @@ def test_soft_weight_starts_at_the_weight(seed, bits, exponent):
     expected = weight.double().clamp(-zero_point * scale, (n - zero_point) * scale)
     error = (rounding().detach().double() - expected).abs()
     assert (error <= scale * (16 + 4 * n) * U).all()
-
-
-@given(seed=seeds, bits=widths)
-@some
-def test_untrained_decisions_are_those_of_rounding_to_nearest(seed, bits):
-    # But for weights so near to the middle of two codes that the errors of w / s and h (above) can decide.
-    weight = weight_of(seed)
-    rounding = learned(weight, bits, mse_search)
-    nearest = round_nearest(weight, rounding.scale, rounding.zero_point, bits)
-    exact = weight.double() / rounding.scale.double()
-    clear = ((exact - exact.floor() - 0.5).abs() > (16 + 4 * 2**bits) * U).expand_as(weight)
-    assert torch.equal(rounding.levels()[clear], nearest[clear])
-    assert clear.float().mean() > 0.9
 
 
 @given(seed=seeds, bits=widths)
@@ -159,42 +144,3 @@ def test_scale_zero_point_and_floor_are_buffers():
     rounding = learned(weight_of(0), 4)
     assert set(rounding.state_dict()) == {"v", "scale", "zero_point", "floor"}
     assert {value.dtype for value in rounding.to(torch.float64).state_dict().values()} == {torch.float64}
-
-
-@every_width
-def test_nearest_is_the_nearest_code(bits):
-    # Half a step, and at the ends of the range what the zero point's own rounding adds: see test_grid.
-    weight = weight_of(3)
-    scale, zero_point = min_max(weight, Grid(bits, granularity=PerAxis(0)))
-    levels = round_nearest(weight, scale, zero_point, bits)
-    rounded = scale * levels
-    n = 2**bits - 1
-    assert ((rounded.double() - weight.double()).abs() <= scale.double() * (0.5 + 6 * n * U)).all()
-    assert torch.equal(round_nearest(rounded, scale, zero_point, bits), levels)
-
-
-@some
-@given(seeds, widths)
-def test_straight_through_starts_at_the_rounded_weight(seed, bits):
-    weight = weight_of(seed)
-    scale, zero_point = mse_search(weight, Grid(bits, granularity=PerAxis(0)))
-    rounded = scale * round_nearest(weight, scale, zero_point, bits)
-    part = StraightThrough(rounded, weight, scale, zero_point, bits)
-    torch.testing.assert_close(part(), rounded, rtol=44 * U, atol=0)  # s = exp(log s), and |log s| <= 19
-    assert torch.equal(part(), part.current_scale() * part.levels())
-    assert torch.equal(part.levels(), torch.round(rounded / scale))
-    assert ((part.u - part.levels()).abs() <= WITHIN + 2**bits * U).all()
-
-
-def test_straight_through_stays_on_its_grid_and_passes_the_gradient():
-    weight, scale, zero_point = torch.tensor([-0.2, 0.0, 0.1]), torch.tensor(0.1), torch.tensor(2.0)
-    part = StraightThrough(weight, torch.tensor([-0.5, 0.02, 0.1]), scale, zero_point, 2)  # codes -2 to 1
-    torch.testing.assert_close(part.u, torch.tensor([-2.45, 0.2, 1.0]))
-    part().sum().backward()
-    torch.testing.assert_close(part.u.grad, torch.full((3,), 0.1))
-    torch.testing.assert_close(part.log_scale.grad, torch.tensor(-0.1))  # 0.1 times the sum of the codes
-    with torch.no_grad():
-        part.u += torch.tensor([-3.0, 0.4, 2.0])
-        part.log_scale += torch.tensor(2.0).log()
-    torch.testing.assert_close(part.current_scale().detach() * part.levels(), torch.tensor([-0.4, 0.2, 0.2]))
-    torch.testing.assert_close(part.current_scale(), torch.tensor(0.2))

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from qdiff_lib.utils import files
-from qdiff_lib.utils.files import TEMPORARY, atomic_path, remove_temporaries, sha256, write_json
+from qdiff_lib.utils.files import TEMPORARY, atomic_path, new_folder, remove_temporaries, sha256, write_json
 
 
 def test_success_moves_the_file_onto_the_path(tmp_path):
@@ -79,3 +79,24 @@ def test_only_temporary_files_are_removed(tmp_path):
         path.write_text("")
     remove_temporaries(tmp_path)
     assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
+
+
+def test_a_new_folder_is_complete_or_absent(tmp_path):
+    new = tmp_path / "above" / "new"
+    with pytest.raises(RuntimeError, match="stop"):
+        with new_folder(new) as temporary:
+            (temporary / "a").write_text("half")
+            raise RuntimeError("stop")
+    assert list(new.parent.iterdir()) == []
+    left = new.with_name(f"{TEMPORARY}01234567-new")  # as a killed process leaves it
+    left.mkdir()
+    new.mkdir()  # an empty one may be there
+    with new_folder(new) as temporary:
+        (temporary / "unet").mkdir()
+        (temporary / "unet" / "a").write_text("whole")
+        assert not any(new.iterdir())
+    assert (new / "unet" / "a").read_text() == "whole" and list(new.parent.iterdir()) == [new]
+    for taken in (new, new / "unet" / "a"):
+        with pytest.raises(FileExistsError, match="name a new folder"):
+            with new_folder(taken):
+                pass

@@ -1,0 +1,34 @@
+"""Errors of trajectories and images, against sums by hand."""
+
+import math
+
+import pytest
+import torch
+
+from qdiff_lib.evaluation import trajectory_errors
+
+
+def test_image_psnr():
+    images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    other = images.clone()
+    other[:, 0] = 103  # a third of the values is 3 off: MSE 3
+    assert trajectory_errors.image_psnr(images, other) == pytest.approx(10 * math.log10(255**2 / 3))
+    assert trajectory_errors.image_psnr(images, images) == math.inf
+    with pytest.raises(ValueError, match="give images of one shape"):
+        trajectory_errors.image_psnr(images, other[:1])
+
+
+def test_trajectory_mse_and_snr():
+    reference = torch.ones(3, 2, 1, 4, 4)
+    other = reference + torch.tensor([0.0, 0.1, 1.0]).view(3, 1, 1, 1, 1)
+    torch.testing.assert_close(
+        trajectory_errors.trajectory_mse(reference, other),
+        torch.tensor([0, 0.01, 1]).double(),
+        rtol=1e-5,
+        atol=0,
+    )
+    found = trajectory_errors.trajectory_snr(reference, other)
+    assert found[0] == math.inf and found[1:].tolist() == pytest.approx([20, 0], abs=1e-4)
+    for function in (trajectory_errors.trajectory_mse, trajectory_errors.trajectory_snr):
+        with pytest.raises(ValueError, match="same steps"):
+            function(reference, other[:2])
