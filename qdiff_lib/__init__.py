@@ -32,7 +32,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Import each public name when it is first used: the command line's ``--help`` needs no torch."""
+    """Import each public name when it is first used, so that ``--help`` on the command line needs no torch.
+
+    Raises AttributeError for any other name.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'qdiff_lib' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -40,7 +43,7 @@ def __getattr__(name: str):
 
 @wrapt.when_imported("diffusers.quantizers.auto")
 def _register(auto) -> None:
-    """Tell diffusers of the quantization method "qdiff", as soon as it is imported."""
+    """Register the quantization method "qdiff" with diffusers, as soon as diffusers is imported."""
     from .io.native import METHOD, QDiffConfig, QDiffQuantizer
 
     auto.AUTO_QUANTIZER_MAPPING[METHOD] = QDiffQuantizer

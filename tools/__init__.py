@@ -1,1 +1,1 @@
-"""What builds the course's notebooks from their sources: ``make notebooks`` and ``make student``."""
+"""Tools around the course and the library: building and grading notebooks, special tests, conversions."""

@@ -1,8 +1,9 @@
-"""Judge the answers of one submitted notebook; ``grade.py`` starts this in a process of its own.
+"""Judges the answers in one submitted notebook; ``tools.grade`` runs this module in a separate process.
 
-Of a notebook it runs the statement that defines an answer, and the statements that this one needs: imports,
-helper functions, constants, whatever binds the names that they read, in any cell and in the notebook's order.
-Nothing else runs: no drawing of pictures, no cell that prints, no ``check`` of the notebook's own.
+For each answer it runs the statement that defines the answer, and the statements that the answer needs: those
+that bind the names that the answer reads, such as imports, helper functions and constants. They may be in any
+cell, and run in the order of the notebook. No other statement runs: none that draws, prints, or calls
+``check``.
 """
 
 import ast
@@ -20,8 +21,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from .expansion import STUB
 
-ERROR = "error"  # the verdict where none can be given
-ALL = "*"  # what "from x import *" binds
+ERROR = "error"  # the verdict for an answer that cannot be judged
+ALL = "*"  # the name that "from x import *" binds here
 FORBIDDEN = re.compile(
     r"socket\.(bind|connect|get(addr|host)\w*|send\w+)|subprocess\.Popen|os\.(exec|posix_spawn|system)"
 )
@@ -29,7 +30,7 @@ FORBIDDEN = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Statement:
-    """A statement of a cell, the names that it reads from the notebook, and those that it binds."""
+    """A statement of a cell. reads: names that it reads from the notebook. binds: names that it binds."""
 
     node: ast.stmt
     reads: frozenset[str]
@@ -37,21 +38,22 @@ class Statement:
 
     @property
     def untouched(self) -> bool:
-        """Whether the stub's line that raises still stands there."""
+        """Whether the statement still has the stub's line that raises NotImplementedError."""
         return ast.unparse(ast.parse(STUB)) in ast.unparse(self.node)
 
     def run(self, namespace: dict) -> None:
+        """Run the statement in ``namespace``; raises what the statement raises."""
         exec(compile(ast.Module([self.node], []), "notebook", "exec"), namespace)
 
 
 def code_cells(path: Path) -> list[str]:
-    """The code of a notebook, cell by cell."""
+    """The source of each code cell of a notebook."""
     cells = nbformat.read(path, as_version=4).cells
     return [cell.source for cell in cells if cell.cell_type == "code"]
 
 
 def statements(cell: str) -> list[Statement]:
-    """The statements of a cell; what IPython alone understands becomes a call. Raises SyntaxError."""
+    """The statements of a cell; syntax of IPython is converted to Python. Raises SyntaxError."""
     nodes = ast.parse(TransformerManager().transform_cell(cell)).body
     return [Statement(node, *names(node)) for node in nodes]
 
@@ -66,6 +68,7 @@ def names(node: ast.stmt) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def reads(table: symtable.SymbolTable) -> set[str]:
+    """The global names that a symbol table and its children read."""
     top = table.get_type() == "module"
     found = {
         name.get_name() for name in table.get_symbols() if name.is_referenced() and (top or name.is_global())
@@ -74,7 +77,7 @@ def reads(table: symtable.SymbolTable) -> set[str]:
 
 
 def needed(answer: Statement, others: Iterable[Statement]) -> set[Statement]:
-    """The answer, and the statements that bind what it reads, and what those read in turn."""
+    """The answer and all statements that it needs, directly or through other statements."""
     kept, wanted, grown = {answer}, {ALL} | answer.reads, True
     others = [other for other in others if not other.binds & answer.binds]
     while grown:
@@ -86,8 +89,8 @@ def needed(answer: Statement, others: Iterable[Statement]) -> set[Statement]:
 def judge(cells: list[str], exercise: str) -> tuple[str, str]:
     """Verdict and message for an exercise "NN.function".
 
-    The verdict is the check's, or "missing" where no cell defines the function, or ERROR. Of several
-    definitions the last counts that is not the untouched stub.
+    cells: the code cells. The verdict is that of the check, or "missing" if no cell defines the function, or
+    ERROR. If there are several definitions, the last one that is not the unchanged stub counts.
     """
     function = exercise.partition(".")[2]
     found, broken = [], ""
@@ -107,11 +110,15 @@ def judge(cells: list[str], exercise: str) -> tuple[str, str]:
 
 
 def is_definition(node: ast.stmt) -> bool:
+    """Whether the statement defines a function or assigns a name."""
     return isinstance(node, ast.FunctionDef | ast.Assign | ast.AnnAssign)
 
 
 def checked(exercise: str, answer: Statement, found: list[Statement]) -> tuple[str, str]:
-    """Run what the answer needs, in the notebook's order, then the course's check."""
+    """Run the statements that the answer needs, in the notebook's order, then the course's check.
+
+    found: all statements of the notebook. Returns verdict and message.
+    """
     from qdiff_lib.course.checks import check
 
     namespace, wanted = {"__name__": "__main__"}, needed(answer, found)
@@ -123,26 +130,29 @@ def checked(exercise: str, answer: Statement, found: list[Statement]) -> tuple[s
                 statement.run(namespace)
         where = "its check"
         outcome = check(exercise, namespace[exercise.partition(".")[2]])
-    except BaseException as error:  # also what ends Python: the other exercises are still to be judged
+    except BaseException as error:  # SystemExit too: other exercises are still to be judged
         return ERROR, f"{where} ended with {type(error).__name__}: {error}"
     return outcome.verdict.value, outcome.message
 
 
 def stay_alone(event: str, arguments: tuple) -> None:
-    """An audit hook: no network, and no other program that could use it."""
+    """An audit hook that raises PermissionError for sockets, and for starting other programs."""
     if FORBIDDEN.fullmatch(event):
         raise PermissionError("an answer may neither use the network nor start programs")
 
 
 def prepare(exercise: str) -> None:
-    """Import the course and its checks, which takes seconds: not the answers' time."""
+    """Import the course and its checks. This takes seconds, which must not count as time of an answer."""
     from qdiff_lib.course.checks import find_exercise
 
     find_exercise(exercise)
 
 
 def main(path: str, exercises: list[str]) -> None:
-    """Write a line when ready, then one for each exercise, to standard output, which answers cannot reach."""
+    """Judge the exercises of the notebook ``path``; write "ready", then a line of JSON for each exercise.
+
+    The lines go to the original standard output, which the answers cannot write to.
+    """
     with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as results:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         cells = code_cells(Path(path))

@@ -1,4 +1,4 @@
-"""The tables of lessons in README.md and notebooks/README.md, made from the lessons' sources.
+"""Makes the tables of lessons in README.md and notebooks/README.md from the lessons' sources.
 
 python -m tools.contents
 """
@@ -23,14 +23,20 @@ MINUTES = re.compile(r"\b(\d+) (?:minutes )?to work through")
 
 
 def minutes(card: str, name: str) -> int:
-    """The minutes to work through a lesson, as its card says. Raises SourceError where it does not."""
+    """The minutes to work through the lesson ``name``, read from its card, the text of the first cell.
+
+    Raises SourceError if the card does not state them.
+    """
     if not (found := MINUTES.search(card)):
         raise SourceError(f"{name}.py: the first cell must say 'NN minutes to work through'")
     return int(found[1])
 
 
 def row(name: str, folder: str, sources: Path) -> list[str]:
-    """A lesson's number, question, minutes, and the functions that learners write."""
+    """The cells of a lesson's row: number, question, minutes, functions that learners write.
+
+    folder: the path of the notebooks, relative to the page. sources: the folder of the sources.
+    """
     cells = read_source(sources / f"{name}.py")
     question = cells[0].source.partition("\n")[0].removeprefix("# ")
     functions = [cell.metadata["exercise"].partition(".")[2] for cell in cells if is_exercise(cell)]
@@ -43,7 +49,10 @@ def row(name: str, folder: str, sources: Path) -> list[str]:
 
 
 def table(folder: str, address: Address, sources: Path = SOURCES) -> str:
-    """A row for each lesson. folder: of the notebooks, from the page. Badges need an address."""
+    """The table in Markdown, with one row for each lesson, and with badges if the address has a repository.
+
+    folder: the path of the notebooks, relative to the page.
+    """
     rows = [["", "question", "minutes", "you implement"], ["---"] * 4]
     rows += [row(name, folder, sources) for name in lesson_names(sources)]
     if address.repository:
@@ -53,7 +62,7 @@ def table(folder: str, address: Address, sources: Path = SOURCES) -> str:
 
 
 def renewed(page: str, lessons: str) -> str:
-    """The page with ``lessons`` between its two marks. Raises ValueError where they are missing."""
+    """The page with the table ``lessons`` between the two marks. Raises ValueError if a mark is missing."""
     before, begin, rest = page.partition(f"{BEGIN}\n")
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -62,7 +71,7 @@ def renewed(page: str, lessons: str) -> str:
 
 
 def pages(address: Address) -> dict[Path, str]:
-    """Both pages as they should be. Learners get the second with their versions, so it has no badges."""
+    """The new text of both pages, by path. Learners get a copy of the second page, so it has no badges."""
     tables = {
         ROOT / "README.md": table("notebooks/", address),
         ROOT / "notebooks" / "README.md": table("", Address("", address.tag)),

@@ -1,4 +1,7 @@
-"""What the outputs of a lesson's notebook depend on, as hashes: one that changes makes the notebook stale."""
+"""Hashes of all files on which the outputs of a lesson's notebook depend.
+
+If one of the hashes changes, the notebook is out of date.
+"""
 
 import ast
 import hashlib
@@ -14,9 +17,10 @@ STYLE = "qdiff_lib/course/figures/course.mplstyle"
 
 
 def inputs(name: str, sources: Path = SOURCES) -> dict[str, str]:
-    """SHA-256 of each file: source, the course's modules, weights, recorded results.
+    """The SHA-256 of each file that the lesson depends on, by path.
 
-    The library's own modules are not among them: its tests say what they promise.
+    These are the source, modules of the course, weights and recorded results. Other modules of the library
+    are left out: the library's tests check them.
     """
     source = (sources / f"{name}.py").read_text(encoding="utf-8")
     recorded = [f"data/recorded/{result}.json" for result in re.findall(r"recorded\(\"([\w/-]+)\"\)", source)]
@@ -29,14 +33,14 @@ def inputs(name: str, sources: Path = SOURCES) -> dict[str, str]:
 
 
 def text_sha256(path: Path) -> str:
-    """The same on systems that end lines differently."""
+    """The SHA-256 of a text file; it does not depend on the system's line ends."""
     return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 def modules(name: str, source: str) -> list[str]:
-    """Files below qdiff_lib/course that the lesson imports, and those that they import in turn.
+    """The files below qdiff_lib/course that the lesson imports, directly or through other files.
 
-    The lesson's checks and figures are among them, and what the bootstrap imports: every notebook shows it.
+    The lesson's checks and figures are among them, and the files that the bootstrap cell imports.
     """
     waiting = {COURSE, *(f"{COURSE}.{kind}.lesson_{name[:2]}" for kind in ("exercises", "figures"))}
     waiting |= imported(source, package="")
@@ -51,7 +55,7 @@ def modules(name: str, source: str) -> list[str]:
 
 
 def imported(code: str, package: str) -> set[str]:
-    """Full names of all that the code imports; for ``from a import b`` a and a.b, which may be a module."""
+    """The full names that the code imports; for ``from a import b`` both a and a.b, which may be a module."""
     names = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -63,7 +67,7 @@ def imported(code: str, package: str) -> set[str]:
 
 
 def module_file(name: str) -> Path | None:
-    """The file of a module of the course; None for any other name."""
+    """The file of a module of the course; None if the name is not one."""
     path = ROOT / name.replace(".", "/")
     files = [path.with_suffix(".py"), path / "__init__.py"]
     found = [file for file in files if name.split(".")[:2] == COURSE.split(".") and file.is_file()]

@@ -1,7 +1,7 @@
-"""From a lesson's source to the cells of its notebook, before any is run.
+"""Makes the cells of a lesson's notebook from the lesson's source; no cell is run.
 
-A source is a percent-format script (see jupytext). The builder adds a navigation cell, the bootstrap cell,
-and for each exercise a stub, its check, its hints and its solution.
+A source is a script in percent format (see jupytext). Added are a navigation cell, the bootstrap cell, and
+for each exercise a stub, its check, its hints and its solution.
 """
 
 import ast
@@ -40,12 +40,16 @@ NO_ADDRESS = """\
 
 
 class SourceError(ValueError):
-    """A lesson's source breaks a rule of the format; the message names the lesson, the cell and the fix."""
+    """Raised if a lesson's source breaks a rule of the format; the message names lesson, cell and fix."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the course is published. repository: "owner/name", or "" for nowhere yet. tag: a git tag."""
+    """Where the course is published.
+
+    repository: "owner/name" on GitHub, or "" if it is not published. tag: a git tag. Raises ValueError for
+    values of another form.
+    """
 
     repository: str
     tag: str
@@ -58,23 +62,29 @@ class Address:
 
 
 def read_address(project: Path = ROOT / "pyproject.toml") -> Address:
-    """``[tool.course]`` of pyproject.toml; the environment variable COURSE_REPOSITORY goes before it."""
+    """The address in ``[tool.course]`` of pyproject.toml.
+
+    The environment variable COURSE_REPOSITORY, if set, replaces the repository.
+    """
     course = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["course"]
     return Address(os.environ.get("COURSE_REPOSITORY") or course["repository"], course["tag"])
 
 
 def lesson_names(sources: Path = SOURCES) -> list[str]:
-    """The lessons in order: the stems of ``NN_*.py``."""
+    """The names of the lessons in order: the stems of ``NN_*.py``."""
     return sorted(path.stem for path in sources.glob("[0-9][0-9]_*.py"))
 
 
 def read_source(path: Path) -> list[NotebookNode]:
-    """The cells as they stand in the source."""
+    """The cells of a source, unchanged."""
     return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent").cells
 
 
 def expand(path: Path, names: list[str], address: Address) -> list[NotebookNode]:
-    """All cells of the lesson's notebook, with ids made of its name and each cell's number."""
+    """All cells of the notebook of the lesson in ``path``.
+
+    names: all lessons, for the navigation. Raises SourceError for a source that breaks a rule of the format.
+    """
     source = read_source(path)
     if not source or not source[0].source.startswith("# "):
         raise SourceError(f"{path.name}: the first cell must be markdown and start with '# Title'")
@@ -86,7 +96,10 @@ def expand(path: Path, names: list[str], address: Address) -> list[NotebookNode]
 
 
 def bootstrap_place(source: list[NotebookNode]) -> int:
-    """The bootstrap comes after the title and the card: before the first code cell or ``## `` heading."""
+    """The position of the bootstrap cell, after title and card.
+
+    It is that of the first code cell, or of the first cell with a ``## `` heading.
+    """
     for i, cell in enumerate(source):
         if cell.cell_type == "code" or cell.source.startswith("## "):
             return i
@@ -94,14 +107,14 @@ def bootstrap_place(source: list[NotebookNode]) -> int:
 
 
 def plain(cell: NotebookNode) -> NotebookNode:
-    """The same cell with nothing but its text, tags, exercise and whether its code is folded."""
+    """A copy of the cell with only its text, tags, exercise, and whether its code is folded."""
     kept = {key: cell.metadata[key] for key in ("tags", "exercise", "jupyter") if key in cell.metadata}
     make = new_code_cell if cell.cell_type == "code" else new_markdown_cell
     return make(cell.source, metadata=kept)
 
 
 def numbered(name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
-    """Give each cell the id "name-NN": the same at every build, so that a diff shows real changes only."""
+    """Give each cell the id "name-NN", in place. Ids do not change between builds, so diffs stay small."""
     for i, cell in enumerate(cells):
         cell.id = f"{name}-{i:02d}"[-64:]
     return cells
@@ -114,7 +127,10 @@ def short_title(name: str) -> str:
 
 
 def navigation(name: str, names: list[str], address: Address) -> NotebookNode:
-    """Links to the previous lesson, the contents and the next one; badges where the course has an address."""
+    """A cell with links to the previous lesson, the contents and the next lesson.
+
+    It has badges if the course has a repository. name: this lesson. names: all lessons.
+    """
     i = names.index(name)
     links = ["[Contents](README.md)"]
     if i > 0:
@@ -128,7 +144,7 @@ def navigation(name: str, names: list[str], address: Address) -> NotebookNode:
 
 
 def badges(path: str, address: Address) -> str:
-    """Markdown of the two badges that open ``path``, of the tagged version, on Colab and on Binder."""
+    """The Markdown of two badges, which open the tagged version of ``path`` on Colab and on Binder."""
     colab = f"https://colab.research.google.com/github/{address.repository}/blob/{address.tag}/{path}"
     binder = f"https://mybinder.org/v2/gh/{address.repository}/{address.tag}?urlpath=lab/tree/{path}"
     return (
@@ -138,7 +154,7 @@ def badges(path: str, address: Address) -> str:
 
 
 def bootstrap(name: str, address: Address) -> NotebookNode:
-    """The cell that every lesson starts with; on Colab it installs the course by its tag."""
+    """The first code cell of every lesson; on Colab it installs the tagged version of the course."""
     install = INSTALL.format(repository=address.repository, tag=address.tag)
     code = BOOTSTRAP.format(
         install=install if address.repository else NO_ADDRESS, names=", ".join(NAMES), name=name
@@ -147,11 +163,15 @@ def bootstrap(name: str, address: Address) -> NotebookNode:
 
 
 def is_exercise(cell: NotebookNode) -> bool:
+    """Whether the cell is tagged as an exercise."""
     return "exercise" in cell.metadata.get("tags", [])
 
 
 def expand_exercise(cell: NotebookNode, file: str) -> list[NotebookNode]:
-    """Stub, check, hints, and the solution folded below a line that says so; see ``split_solution``."""
+    """The cells of an exercise: stub, check, hints, and a line of text above the folded solution.
+
+    file: the source's name in errors. Raises SourceError for a wrong exercise name, or as ``split_solution``.
+    """
     name = cell.metadata.get("exercise", "")
     function = name.partition(".")[2]
     before, solution = split_solution(cell.source, f"{file}: exercise {name!r}")
@@ -174,7 +194,10 @@ def expand_exercise(cell: NotebookNode, file: str) -> list[NotebookNode]:
 
 
 def split_solution(code: str, where: str) -> tuple[str, str]:
-    """What stands before the solution, and the solution, which is the end of the function and of the cell."""
+    """The code before the solution, and the solution, which must be at the end of the cell.
+
+    where: names the cell in errors. Raises SourceError if the two marks of the solution are not as required.
+    """
     lines = code.rstrip().splitlines()
     marks = [i for i, line in enumerate(lines) if line.strip() in (BEGIN, END)]
     found = [lines[i].strip() for i in marks]
@@ -186,18 +209,18 @@ def split_solution(code: str, where: str) -> tuple[str, str]:
 
 
 def indent_of(code: str) -> str:
-    """The white space that the first line starts with."""
+    """The white space at the start of the first line."""
     return code[: len(code) - len(code.lstrip())]
 
 
 def for_students(cells: list[NotebookNode], name: str) -> list[NotebookNode]:
-    """The cells without solutions and outputs."""
+    """The cells of the lesson ``name`` without solutions and outputs."""
     kept = [cell for cell in cells if "solution" not in cell.metadata.get("tags", [])]
     return numbered(name, [plain(cell) for cell in kept])
 
 
 def solution_lines(cells: list[NotebookNode], file: str) -> set[str]:
-    """The telling lines of all solutions of a source: without comments, and longer than 12 characters."""
+    """The lines of all solutions of a source that are longer than 12 characters, without comments."""
     lines = set()
     for cell in cells:
         if is_exercise(cell):

@@ -1,11 +1,12 @@
-"""Grade submitted notebooks by the course's own checks, whatever their cells print.
+"""Grades submitted notebooks by the course's checks; outputs in the notebooks do not count.
 
 python -m tools.grade submitted                       every .ipynb below this folder, to grades.csv
 python -m tools.grade submitted --out week1.csv --timeout 60
 
-The folder has a folder for each student, or the files side by side. Verdicts are those of ``check`` (right,
-wrong, not attempted), "missing" where no cell defines the function, and "error" where none can be given: then
-the command ends with 1 and names the file. ``answers.py`` says what of a notebook is run.
+The folder has one folder for each student, or all files side by side. A verdict is that of ``check`` (right,
+wrong, not attempted), or "missing" if no cell defines the function, or "error" if the answer cannot be
+judged. With an "error" the command names the file and exits with 1. ``tools.answers`` describes which
+statements of a notebook run.
 """
 
 import argparse
@@ -29,12 +30,16 @@ from .answers import ERROR, code_cells
 from .expansion import SOURCES, is_exercise, lesson_names, read_source
 from .notebooks import FIXED
 
-START_SECONDS = 600  # for a process to import torch, on a busy machine
+START_SECONDS = 600  # limit for the imports of a process on a busy machine
 
 
 @dataclass(frozen=True)
 class Grade:
-    """A line of the table. student: the folder below the given one that holds the file, or else its name."""
+    """A row of the table.
+
+    student: the name of the student's folder, or of the file if it is in no student's folder. exercise:
+    "NN.function". verdict, message: from ``verdicts``.
+    """
 
     student: str
     file: str
@@ -49,11 +54,15 @@ class Grade:
         return " ".join(self.message.split())
 
     def __str__(self) -> str:
+        """A line for the terminal."""
         return f"{self.file:36}  {self.exercise:26}  {self.verdict:13}  {self.brief[:80]}"
 
 
 def lesson_of(path: Path, cells: list[str]) -> str:
-    """The lesson that the cells start, or else that of the file's name. Raises ValueError for neither."""
+    """The lesson whose ``start`` the cells call, or else the lesson in the file's name.
+
+    Raises ValueError if neither gives a lesson.
+    """
     started = re.findall(r"""\bstart\(["'](\w+)["']\)""", "\n".join(cells))
     for place in (started, path.stem):
         for name in lesson_names():
@@ -63,12 +72,15 @@ def lesson_of(path: Path, cells: list[str]) -> str:
 
 
 def exercises(lesson: str) -> list[str]:
-    """The names "NN.function" of a lesson's exercises, in order."""
+    """The exercises "NN.function" of a lesson, in order."""
     return [cell.metadata["exercise"] for cell in read_source(SOURCES / f"{lesson}.py") if is_exercise(cell)]
 
 
 def grades(path: Path, folder: Path, seconds: float) -> Iterator[Grade]:
-    """A grade for each exercise of the notebook's lesson, or one that says why there is none."""
+    """One grade for each exercise of the notebook's lesson, or one "error" for a file that cannot be read.
+
+    path: the notebook, below ``folder``. seconds: time limit for each answer.
+    """
     file = path.relative_to(folder)
     student = file.parts[0] if len(file.parts) > 1 else file.stem
     try:
@@ -78,13 +90,17 @@ def grades(path: Path, folder: Path, seconds: float) -> Iterator[Grade]:
         yield Grade(student, file.as_posix(), "", "", ERROR, message)
         return
     waiting = exercises(lesson)
-    while waiting:  # a process that had to be ended costs one answer: the next one goes on behind it
+    while waiting:  # if a process ends early, that answer is an error, and a new process judges the rest
         for verdict, message in verdicts(path, list(waiting), seconds):
             yield Grade(student, file.as_posix(), lesson, waiting.pop(0), verdict, message)
 
 
 def verdicts(path: Path, names: list[str], seconds: float) -> Iterator[tuple[str, str]]:
-    """Verdict and message of each exercise, by one process; none follows one at which the process ended."""
+    """Verdict and message of each exercise, judged in one process.
+
+    seconds: time limit for each answer. If the process ends or an answer takes too long, that exercise gets
+    ERROR, and the exercises after it get nothing.
+    """
     command = [sys.executable, "-m", "tools.answers", str(path.resolve()), *names]
     pipes = dict(
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
@@ -111,14 +127,14 @@ def verdicts(path: Path, names: list[str], seconds: float) -> Iterator[tuple[str
 
 
 def read(pipe: Iterable[str], lines: Queue) -> None:
-    """Put each line of a process into the queue, and at its end an empty one."""
+    """Put each line of ``pipe`` into the queue, and an empty line at the end."""
     for line in pipe:
         lines.put(line)
     lines.put("")
 
 
 def save(rows: list[Grade], path: Path) -> None:
-    """Write the table, complete or not at all."""
+    """Write the table as CSV, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Grade)])
         writer.writeheader()
@@ -126,9 +142,10 @@ def save(rows: list[Grade], path: Path) -> None:
 
 
 def grade(folder: Path, out: Path, seconds: float) -> list[Grade]:
-    """Grade all notebooks below the folder; print each line, and save the table after each notebook.
+    """Grade all notebooks below ``folder`` and print each grade; returns all grades.
 
-    Raises ValueError where there is no folder, or no notebook in it.
+    out: the table, saved after each notebook. seconds: time limit for each answer. Raises ValueError if there
+    is no such folder, or no notebook in it.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
@@ -145,6 +162,7 @@ def grade(folder: Path, out: Path, seconds: float) -> list[Grade]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, 1 if a verdict is "error", or 2 for wrong input."""
     parser = argparse.ArgumentParser(prog="python -m tools.grade", description=__doc__.partition("\n")[0])
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="with the submitted notebooks")
     parser.add_argument("--out", metavar="FILE", type=Path, default="grades.csv", help="default: %(default)s")

@@ -1,8 +1,8 @@
-"""The command ``quantize`` in processes that die at chosen moments: real code and real signals.
+"""Runs commands in processes that are killed at chosen moments, with the real code and real signals.
 
-Importing torch and diffusers takes longer than a small quantization, so a server does it once and forks a
-child for each run. The child runs ``python -m qdiff_lib``'s own ``__main__`` with its output in a file. It
-dies at a file event (an audit event of Python, such as the renaming of a file), or is killed from outside.
+Importing torch and diffusers takes longer than a small quantization. So a server imports them once and forks
+a child for each run. The child runs ``qdiff_lib.__main__``; its output goes to a file. The child is killed at
+a file event (an audit event of Python, such as the renaming of a file), or by a signal from outside.
 """
 
 import argparse
@@ -23,15 +23,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 SMALL = dict(steps=4, samples=16, iterations=6, step_size_iterations=3, batch_size=4)
-STAGES = dict(network_iterations=20, bias_correction_images=4)  # those after the last unit
-PATIENCE = 120  # seconds that a run may take
+STAGES = dict(network_iterations=20, bias_correction_images=4)  # stages after the last unit
+PATIENCE = 120  # longest time of a wait in seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """The ``nth`` event of ``sys.audit`` whose name and paths match; then the signal ``number`` comes.
+    """A file event at which a process gets a signal.
 
-    kind: of ``EVENTS``; None for any of them. path: a regular expression.
+    number: the signal. kind: one of ``EVENTS``; None for any of them. path: a regular expression for the
+    paths of the event. nth: which of the matching events, counted from 1.
     """
 
     number: int
@@ -42,19 +43,22 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A process that has ended. status: its exit status, negative for a signal. text: all that it printed."""
+    """A process that has ended.
+
+    status: the exit status, or minus the number of the signal that killed it. text: all of its output.
+    """
 
     status: int
     text: str
 
     def advised(self) -> list[str] | None:
-        """The arguments of the command with which to go on, as the program says."""
+        """The arguments of the command that the output advises to continue with; None without advice."""
         found = re.search(r"^stopped; to go on: python -m qdiff_lib (.*)$", self.text, re.MULTILINE)
         return shlex.split(found.group(1)) if found else None
 
 
 def save_model(folder: Path) -> Path:
-    """Write a pipeline with a tiny random network of nine units to ``folder``."""
+    """Write a pipeline with a tiny random network of nine units to ``folder``; returns ``folder``."""
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
@@ -67,7 +71,10 @@ def save_model(folder: Path) -> Path:
 
 
 class Server:
-    """Forks a child for each run; use it in a ``with`` block. small: the profile tiny is made smaller."""
+    """A process that forks a child for each run; use it in a ``with`` block.
+
+    small: the profile "tiny" gets fewer iterations, and the stages after the last unit.
+    """
 
     def __init__(self, small: bool = True):
         command = [sys.executable, "-m", "tools.kills", *(["--small"] if small else [])]
@@ -89,10 +96,11 @@ class Server:
         watch: Callable[[int], None] | None = None,
         count: Path | None = None,
     ) -> Ended:
-        """Run ``python -m qdiff_lib`` with these arguments to its end.
+        """Run ``python -m qdiff_lib`` with the arguments ``argv`` until it ends.
 
-        log: the file of its output. watch: called with the child's process id, to kill it. count: the file
-        into which the child writes how many file events of each kind there were.
+        log: the file for its output. event: where it gets a signal; None: nowhere. watch: called with the
+        child's process id, for example to kill it. count: the child writes its number of file events of each
+        kind to this file, as JSON.
         """
         job = {"argv": argv, "log": str(log), "count": count and str(count)}
         job["event"] = event and dataclasses.asdict(event)
@@ -104,7 +112,10 @@ class Server:
 
 
 def wait_for(condition: Callable[[], bool], running: Callable[[], bool]) -> None:
-    """Wait until the condition holds. Raises TimeoutError if the process ends before, or takes too long."""
+    """Wait until ``condition()`` is true.
+
+    Raises TimeoutError if ``running()`` becomes false before, or after ``PATIENCE`` seconds.
+    """
     end = time.monotonic() + PATIENCE
     while not condition():
         if not running() or time.monotonic() > end:
@@ -113,13 +124,16 @@ def wait_for(condition: Callable[[], bool], running: Callable[[], bool]) -> None
 
 
 def is_running(process: int) -> bool:
-    """Whether the process has not ended, on Linux and macOS; a child that nobody waited for has ended."""
+    """Whether the process with this id runs, on Linux and macOS; a zombie process does not run."""
     state = subprocess.run(["ps", "-o", "state=", "-p", str(process)], capture_output=True, text=True).stdout
     return bool(state.strip()) and not state.startswith("Z")
 
 
 def serve(small: bool) -> None:
-    """Answer each line of stdin, a job, with two: the process id of the child, and its exit status."""
+    """The server: for each line of stdin, which is a job, print the child's process id, then its exit status.
+
+    small: as in ``Server``.
+    """
     import diffusers  # noqa: F401
     import torch
 
@@ -140,7 +154,7 @@ def serve(small: bool) -> None:
 
 
 def run_job(job: dict) -> None:
-    """What a child does, as a fresh interpreter would; it never returns."""
+    """Run a job in the child, as a new interpreter would run it; does not return."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -164,7 +178,10 @@ def run_job(job: dict) -> None:
 
 
 def counted(event: Event | None) -> list[str]:
-    """Count this process' file events from here on, and send the signal at the one that is asked for."""
+    """Record the file events of this process from now on, and send it the signal at ``event``.
+
+    Returns the list that grows by the name of each file event.
+    """
     seen = []
     matched = [0]
 

@@ -1,11 +1,11 @@
-"""Build the course's notebooks from ``notebooks/src``: expand, run at the tiny profile, clean, write.
+"""Builds the course's notebooks from ``notebooks/src``: expand, run with profile "tiny", clean, write.
 
 python -m tools.notebooks                         all lessons, with outputs, to notebooks/
 python -m tools.notebooks --only 00_start_here    this lesson
 python -m tools.notebooks --student build/student all lessons without solutions and outputs, for learners
 
-A notebook that breaks a hard rule (an error, a warning, too large, too much memory) is not written. One whose
-source breaks a rule of ``rules.py`` is written, and the command ends with 1.
+A notebook is not written if it has an error or a warning, is too large, or needs too much memory. If only the
+source breaks a rule of ``tools.rules``, the notebook is written, but the command exits with 1.
 """
 
 import argparse
@@ -40,8 +40,8 @@ from .expansion import (
     solution_lines,
 )
 
-BUILDER = 1  # raised when the same source gives another notebook
-CELL_SECONDS = 600  # a busy machine may be ten times slower; nbval allows 120
+BUILDER = 1  # to be increased when the same source gives another notebook
+CELL_SECONDS = 600  # limit for a cell, for a busy machine; nbval has a limit of 120
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network
     "PYTHONPATH": str(ROOT),
@@ -63,16 +63,16 @@ print(used.ru_utime + used.ru_stime, peak, peak - files)
 
 
 class BuildError(RuntimeError):
-    """A notebook cannot be written; the message says which rule it breaks."""
+    """Raised if a notebook cannot be written; the message says which rule it breaks."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took.
+    """The time and memory of a run.
 
-    seconds: by the clock. cpu: seconds of all cores together. resident: peak of the resident set, MB.
-    memory: of that, what no file backs, MB: the pages of shared libraries, of which torch's GPU build has
-    many, are dropped by the system where memory is short.
+    seconds: elapsed time. cpu: processor time of all cores, in seconds. resident: peak of the resident set,
+    in MB. memory: the part of it that no file backs, in MB. Pages of shared libraries do not count, because
+    the system can drop them if memory is short; torch's GPU build has many.
     """
 
     seconds: float
@@ -88,14 +88,15 @@ class Cost:
 
 
 def make_notebook(cells: list[NotebookNode], **course) -> NotebookNode:
+    """A notebook of these cells; ``course`` becomes an entry of its metadata."""
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}, "course": course}
     return new_notebook(cells=cells, metadata=metadata)
 
 
 def run(notebook: NotebookNode, folder: Path) -> Cost:
-    """Run all cells in a new kernel that works in ``folder``; the outputs are put into the notebook.
+    """Run all cells in a new kernel with the working folder ``folder``; the notebook gets the outputs.
 
-    Raises BuildError where a cell fails.
+    Raises BuildError if a cell fails.
     """
     settings = {"timeout": CELL_SECONDS, "kernel_name": KERNEL["name"], "record_timing": False}
     settings["extra_arguments"] = ["--log-level=ERROR"]
@@ -113,7 +114,7 @@ def run(notebook: NotebookNode, folder: Path) -> Cost:
 
 
 def usage(client: NotebookClient, notebook: NotebookNode) -> tuple[float, ...]:
-    """``cpu, resident, memory`` of the kernel, asked for in a cell that is taken away again."""
+    """``cpu, resident, memory`` of the kernel (see ``Cost``), from a cell that is removed afterwards."""
     notebook.cells.append(new_code_cell(USAGE))
     client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
     answer = "".join(output.text for output in notebook.cells.pop().outputs)
@@ -121,7 +122,7 @@ def usage(client: NotebookClient, notebook: NotebookNode) -> tuple[float, ...]:
 
 
 def settle(notebook: NotebookNode) -> None:
-    """Take out what differs from run to run, or needs a live kernel: widgets, progress, time stamps."""
+    """Remove what differs between runs or needs a running kernel: widgets, progress bars, time stamps."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -134,7 +135,7 @@ def settle(notebook: NotebookNode) -> None:
 
 
 def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Consecutive pieces of one stream as one output: how they were cut depends on timing."""
+    """Join consecutive outputs of one stream, because the places where they are cut depend on timing."""
     kept: list[NotebookNode] = []
     for output in outputs:
         before = kept[-1] if kept else {}
@@ -146,13 +147,16 @@ def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def settled_text(text: str) -> str:
-    """What a terminal would show in the end, without progress bars."""
+    """The text that a terminal would show at the end, without progress bars."""
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
     return "\n".join(line for line in lines if not rules.BAR.match(line))
 
 
 def build(name: str, address: Address, out: Path, sources: Path = SOURCES) -> Cost:
-    """Write ``out/NAME.ipynb``. Raises BuildError or SourceError, and then leaves the file as it was."""
+    """Build the lesson ``name`` and write ``out/NAME.ipynb``; returns its cost.
+
+    Raises BuildError or SourceError; then the file is not changed.
+    """
     cells = expand(sources / f"{name}.py", lesson_names(sources), address)
     notebook = make_notebook(cells, builder=BUILDER, inputs=inputs(name, sources))
     out.mkdir(parents=True, exist_ok=True)
@@ -165,11 +169,12 @@ def build(name: str, address: Address, out: Path, sources: Path = SOURCES) -> Co
 
 
 def to_text(notebook: NotebookNode) -> str:
+    """The text of the notebook's file."""
     return nbformat.writes(notebook, version=4) + "\n"
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """Write the notebook, unless it breaks a rule: then raise BuildError."""
+    """Write the notebook. Raises BuildError, and writes nothing, if it breaks a rule."""
     nbformat.validate(notebook)
     text = to_text(notebook)
     if problems := rules.notebook_problems(notebook, len(text.encode())):
@@ -178,12 +183,13 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 def save(text: str, path: Path) -> None:
+    """Write a text file, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def staleness(path: Path, address: Address, sources: Path = SOURCES) -> list[str]:
-    """Why a built notebook is not what its source gives today; empty where it is."""
+    """The reasons why a built notebook is out of date; an empty list if it is up to date."""
     name = path.stem
     notebook = nbformat.read(path, as_version=4)
     course = notebook.metadata.get("course", {})
@@ -201,30 +207,33 @@ def staleness(path: Path, address: Address, sources: Path = SOURCES) -> list[str
 
 
 def core(cell: NotebookNode) -> tuple:
-    """All of a cell but what running it adds."""
+    """The content of a cell without what running it adds."""
     return cell.id, cell.cell_type, cell.source, dict(cell.metadata)
 
 
 def student_notebook(name: str, address: Address, sources: Path = SOURCES) -> NotebookNode:
-    """A lesson without solutions, outputs and badges (which would open the full version)."""
+    """The notebook of a lesson without solutions, outputs and badges; badges would open the full version."""
     path, names = sources / f"{name}.py", lesson_names(sources)
     without_badges = navigation(name, names, Address("", address.tag))
     return make_notebook(for_students([without_badges, *expand(path, names, address)[1:]], name))
 
 
 def all_solution_lines(sources: Path = SOURCES) -> set[str]:
-    """The telling lines of the solutions of all lessons."""
+    """The lines of the solutions of all lessons, as in ``solution_lines``."""
     lessons = lesson_names(sources)
     return set().union(*(solution_lines(read_source(sources / f"{name}.py"), name) for name in lessons))
 
 
 def leaks(text: str, secrets: set[str]) -> list[str]:
-    """The solution lines that occur in a student notebook's text."""
+    """The solution lines ``secrets`` that occur in the text of a student notebook, sorted."""
     return sorted(line for line in secrets if json.dumps(line, ensure_ascii=False)[1:-1] in text)
 
 
 def write_students(out: Path, sources: Path = SOURCES) -> None:
-    """Write all student notebooks and the contents page. Raises BuildError where a solution would leak."""
+    """Write all student notebooks and the contents page.
+
+    Raises BuildError if a line of a solution is in a student notebook.
+    """
     secrets = all_solution_lines(sources)
     for name in lesson_names(sources):
         text = to_text(student_notebook(name, read_address(), sources))
@@ -235,7 +244,7 @@ def write_students(out: Path, sources: Path = SOURCES) -> None:
 
 
 def build_all(names: list[str]) -> int:
-    """Build each; returns the number of lessons with a problem."""
+    """Build the lessons ``names``; returns the number of lessons with a problem."""
     address, failed = read_address(), 0
     for name in names:
         try:
@@ -254,6 +263,7 @@ def build_all(names: list[str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 1 if a lesson has a problem, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="NAME", choices=lesson_names(), help="build this lesson alone")
     parser.add_argument("--student", metavar="OUTDIR", type=Path, help="write the student versions there")

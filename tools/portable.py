@@ -1,10 +1,11 @@
-"""All tests on the processors that this one can stand for: other instruction sets, other numbers of threads.
+"""Runs all tests with other instruction sets and other numbers of threads, in place of other processors.
 
 python -m tools.portable                                # nine settings
 python -m tools.portable --only SSE41 -- -m "not slow"  # some of them; after --, pytest's arguments
 
-Sums come out otherwise with other vector instructions, and with more threads. So a test that rests on what
-one processor's rounding gave is found here before it fails elsewhere. Pytest's output is in build/portable.
+Other vector instructions and more threads add numbers in another order, so sums are rounded differently. This
+finds tests that depend on the rounding of one processor, before they fail on another. The output of pytest is
+in build/portable.
 """
 
 import argparse
@@ -19,18 +20,18 @@ from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NATIVE = "native"  # the variable is not set: what the processor has
+NATIVE = "native"  # the variable is not set: the instruction set of this processor
 VALUES = {
     "ATEN_CPU_CAPABILITY": ("default", "avx2", NATIVE),
     "ONEDNN_MAX_CPU_ISA": ("SSE41", "AVX2", NATIVE),
     "OMP_NUM_THREADS": ("1", "2", "4"),
 }
-"""What PyTorch's own kernels use, what oneDNN's use (convolutions), and the threads of both."""
+"""Instruction set of PyTorch's kernels, instruction set of oneDNN (convolutions), and threads of both."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of pytest gave. failed: names of tests."""
+    """The result of one run of pytest. failed: names of tests. passed, skipped: numbers of tests."""
 
     passed: int
     failed: list[str]
@@ -39,7 +40,10 @@ class Result:
 
 
 def settings(everything: bool) -> list[tuple[str, ...]]:
-    """Values of the variables, in order: all 27 settings, or nine in which each value meets each other."""
+    """The settings, each with one value for each variable in ``VALUES``.
+
+    everything: all 27 settings; otherwise nine, in which each pair of values of two variables occurs once.
+    """
     combinations = product(*(enumerate(values) for values in VALUES.values()))
     return [
         tuple(value for _, value in chosen)
@@ -49,14 +53,14 @@ def settings(everything: bool) -> list[tuple[str, ...]]:
 
 
 def environment(setting: tuple[str, ...]) -> dict[str, str]:
-    """This process's environment, changed to the setting; what a test starts inherits it."""
+    """The environment variables of this process, changed to the setting."""
     kept = {name: value for name, value in os.environ.items() if name not in VALUES}
     pairs = zip(VALUES, setting, strict=True)
     return kept | {name: value for name, value in pairs if value != NATIVE}
 
 
 def run(setting: tuple[str, ...], arguments: list[str], folder: Path) -> Result:
-    """Pytest under the setting; its output goes to ``folder``."""
+    """Run pytest with ``arguments`` under the setting; its output goes to ``folder``."""
     stem, start = folder / "-".join(setting), time.monotonic()
     report = stem.with_suffix(".xml")
     report.unlink(missing_ok=True)
@@ -67,7 +71,10 @@ def run(setting: tuple[str, ...], arguments: list[str], folder: Path) -> Result:
 
 
 def read(report: Path, code: int, seconds: float) -> Result:
-    """The counts of a JUnit file. Where pytest itself failed, that is a failure with its exit ``code``."""
+    """The result in a JUnit file; ``code``: pytest's exit status.
+
+    If pytest failed but no test did, the result has one failure that names the exit status.
+    """
     cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
     bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     failed = list(dict.fromkeys(f"{case.get('classname')}::{case.get('name')}" for case in bad))
@@ -78,12 +85,13 @@ def read(report: Path, code: int, seconds: float) -> Result:
 
 
 def row(setting: tuple[str, ...], result: Result) -> str:
-    """A line of the table."""
+    """A row of the table, in Markdown."""
     counts = f"{result.passed} | {len(result.failed)} | {result.skipped} | {result.seconds:.0f}"
     return f"| {' | '.join(setting)} | {counts} | {', '.join(result.failed)} |"
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 1 if a test failed, else 0."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     mark = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -1,4 +1,4 @@
-"""What every lesson keeps to: each function returns a list of problems, empty when there is none."""
+"""The rules that every lesson keeps. The functions ``*_problems`` return a list of broken rules."""
 
 import ast
 import re
@@ -7,21 +7,22 @@ from nbformat import NotebookNode
 
 from .expansion import ROOT, is_exercise
 
-CELLS = range(18, 34)  # 20 to 30, with a little slack
-LINES = 15  # of code in a cell
-CLAIMS, CHECKED = 5, 3
-SIZE = 400_000  # bytes of a notebook that GitHub still renders quickly
-MEMORY = 900  # MB of a kernel: Binder guarantees 1 GB, for the server too
-BAR = re.compile(r"^.*\d+%\|.*\|.*$", re.MULTILINE)  # of tqdm
+CELLS = range(18, 34)  # cells of a source: 20 to 30, with some tolerance
+LINES = 15  # most lines of code in a cell
+CLAIMS, CHECKED = 5, 3  # fewest claims, and fewest cells with checked output
+SIZE = 400_000  # most bytes of a notebook, so that GitHub renders it quickly
+MEMORY = 900  # most MB of a kernel: Binder guarantees 1 GB for kernel and server
+BAR = re.compile(r"^.*\d+%\|.*\|.*$", re.MULTILINE)  # a progress bar of tqdm
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def has_tag(cell: NotebookNode, tag: str) -> bool:
+    """Whether the cell has the tag."""
     return tag in cell.metadata.get("tags", [])
 
 
 def source_problems(cells: list[NotebookNode]) -> list[str]:
-    """Rules of a source: how many cells, lines, claims, checked outputs; headings in order."""
+    """Broken rules of a source: numbers of cells, lines, claims and checked outputs; order of headings."""
     problems = []
     if len(cells) not in CELLS:
         problems.append(f"{len(cells)} cells, not {CELLS.start} to {CELLS.stop - 1}")
@@ -42,7 +43,7 @@ def source_problems(cells: list[NotebookNode]) -> list[str]:
 
 
 def code_lines(code: str) -> int:
-    """Lines that are neither blank, nor comments, nor part of a docstring."""
+    """The number of lines of code, without blank lines, comments and docstrings."""
     documented = {
         number
         for node in ast.walk(ast.parse(code))
@@ -54,11 +55,12 @@ def code_lines(code: str) -> int:
 
 
 def first_line(code: str) -> str:
+    """The first line of the code, at most 80 characters."""
     return code.strip().partition("\n")[0][:80]
 
 
 def heading_problems(cells: list[NotebookNode]) -> list[str]:
-    """One title, at the start; after it no heading skips a level."""
+    """Broken rules of headings: there is one title, it comes first, and no heading skips a level."""
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
@@ -71,7 +73,10 @@ def heading_problems(cells: list[NotebookNode]) -> list[str]:
 
 
 def notebook_problems(notebook: NotebookNode, size: int) -> list[str]:
-    """Rules of a built notebook: run once from top to bottom, clean, small, described."""
+    """Broken rules of a built notebook: run once from top to bottom, small, with clean outputs.
+
+    size: of its file, in bytes.
+    """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     problems = []
     counts = [cell.execution_count for cell in code]
@@ -92,7 +97,7 @@ def notebook_problems(notebook: NotebookNode, size: int) -> list[str]:
 
 
 def path_problems(cell: NotebookNode) -> list[str]:
-    """Paths and addresses that belong to the machine where the notebook was built."""
+    """Paths and memory addresses in a cell that come from the machine where the notebook was built."""
     text = cell.source + "".join(texts(cell))
     problems = [f"the path {word!r}" for word in (str(ROOT), "/tmp/", "/home/", "/root/") if word in text]
     if re.search(r"\bat 0x[0-9a-f]{6,}", text):
@@ -101,7 +106,7 @@ def path_problems(cell: NotebookNode) -> list[str]:
 
 
 def texts(cell: NotebookNode) -> list[str]:
-    """Whatever the outputs of a cell say in words."""
+    """All text in the outputs of a cell."""
     found = []
     for output in cell.get("outputs", []):
         found.append(output.get("text", ""))
@@ -110,7 +115,7 @@ def texts(cell: NotebookNode) -> list[str]:
 
 
 def output_problems(cell: NotebookNode) -> list[str]:
-    """Errors, warnings, widgets, pictures without words."""
+    """Broken rules of outputs: no errors, warnings, progress bars, widgets, or pictures without alt text."""
     problems = []
     for output in cell.outputs:
         if output.output_type == "error":

@@ -1,11 +1,12 @@
-"""Kill ``quantize`` at many random moments, go on as it advises, and compare the bits with an unkilled run.
+"""Kills ``quantize`` at many random moments, continues as it advises, and compares the resulting files.
 
     python -m tools.torture --kills 200 --seed 0
 
-Runs a small quantization with all stages (or the method linear) on a tiny random network, spilling
-activations to files. One to three kills a run by SIGKILL, SIGINT (Ctrl-C), SIGTERM or SIGHUP, half of them at
-a random time, half at a random file event. Prints a table, and exits with 1 if a run ended with other bits or
-files, a wrong exit status, a traceback or without advice. Linux and macOS.
+Each run is a small quantization with all stages (or with the method linear) of a tiny random network, with
+cached activations in files. It is killed one to three times by SIGKILL, SIGINT (Ctrl-C), SIGTERM or SIGHUP.
+Half of the kills come at a random time, half at a random file event. The result must have the same bits as
+that of a run without kills. The tool prints a table. It exits with 1 if a run ended with other bits or files,
+with a wrong exit status, with a traceback, or without advice. It needs Linux or macOS.
 """
 
 import argparse
@@ -24,14 +25,18 @@ from pathlib import Path
 from .kills import Ended, Event, Server, save_model
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MOST_KILLS = 3  # of one run
-LINEAR = 0.15  # share of runs with that method
+MOST_KILLS = 3  # most kills of one run
+LINEAR = 0.15  # share of runs with the method linear
 STAGES = ("start", "recording", "units", "whole network", "bias correction", "saving", "tidying", "end")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An unkilled run. argv: without --out. files: what it wrote. seconds, events by kind: that it took."""
+    """A run without kills.
+
+    argv: its arguments without --out. files: the files that it wrote (see ``files_of``). seconds, events: its
+    duration, and its number of file events of each kind.
+    """
 
     argv: list[str]
     files: dict
@@ -41,7 +46,11 @@ class Reference:
 
 @dataclass
 class Found:
-    """kills: how many, by signal and stage. missed: moments that never came. wrong: in words."""
+    """The counts so far.
+
+    kills: number of kills by (signal, stage). missed: kills that came after the end of a run. runs: number of
+    runs. wrong: descriptions of what went wrong.
+    """
 
     kills: Counter = field(default_factory=Counter)
     missed: int = 0
@@ -50,7 +59,7 @@ class Found:
 
 
 def files_of(out: Path) -> dict:
-    """The bytes of each file below a folder, by path; of report.json all but the times."""
+    """The bytes of each file below a folder, by path; report.json is parsed and its times are set to 0."""
     found = {str(p.relative_to(out)): p.read_bytes() if p.is_file() else None for p in out.rglob("*")}
     if found.get("report.json"):
         report = json.loads(found["report.json"])
@@ -60,7 +69,7 @@ def files_of(out: Path) -> dict:
 
 
 def stage_of(text: str, out: Path) -> str:
-    """Where a run was when it died, from its output and its files."""
+    """The stage in which a run was killed, from its output ``text`` and its files."""
     if not text:
         return "start"
     if "\nwrote " in text:
@@ -78,7 +87,7 @@ def stage_of(text: str, out: Path) -> str:
 
 
 def reference(server: Server, argv: list[str], folder: Path) -> Reference:
-    """The unkilled run of this command."""
+    """Run a command without kills. Raises RuntimeError, with the output, if the command fails."""
     start, out = time.monotonic(), folder / "out"
     ended = server.run([*argv, "--out", str(out)], folder / "log", count=folder / "count")
     if ended.status:
@@ -90,9 +99,12 @@ def reference(server: Server, argv: list[str], folder: Path) -> Reference:
 
 
 def killed(server: Server, argv: list[str], log: Path, number: int, expected: Reference, chance) -> Ended:
-    """A run that gets a signal at a random moment, which may come too late."""
+    """A run that gets the signal ``number`` at a random moment, which may be after the end of the run.
+
+    chance: the random generator.
+    """
     if chance.random() < 0.5:
-        kind = chance.choice(sorted(expected.events))  # most are openings: those of spilled activations
+        kind = chance.choice(sorted(expected.events))  # each kind equally often: most file events are "open"
         nth = chance.randrange(1, expected.events[kind] + 1)
         return server.run(argv, log, Event(number, kind, nth=nth))
     delay = chance.uniform(0, expected.seconds)
@@ -108,7 +120,7 @@ def killed(server: Server, argv: list[str], log: Path, number: int, expected: Re
 
 
 def torture(server: Server, expected: Reference, folder: Path, kills: int, chance, found: Found) -> None:
-    """One run with ``kills`` kills, and then to its end."""
+    """One run with ``kills`` kills, which then continues to its end; the results are added to ``found``."""
     out, log = folder / "out", folder / "log"
     first = argv = [*expected.argv, "--out", str(out)]
     told = []
@@ -136,7 +148,7 @@ def torture(server: Server, expected: Reference, folder: Path, kills: int, chanc
 
 
 def problems(ended: Ended, out: Path, expected: Reference) -> list[str]:
-    """What is wrong with a run that went to its end."""
+    """The differences of a run that has ended from the run without kills, as texts."""
     if ended.status or "Traceback" in ended.text:
         return [f"exit {ended.status}: {ended.text[-2000:]}"]
     there = files_of(out)
@@ -147,7 +159,7 @@ def problems(ended: Ended, out: Path, expected: Reference) -> list[str]:
 
 
 def table(found: Found) -> str:
-    """How many kills there were, by signal and stage."""
+    """A table of the number of kills by signal and stage, as text."""
     numbers = sorted({number for number, _ in found.kills})
     lines = ["".join(f"{text:>16}" for text in ("killed by", *STAGES))]
     for number in numbers:
@@ -161,6 +173,7 @@ def table(found: Found) -> str:
 
 
 def main() -> int:
+    """Run the command; returns 1 if anything went wrong, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="how many; default: 200")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; default: 0")

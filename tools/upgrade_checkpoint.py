@@ -1,9 +1,9 @@
-"""From a quantized checkpoint of format 1 to today's, with the same codes: a folder that diffusers loads.
+"""Converts a quantized checkpoint of format 1 to the current format, which diffusers loads.
 
     python -m tools.upgrade_checkpoint OLD NEW
 
-Format 1 kept packed codes by layer, all scales and zero points in four tensors by position, and the recipe in
-``quantized.json``.
+The integers stay the same. Format 1 had packed codes by layer, all scales and zero points in four tensors in
+the order of the layers, and the recipe in ``quantized.json``.
 """
 
 import argparse
@@ -35,7 +35,10 @@ GRIDS = ("weight_scale", "weight_zero_point", "activation_scale", "activation_ze
 
 
 def upgrade(old: Path, new: Path) -> None:
-    """Write the checkpoint in ``old`` (format 1) to ``new``. Raises ValueError for tensors left over."""
+    """Convert the checkpoint in ``old`` (format 1) and write it to ``new``.
+
+    Raises ValueError for tensors that are missing or not used.
+    """
     about = json.loads((old / "quantized.json").read_text())
     kind = getattr(diffusers, about["unet"])
     unet = kind.from_config(kind.load_config(old / "unet")).eval()
@@ -53,14 +56,17 @@ def upgrade(old: Path, new: Path) -> None:
 
 
 def nested(flat: dict) -> dict:
-    """The JSON form of today's recipe for a recipe whose fields stood side by side."""
+    """The current JSON form, with parts, of a recipe of format 1, which has no parts."""
     changes = {RENAMED.get(name, name): value for name, value in flat.items()}
     return Recipe().replace(**{**changes, "rule": rule_from_dict(flat["rule"])}).to_dict()
 
 
 @torch.no_grad()
 def fill(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give a network with inserted quantizers the integers, grids and floats of a file of format 1."""
+    """Set the integers, scales, zero points and floats of a network with quantizers from a file of format 1.
+
+    tensors: of the file, by name. Raises ValueError for tensors that are missing or not used.
+    """
     grids = {name: tensors.pop(name) for name in GRIDS if name in tensors}
     layers = weight_layers(unet)
     counts = [layer.shape[0] * len(layer.sizes) for _, layer in layers]
@@ -82,6 +88,7 @@ def fill(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

@@ -1,4 +1,4 @@
-"""Calibration sets: inputs of the noise network, kept as tensors, and saved to one file."""
+"""Calibration sets: inputs of the noise network as tensors, and the file that holds them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from ..utils.sealed import load_sealed, save_sealed
 
 @dataclass(frozen=True)
 class Shared:
-    """A column whose rows repeat, each stored once, as a prompt's embedding is the same at every step.
+    """One input of the network for N rows, of which only K differ; each different row is stored once.
+
+    An example is the embedding of a prompt, which is the same at every denoising step.
 
     values: (K, ...). index: (N,); row i is ``values[index[i]]``.
     """
@@ -25,11 +27,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Inputs of the noise network.
+    """N calibration inputs of the noise network (Q-Diffusion, section 3.3.1).
 
-    inputs: by argument name, each with N rows: ``sample`` (N, C, H, W), ``timestep`` (N,), and for
-    text-guided models ``encoder_hidden_states`` (N, tokens, width). step: the sampler's step of each, (N,).
-    made_by: rule, seed and counts, and the prompts, for the record.
+    inputs: tensors by argument name: ``sample`` (N, C, H, W), ``timestep`` (N,), and for text-guided models
+    ``encoder_hidden_states`` (N, tokens, width). step: the denoising step of each input, (N,), counted from
+    0, the noisy end. made_by: how the set was made, for the record: rule, seed, counts, prompts.
     """
 
     inputs: dict[str, Tensor | Shared]
@@ -40,11 +42,11 @@ class CalibrationSet:
         return len(self.step)
 
     def rows(self, index, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """The keyword arguments of one batch: ``index`` is a slice or a tensor of row numbers."""
+        """The network's keyword arguments for one batch; ``index``: a slice or a tensor of row numbers."""
         return {name: value[index].to(device) for name, value in self.inputs.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the set holds, by name; the two parts of a shared column apart."""
+        """All tensors of the set, by name. A ``Shared`` gives two: ``name.values`` and ``name.index``."""
         held = {"__step__": self.step}
         for name, value in self.inputs.items():
             parts = {"values": value.values, "index": value.index} if isinstance(value, Shared) else {}
@@ -53,7 +55,7 @@ class CalibrationSet:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], made_by: dict) -> "CalibrationSet":
-        """The set whose ``tensors()`` these are."""
+        """The set from its ``tensors()``; the inverse of that method."""
         tensors = dict(tensors)
         step = tensors.pop("__step__")
         shared = [name.removesuffix(".values") for name in tensors if name.endswith(".values")]
@@ -61,11 +63,11 @@ class CalibrationSet:
         return cls({**tensors, **inputs}, step, made_by)
 
     def save(self, path: Path) -> None:
-        """Write to one safetensors file, atomically."""
+        """Write the set to one safetensors file, atomically."""
         save_sealed(path, self.tensors(), {"made_by": self.made_by})
 
     @classmethod
     def load(cls, path: Path) -> "CalibrationSet":
-        """Read what ``save`` wrote. Raises FileNotFoundError, and ValueError for a damaged file."""
+        """Read a file that ``save`` wrote. Raises FileNotFoundError, and ValueError for a damaged file."""
         tensors, about = load_sealed(path)
         return cls.from_tensors(tensors, about["made_by"])

@@ -1,8 +1,8 @@
-"""Calibration sets: intermediate inputs of the full-precision sampler, drawn by a time-step rule.
+"""Drawing a calibration set from the full-precision sampler, by a time-step rule.
 
-No training data is needed (Q-Diffusion, section 3.3.1): the sampler runs from noise for T steps, and at
-the steps that a rule chooses (see ``timestep_rules``), some of the inputs that the noise network sees are
-kept. Steps count from 0, the noisy end, to T - 1, the clean end.
+No training data is needed (Q-Diffusion, section 3.3.1). The sampler runs from noise for T denoising steps. A
+rule chooses some of the steps (see ``recipes.timestep_rules``). At each chosen step some of the noise
+network's inputs are kept. Steps count from 0, the noisy end, to T - 1, the clean end.
 """
 
 import contextlib
@@ -21,13 +21,18 @@ from ..utils.progress import progress_bar
 from .calibration_set import CalibrationSet, Shared
 from .recorder import Enough, Recorder
 
-FRESH_DRAWS = 512  # twice as many trajectories as draws, up to this many, so that each step draws its own
+FRESH_DRAWS = 512
+"""Most trajectories in the pool from which each denoising step draws, unless one step draws more.
+
+The pool has twice as many trajectories as one step draws, up to this number, so that steps draw different
+trajectories.
+"""
 
 
 def draw_counts(rule: Rule, steps: int, samples: int, generator: torch.Generator) -> Tensor:
-    """How many inputs to keep at each step by ``rule``: (steps,) whole numbers that sum to ``samples``.
+    """How many inputs ``rule`` keeps at each denoising step: (steps,) whole numbers with the sum ``samples``.
 
-    Raises ValueError for a rule that leaves the trajectory.
+    Raises ValueError for a rule that chooses steps outside of the trajectory.
     """
     if not isinstance(rule, Normal):
         return _spread(rule.chosen(steps), steps, samples)
@@ -37,7 +42,7 @@ def draw_counts(rule: Rule, steps: int, samples: int, generator: torch.Generator
 
 
 def _spread(chosen: range, steps: int, samples: int) -> Tensor:
-    """``samples`` over the chosen steps as evenly as whole numbers allow; the earlier ones get one more."""
+    """Spread ``samples`` evenly over the chosen steps; the remainder goes to the earliest steps, one each."""
     chosen = list(chosen)
     if not chosen or min(chosen) < 0 or max(chosen) >= steps:
         raise ValueError(f"the rule chooses steps {chosen[:1]} to {chosen[-1:]}, outside of 0 to {steps - 1}")
@@ -59,17 +64,21 @@ def record(
     guidance: float = GUIDANCE,
     eta: float = 0.0,
 ) -> CalibrationSet:
-    """Run ``pipe`` for ``steps`` steps from noise and keep ``samples`` inputs of its UNet, drawn by ``rule``.
+    """Run ``pipe`` from noise and keep inputs of its UNet as a calibration set (Q-Diffusion, section 3.3.1).
 
-    At every chosen step other trajectories are drawn, without replacement. The noise never coincides with
-    the noise of ``sample``. The other arguments are those of ``sample``. Under classifier-free guidance half
-    of the inputs are conditional and half unconditional: of each drawn trajectory both (the paper's
-    25 steps x 128 x 2). Raises ValueError for counts below 1, an odd number of samples under guidance, rules
-    that leave the trajectory, and what ``sample`` refuses.
+    rule: which denoising steps inputs are taken from. samples: how many inputs in total. steps: denoising
+    steps of the sampler. The other arguments are those of ``sample``.
+
+    Each chosen step draws its own trajectories, without replacement. The noise is never the noise of
+    ``sample``. With classifier-free guidance, a drawn trajectory gives two inputs, one with its text and one
+    without (the paper's 25 steps x 128 x 2).
+
+    Raises ValueError for counts below 1, an odd number of samples under guidance, a rule that chooses steps
+    outside of the trajectory, and what ``sample`` refuses.
     """
     request = Request.checked(pipe, prompts, guidance, eta)
     check_counts(samples, steps, batch_size)
-    times = sampling_times(pipe, steps).unique_consecutive()  # PLMS asks twice at one of them
+    times = sampling_times(pipe, steps).unique_consecutive()  # PLMS repeats one time
     size = batch_size or images_at_once(pipe)
     if samples % request.passes:
         raise ValueError(f"samples={samples} must be even: half of them with the text, half without")
@@ -91,7 +100,7 @@ def record(
 
 
 def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> CalibrationSet:
-    """What a recorder kept, as a calibration set in the given order."""
+    """The calibration set of what ``recorder`` kept; ``order``, (N,), is a permutation of its rows."""
     inputs: dict[str, Tensor | Shared] = {k: torch.cat(rows)[order] for k, rows in recorder.kept.items()}
     if recorder.texts:
         numbers, index = torch.cat(recorder.text_of)[order].unique(return_inverse=True)

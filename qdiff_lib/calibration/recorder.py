@@ -1,4 +1,4 @@
-"""A hook that keeps chosen rows of what a UNet is given while its pipeline runs."""
+"""A hook that keeps chosen rows of a UNet's inputs while its pipeline runs."""
 
 import inspect
 
@@ -9,16 +9,20 @@ HANDLED = ("sample", "timestep", "encoder_hidden_states")
 
 
 class Enough(Exception):
-    """Every chosen step of this batch has been seen."""
+    """Ends a batch after its last chosen denoising step."""
 
 
 class Recorder:
     """A forward pre-hook that keeps chosen rows of the UNet's inputs, call by call.
 
-    chosen: for each step, the trajectories to keep. prompts: how many texts the trajectories go round.
-    passes: 2 under classifier-free guidance, where a call holds all trajectories without and then all with
-    their text; both rows of a chosen trajectory are kept. Each text is kept once. A time for which the
-    scheduler asks twice (PLMS) counts once.
+    chosen: for each denoising step, the numbers of the trajectories to keep. prompts: the number of texts;
+    trajectory i has text ``i % prompts``. passes: 2 under classifier-free guidance, otherwise 1.
+
+    A guided call has all trajectories without text, then all with their text. Both rows of a chosen
+    trajectory are kept. Each text is kept once. If the scheduler (PLMS) calls the UNet twice at one time,
+    the first call is kept.
+
+    A call raises ``Enough`` after the last chosen step, and ValueError for inputs that cannot be recorded.
     """
 
     def __init__(self, unet: nn.Module, chosen: list[Tensor], prompts: int = 0, passes: int = 1):
@@ -27,11 +31,11 @@ class Recorder:
         self.last = max(i for i, index in enumerate(chosen) if len(index))
         self.kept: dict[str, list[Tensor]] = {}
         self.steps: list[Tensor] = []
-        self.texts: dict[int, Tensor] = {}  # by the number of the prompt; without text: the number of prompts
+        self.texts: dict[int, Tensor] = {}  # by prompt number; the key ``prompts`` is the empty text
         self.text_of: list[Tensor] = []
 
     def begin(self, start: int, count: int) -> None:
-        """The next calls are about trajectories ``start`` to ``start + count - 1``."""
+        """Start a batch: the next calls hold trajectories ``start`` to ``start + count - 1``."""
         self.start, self.count, self.step, self.time = start, count, -1, None
 
     def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -54,7 +58,7 @@ class Recorder:
             self.keep_texts(given["encoder_hidden_states"], rows)
 
     def check(self, given: dict) -> None:
-        """Raise ValueError for other inputs than are recorded, and for other numbers of rows."""
+        """Raise ValueError for an input that is not recorded, or an unexpected number of rows."""
         other = [k for k, v in given.items() if k not in HANDLED and not (v is None or isinstance(v, bool))]
         if not self.prompts and given.get("encoder_hidden_states") is not None:
             other.append("encoder_hidden_states")
@@ -68,10 +72,14 @@ class Recorder:
             )
 
     def keep(self, name: str, value: Tensor, rows: Tensor) -> None:
+        """Keep the chosen rows of one input, on the CPU."""
         self.kept.setdefault(name, []).append(value.detach().cpu()[rows])
 
     def keep_texts(self, contexts: Tensor, rows: Tensor) -> None:
-        """contexts: (rows of the call, tokens, width). In a guided call the first half is without text."""
+        """Keep the texts of the chosen rows that are not kept yet, and the text number of each row.
+
+        contexts: (rows of the call, tokens, width). In a guided call the first half is without text.
+        """
         numbers = (self.start + rows % self.count) % self.prompts
         if self.passes == 2:
             numbers = torch.where(rows < self.count, self.prompts, numbers)

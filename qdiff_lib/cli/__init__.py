@@ -1,1 +1,1 @@
-"""The command line, ``python -m qdiff_lib``. Light to import, so that ``--help`` answers at once."""
+"""The command line, ``python -m qdiff_lib``. Its imports are fast, so that ``--help`` answers at once."""

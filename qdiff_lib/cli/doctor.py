@@ -1,4 +1,4 @@
-"""What this installation can do, and how to repair what it cannot: ``python -m qdiff_lib doctor``."""
+"""Checks of this installation, and how to repair what fails: ``python -m qdiff_lib doctor``."""
 
 import importlib
 import importlib.metadata
@@ -15,8 +15,8 @@ from typing import Literal
 import psutil
 
 OLDEST_PYTHON = (3, 11)
-DISK_NEEDED = 2e9  # bytes: a demo, a checkpoint and its work folder
-MEMORY_NEEDED = 1.5e9  # bytes: the largest lesson, and the notebook server
+DISK_NEEDED = 2e9  # bytes, for a demo, a checkpoint and its work folder
+MEMORY_NEEDED = 1.5e9  # bytes, for the largest lesson and the notebook server
 INSTALL = "run: python -m pip install --requirement requirements.txt"
 REINSTALL_PAIR = "install both from one place: python -m pip install --force-reinstall torch torchvision"
 KNOWN_FAILURES = {
@@ -29,7 +29,7 @@ KNOWN_FAILURES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``fix`` is empty when ``status`` is "ok"."""
+    """The result of one check; ``fix`` says how to repair it, and is empty if ``status`` is "ok"."""
 
     name: str
     status: Literal["ok", "warning", "error"]
@@ -38,7 +38,10 @@ class Finding:
 
 
 def check_environment() -> list[Finding]:
-    """Look at Python, packages, device, data, disk and memory; a check that breaks is a finding too."""
+    """Check Python, packages, device, data, disk and memory.
+
+    Returns one finding for each check. A check that raises an error gives a finding with status "error".
+    """
     checks: dict[str, Callable[[], Finding]] = {
         "python": check_python,
         "torch": check_torch_pair,
@@ -53,13 +56,13 @@ def check_environment() -> list[Finding]:
     for name, check in checks.items():
         try:
             findings.append(check())
-        except Exception as error:  # the doctor reports every failure, and goes on
+        except Exception as error:  # report every failure, then continue
             findings.append(failure(name, error))
     return findings
 
 
 def render(findings: list[Finding]) -> str:
-    """One line a finding, and its fix in the line below where there is one."""
+    """The findings as text: one line for each finding, and its fix, if any, in the next line."""
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
     for finding in findings:
@@ -70,7 +73,7 @@ def render(findings: list[Finding]) -> str:
 
 
 def failure(name: str, error: Exception) -> Finding:
-    """The error that stopped a check, in the words of ``KNOWN_FAILURES`` where its cause is known."""
+    """The finding for a check that raised ``error``; ``KNOWN_FAILURES`` explains errors of known cause."""
     for symptom, (cause, fix) in KNOWN_FAILURES.items():
         if symptom in str(error):
             return Finding(name, "error", f"{cause}: {symptom}", fix)
@@ -78,10 +81,12 @@ def failure(name: str, error: Exception) -> Finding:
 
 
 def one_line(error: Exception) -> str:
+    """The type and the message of the error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def check_python() -> Finding:
+    """Check that the version of Python is at least ``OLDEST_PYTHON``."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] >= OLDEST_PYTHON:
         return Finding("python", "ok", found)
@@ -90,7 +95,7 @@ def check_python() -> Finding:
 
 
 def check_torch_pair() -> Finding:
-    """Whether torchvision imports, and was built for this torch."""
+    """Check that torchvision can be imported and was built for the installed torch."""
     torch = importlib.import_module("torch")
     torchvision = importlib.import_module("torchvision")
     detail = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
@@ -104,12 +109,16 @@ def check_torch_pair() -> Finding:
 
 
 def check_package(name: str, module: str, attribute: str) -> Finding:
-    """Import ``module`` and one name out of it: diffusers imports most of itself only then."""
+    """Check that ``module`` and one of its attributes can be imported.
+
+    The attribute is needed: diffusers imports most of its modules only when an attribute is used.
+    """
     getattr(importlib.import_module(module), attribute)
     return Finding(name, "ok", importlib.metadata.version(name))
 
 
 def check_device() -> Finding:
+    """Report the GPU and its free memory, or check the number of threads on the CPU."""
     torch = importlib.import_module("torch")
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -123,12 +132,12 @@ def check_device() -> Finding:
 
 
 def available_cores() -> int:
-    """The cores that this process may use, which a container can limit."""
+    """The number of cores that this process may use; a container can limit it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_data() -> Finding:
-    """Compare every file of ``data/`` with its checksum in ``MANIFEST.json``."""
+    """Check every file of ``data/`` against its checksum in ``MANIFEST.json``."""
     from ..io.shipped_data import data_folder, verified
 
     fix = "restore the files: git checkout -- data, or install qdiff_lib again"
@@ -153,6 +162,7 @@ def check_data() -> Finding:
 
 
 def check_disk() -> Finding:
+    """Check that the disk of the current folder has ``DISK_NEEDED`` bytes free."""
     free = shutil.disk_usage(Path.cwd()).free
     detail = f"{free / 1e9:.1f} GB free here"
     if free < DISK_NEEDED:
@@ -163,6 +173,7 @@ def check_disk() -> Finding:
 
 
 def check_memory() -> Finding:
+    """Check that ``MEMORY_NEEDED`` bytes of memory are free."""
     memory = psutil.virtual_memory()
     detail = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
     if memory.available < MEMORY_NEEDED:

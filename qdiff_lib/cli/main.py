@@ -1,7 +1,7 @@
 """The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | demo | doctor``.
 
-torch and diffusers are imported inside the commands, so that ``--help`` and wrong arguments answer at once.
-The arguments themselves are in ``arguments.py``.
+torch and diffusers are imported inside the functions, so that ``--help`` and errors in arguments appear at
+once. The arguments are defined in ``cli.arguments``.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from .stopping import Stopped, ignore_stops, stoppable
 
 
 def run_quantize(args: argparse.Namespace) -> int:
+    """Run the command ``quantize``; returns the exit status."""
     check_new_or_resumed(args.out, args.resume)
     prompts = prompts_of(args)
     device = find_device(args.device)
     with held(args.out / "work"):
-        check_new_or_resumed(args.out, args.resume)  # again: a process that held it may have finished
+        check_new_or_resumed(args.out, args.resume)  # again: another process may have finished it
         from ..io.models import load
         from ..ptq.work_folder import settings_of_run
 
@@ -43,12 +44,12 @@ def run_quantize(args: argparse.Namespace) -> int:
 
 
 def say_next(done: str, *arguments: object) -> None:
-    """Print what was done, and the command that a user may want next, quoted for a shell."""
+    """Print ``done``, and a command that a user may want to run next, quoted for a shell."""
     print(f"{done}; next: {PROGRAM} {shlex.join(map(str, arguments))}")
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """The recipe that ``quantize`` asks for: its method's, or that of a preset, with what is given."""
+    """The recipe for the command ``quantize``: that of the preset or the method, with the given fields."""
     from ..recipes.presets import PRESETS, preset_of
 
     options = dict(profile=args.profile, seed=args.seed, **given_fields(args))
@@ -59,13 +60,14 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 
 def prompts_of(args: argparse.Namespace) -> list[str] | None:
-    """The texts of ``--prompt`` or ``--prompts``, or None."""
+    """The texts of ``--prompt`` or ``--prompts``; None if neither is given."""
     from ..diffusion.prompts import read_prompts
 
     return read_prompts(args.prompts) if args.prompts else args.prompt
 
 
 def run_sample(args: argparse.Namespace) -> int:
+    """Run the command ``sample``; returns the exit status."""
     prompts = prompts_of(args)
     from ..evaluation.figures import image_grid
 
@@ -77,6 +79,7 @@ def run_sample(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
+    """Run the command ``evaluate``; returns the exit status."""
     prompts = prompts_of(args)
     from ..diffusion.prompts import check_disjoint
     from ..utils.files import write_json
@@ -94,14 +97,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def json_form(value):
-    """The value, with None for numbers that JSON cannot write: nan, and the inf of equal images."""
+    """The value with None in place of nan and inf, which JSON does not have."""
     if isinstance(value, list):
         return [json_form(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
-    """Scores of a pipeline's images against real ones."""
+    """The scores of a pipeline's images against real images, by name."""
     from dataclasses import asdict
 
     from ..diffusion.pipelines import decoder_of
@@ -114,7 +117,7 @@ def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) ->
 
 
 def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
-    """How far a pipeline's trajectories and images are from those of the full-precision model."""
+    """The errors of a pipeline's trajectories and images against those of ``--original``, by name."""
     from ..evaluation.trajectory_errors import image_psnr, trajectory_mse
 
     found = draw(pipe, args, prompts, record=True)
@@ -125,7 +128,10 @@ def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> di
 
 
 def load_for(args: argparse.Namespace, model: str):
-    """A pipeline with the sampler of ``--sampler`` on the device of ``--device``."""
+    """The pipeline ``model`` on the device ``--device``, with the sampler ``--sampler``.
+
+    Raises ValueError for a model, device or sampler that cannot be used.
+    """
     device = find_device(args.device)
     from ..diffusion.capabilities import check_pipeline
     from ..diffusion.pipelines import with_sampler
@@ -137,7 +143,7 @@ def load_for(args: argparse.Namespace, model: str):
 
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
-    """The samples that ``sample`` and ``evaluate`` ask for."""
+    """The samples for the commands ``sample`` and ``evaluate``; ``record``: with their trajectories."""
     from ..diffusion.sampling import sample
 
     guidance = GUIDANCE if args.guidance is None else args.guidance
@@ -146,6 +152,7 @@ def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    """Run the command ``convert``; returns the exit status."""
     from ..io.compvis import ORIGINALS, convert
     from ..utils.files import new_folder
 
@@ -156,6 +163,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def run_demo(args: argparse.Namespace) -> int:
+    """Run the command ``demo``; returns the exit status."""
     from .demo import demo
 
     demo(args.out, profile=args.profile)
@@ -163,6 +171,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def run_doctor(args: argparse.Namespace) -> int:
+    """Run the command ``doctor``; returns the exit status, 1 if a check found an error."""
     from .doctor import check_environment, render
 
     findings = check_environment()
@@ -183,8 +192,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
-    0, 1 (doctor found errors), 2 (wrong input), 130 (Ctrl-C), or 128 and the number of another signal that
-    stopped it.
+    argv: the arguments; None: those of the process. The status is 0, or 1 (doctor found errors), 2 (wrong
+    input), 130 (Ctrl-C), or 128 plus the number of another signal that stopped the command.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(COMMANDS).parse_args(argv)
@@ -193,19 +202,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 return args.run(args)
             except BaseException as error:
-                if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may raise another error
+                if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may replace Stopped
                     ignore_stops()
                     return say_how_to_go_on(args, argv, stops.number or signal.SIGINT)
                 if args.traceback or not isinstance(error, (ValueError, TypeError, OSError)):
                     raise
                 print(f"{PROGRAM} {args.command}: error: {one_line(error)}", file=sys.stderr)
                 return 2
-    except Stopped as stop:  # in the few instructions around the command
+    except Stopped as stop:  # a signal just before or after the command
         return say_how_to_go_on(args, argv, stop.number)
 
 
 def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
-    """Print the command that goes on after a stop by a signal; returns the exit status."""
+    """Print the command that continues after a stop by signal ``number``; returns the exit status."""
     again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
@@ -213,7 +222,10 @@ def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> 
 
 
 def find_device(name: str) -> str:
-    """The name of the torch device of ``--device``; "auto" is the first GPU, or else the CPU."""
+    """The name of the torch device for ``--device``; "auto" is the first GPU, or the CPU without a GPU.
+
+    Raises ValueError for a device that this machine does not have.
+    """
     import torch
 
     if name == "auto":

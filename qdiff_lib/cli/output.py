@@ -1,6 +1,6 @@
-"""The output folder of the command ``quantize``: whose it is, and what is written in which order.
+"""The output folder of the command ``quantize``: when it may be written to, and in which order files appear.
 
-Light to import: torch and diffusers are imported inside the functions.
+torch and diffusers are imported inside the functions, so that this module is imported fast.
 """
 
 import argparse
@@ -13,7 +13,12 @@ FINISHED = "report.json"  # the last file that `quantize` writes
 
 
 def check_new_or_resumed(out: Path, resume: bool) -> None:
-    """Let ``quantize`` write only to a folder that is new, empty, or its own from before, with ``resume``."""
+    """Check that ``quantize`` may write to ``out``.
+
+    It may write to a new or empty folder, and with ``resume`` to the folder of an earlier run. Raises
+    FileExistsError for a file, and for a folder with files if ``resume`` is False. Raises ValueError for a
+    folder that ``quantize`` did not make.
+    """
     work = out / "work"
     if not out.exists() or (out.is_dir() and not set(os.listdir(out)) - {"work"} and is_unused(work)):
         return
@@ -29,7 +34,7 @@ def check_new_or_resumed(out: Path, resume: bool) -> None:
 def write_checkpoint(
     args: argparse.Namespace, pipe, recipe, prompts: list[str] | None, settings: dict
 ) -> None:
-    """Quantize into ``args.out``; its report is the last file that appears."""
+    """Quantize ``pipe`` and write the checkpoint to ``args.out``; its report is written last."""
     from ..io.checkpoint import save_quantized
     from ..ptq.quantize import quantize
     from ..utils.files import write_json
@@ -43,7 +48,7 @@ def write_checkpoint(
 
 
 def check_same_checkpoint(out: Path, settings: dict) -> None:
-    """Raise ValueError unless the finished checkpoint in ``out`` is that of a run with these settings."""
+    """Raise ValueError unless a run with these settings made the finished checkpoint in ``out``."""
     from ..utils.files import read_json
     from ..utils.hashing import tensors_hash
 
@@ -54,7 +59,7 @@ def check_same_checkpoint(out: Path, settings: dict) -> None:
 
 
 def tidy(out: Path) -> None:
-    """Remove what a finished checkpoint does not need, once its files are on the disk."""
+    """Remove the files that a finished checkpoint does not need, after all its files are on the disk."""
     from ..ptq.work_folder import clear_work
     from ..utils.files import remove_temporaries, sync_all
 

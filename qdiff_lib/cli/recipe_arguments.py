@@ -1,4 +1,4 @@
-"""Command-line arguments for the fields of a recipe, made from what ``recipe_parts`` says of each field."""
+"""Command-line arguments for the fields of a recipe, made from the fields' metadata in ``recipes.parts``."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ METAVARS = {Whole: "N", Number: "X"}
 
 
 def add_fields(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Give ``parser`` an option for each field, in a group for each part; ``without``: names to leave out."""
+    """Add to ``parser`` an option for each field of a recipe, with one group for each part.
+
+    without: names of fields that get no option.
+    """
     for name, part in PARTS.items():
         about = " ".join(part.__doc__.replace("`", "").split())
         group = parser.add_argument_group(name.replace("_", " "), about)
@@ -22,7 +25,7 @@ def add_fields(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> 
 
 
 def add_field(group, field: Field) -> None:
-    """Add the option of one field; what is not given is absent from the parsed arguments."""
+    """Add the option of one field. If the option is not given, the parsed arguments do not have it."""
     text = field.metadata["text"].replace("%", "%%")
     form = form_of(field.metadata["kind"])
     flag = "--" + field.name.replace("_", "-")
@@ -30,7 +33,7 @@ def add_field(group, field: Field) -> None:
 
 
 def form_of(kind: Kind) -> dict:
-    """How argparse reads a value of this kind."""
+    """The arguments of ``add_argument`` for a value of this kind."""
     if isinstance(kind, Flag):
         return {"action": argparse.BooleanOptionalAction}
     if isinstance(kind, Patterns):
@@ -42,5 +45,5 @@ def form_of(kind: Kind) -> dict:
 
 
 def given_fields(args: argparse.Namespace) -> dict:
-    """The fields of a recipe that were given on the command line, as ``Recipe.replace`` takes them."""
+    """The recipe fields given on the command line, as arguments of ``Recipe.replace``."""
     return {name: getattr(args, name) for name in PART_OF if hasattr(args, name)}

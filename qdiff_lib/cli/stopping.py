@@ -1,4 +1,7 @@
-"""Ctrl-C, a closed terminal or a shutdown stop a command as one: it cleans up, and says how to go on."""
+"""Stopping a command in the same way by Ctrl-C, a closed terminal or a shutdown.
+
+The command cleans up and prints how to continue.
+"""
 
 import contextlib
 import os
@@ -16,7 +19,7 @@ DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to stop, by the signal of this number."""
+    """Raised when a signal asks the process to stop; ``number``: of the signal."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -24,24 +27,25 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stops:
-    """What has been heard. number: of the first signal, None before it."""
+    """Records signals. number: the number of the first signal; None before it."""
 
     def __init__(self):
         self.number: int | None = None
 
     def hear(self, number: int, frame: object) -> None:
-        """The handler of the signals."""
+        """The signal handler: record the signal and raise ``Stopped``."""
         self.number = self.number or number
         raise Stopped(number)
 
 
 @contextlib.contextmanager
 def stoppable(farewell: Callable[[int], int]) -> Iterator[Stops]:
-    """Within the block the signals of ``NAMES`` raise ``Stopped``, in the main thread.
+    """A context manager: within it, the signals of ``NAMES`` raise ``Stopped`` in the main thread.
 
-    Signals that are ignored (as under nohup), or have a handler of somebody's own, are left alone. farewell:
-    is called with the number of a signal that Python cannot raise, as it came in the midst of a ``__del__``;
-    the process then ends with the status that it returns.
+    Ignored signals (as under nohup) and signals with another handler do not change.
+
+    farewell: called with the number of the signal if Python cannot raise ``Stopped``, because the signal
+    came during a ``__del__``. The process then exits with the status that ``farewell`` returns.
     """
     stops, known, hook = Stops(), {}, sys.unraisablehook
 
@@ -65,7 +69,7 @@ def stoppable(farewell: Callable[[int], int]) -> Iterator[Stops]:
 
 
 def ignore_stops() -> None:
-    """Let nothing interrupt the last words."""
+    """Ignore the signals from now on, so that they do not interrupt the last message."""
     for name in NAMES:
         with contextlib.suppress(AttributeError, ValueError):  # no such signal here; not the main thread
             if isinstance(getattr(signal.getsignal(getattr(signal, name)), "__self__", None), Stops):

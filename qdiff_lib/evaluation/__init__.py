@@ -1,1 +1,1 @@
-"""How good samples are, and how far quantization moved them (Q-Diffusion, section 4)."""
+"""The quality of samples, and their error against full precision (Q-Diffusion, section 4)."""

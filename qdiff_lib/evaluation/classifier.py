@@ -1,4 +1,4 @@
-"""A small Fashion-MNIST classifier: the feature extractor of the sample scores that needs no network."""
+"""A small Fashion-MNIST classifier: a feature extractor for scores that needs no internet connection."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-SIZE = 32  # pixels
+SIZE = 32  # height and width of the input in pixels
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
-    """Convolution, batch normalization, ReLU; the size shrinks by ``stride`` alone."""
+    """Convolution, batch normalization, ReLU. The output has 1 / ``stride`` of the height and width."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(channels_out),
@@ -21,7 +21,11 @@ def convolution(channels_in: int, channels_out: int, kernel: int, stride: int) -
 
 
 class FashionClassifier(nn.Module):
-    """Five convolutions, a global mean (the features), one linear layer (the logits); 0.33 M parameters."""
+    """A classifier with 0.33 M parameters: five convolutions, a mean over positions, and a linear layer.
+
+    The means are the features, the outputs of the linear layer the logits. widths: output channels of the
+    convolutions. classes: number of logits.
+    """
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128, 128), classes: int = 10):
         super().__init__()
@@ -36,19 +40,22 @@ class FashionClassifier(nn.Module):
         self.head = nn.Linear(e, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (N, 128), before the linear layer, and logits (N, 10) of uint8 images (N, 1 or 3, H, W).
+        """Features (N, 128) and logits (N, 10) of uint8 images (N, 1 or 3, H, W), values 0 to 255.
 
-        Colours are averaged to grey and other sizes than 32x32 are resized (bilinear, antialiased).
+        Colours are averaged to grey. Images of other sizes than 32x32 are resized (bilinear, antialiased).
 
         Raises:
-            ValueError: ``images`` is not uint8 or has not the shape (N, 1 or 3, H, W).
+            ValueError: ``images`` is not uint8 or does not have the shape (N, 1 or 3, H, W).
         """
         features = self.body(prepare(images)).mean(dim=(2, 3))
         return features, self.head(features)
 
 
 def prepare(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 1 or 3, H, W) to grey float32 (N, 1, 32, 32) in [-1, 1]."""
+    """Convert uint8 images (N, 1 or 3, H, W) to grey float32 images (N, 1, 32, 32) in [-1, 1].
+
+    Raises ValueError for another type or shape.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"images is {images.dtype} {tuple(images.shape)}: give uint8 (N, 1 or 3, H, W), values 0 to 255"
@@ -60,7 +67,10 @@ def prepare(images: torch.Tensor) -> torch.Tensor:
 
 
 def load_classifier(folder: str | Path) -> FashionClassifier:
-    """The classifier in ``folder`` (config.json, model.safetensors), in eval mode and without gradients."""
+    """Load a classifier from config.json and model.safetensors; it is in eval mode and has no gradients.
+
+    Raises FileNotFoundError if a file is missing.
+    """
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     model = FashionClassifier(tuple(config["widths"]), config["classes"])
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))

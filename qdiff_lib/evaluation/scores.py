@@ -1,8 +1,8 @@
-"""How good samples are (Frechet and kernel distance, inception score) and how far quantization moved them.
+"""Scores of samples against real images: Frechet distance, kernel distance and inception score.
 
-The scores are torch-fidelity's own functions on features that are extracted once. With the extractor
-"inception" they are the FID, KID and IS of the literature; with "fashion-classifier", which needs no network,
-they are the same formulas in another feature space, and comparable with each other alone.
+The scores are torch-fidelity's functions; features are extracted only once. With the extractor "inception"
+the scores are the FID, KID and IS of the literature. With "fashion-classifier", which needs no internet
+connection, they are the same formulas on other features. These scores can be compared only with each other.
 """
 
 import math
@@ -21,18 +21,21 @@ from . import reference_images
 from .features import extractor_named, stored_features
 
 TEST_IMAGES = 10_000
-REFERENCE_IMAGES = 5_000  # real images that every set is compared with; the other 5,000 give the floor
-FLOOR_GROUPS = 5  # one group of real images alone can be 40 % off
-KID_SUBSET_SIZE = 256  # of a score: KID's mean does not depend on it, its time grows with the square
+REFERENCE_IMAGES = 5_000  # real images that all samples are compared with; the other 5,000 give the floor
+FLOOR_GROUPS = 5  # the floor from one group of real images can be wrong by 40 %
+KID_SUBSET_SIZE = 256  # KID's mean does not depend on it; the time grows with its square
 SPLIT_SEED = 2023
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """``|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` of features (N, D) and (M, D).
+    """The Frechet distance of features (N, D) and (M, D); with Inception's "2048" features it is FID.
 
-    With Inception's "2048" features this is FID. It is biased: few samples make it too large, for two sets of
-    real images as well, and much so unless N is far above D. Compare values of one N only, beside the floor.
-    Raises ValueError for fewer than 2 rows or different widths.
+    ``|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``, with means mu and covariances C.
+
+    The distance is biased: with few samples it is too large, even between two sets of real images. The bias
+    is large unless N is much larger than D. Compare only distances at the same N, and compare with the floor.
+
+    Raises ValueError for fewer than 2 rows or different D.
     """
     check_features(features_a, features_b)
     a, b = (fid_features_to_statistics(values.double()) for values in (features_a, features_b))
@@ -42,10 +45,13 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 def kernel_distance(
     features_a: Tensor, features_b: Tensor, subsets: int = 100, subset_size: int = 1000
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the unbiased squared MMD (KID) over random subsets.
+    """The kernel distance (KID) of features (N, D) and (M, D): mean and standard deviation over subsets.
 
-    Kernel ``(x.y / D + 1)^3``. A subset has ``subset_size`` rows of each side, fewer where a side has fewer.
-    Values slightly below 0 are right for equal distributions. Raises as ``frechet_distance`` does.
+    This is the unbiased estimate of the squared MMD with the kernel ``(x.y / D + 1)^3``. For equal
+    distributions it can be slightly negative.
+
+    subsets: number of random subsets. subset_size: rows of each side in a subset; if a side has fewer rows,
+    the subsets have as many as that side. Raises ValueError as ``frechet_distance`` does.
     """
     check_features(features_a, features_b)
     size = min(subset_size, len(features_a), len(features_b))
@@ -55,10 +61,12 @@ def kernel_distance(
 
 
 def inception_score(logits: Tensor, splits: int | None = None) -> tuple[float, float]:
-    """Mean and standard deviation over splits of ``exp E[KL(p(y|x) || p(y))]`` of logits (N, K); 1 to K.
+    """The inception score of logits (N, K): mean and standard deviation over splits of the rows.
 
-    ``splits=None`` takes one split for every 100 rows, at least 1 and at most the usual 10; the deviation of
-    one split is nan. Raises ValueError when a split would be empty.
+    The score is ``exp E[KL(p(y|x) || p(y))]``, from 1 to K. splits: None is one split for every 100 rows, at
+    least 1 and at most 10, the usual number. With one split the standard deviation is nan.
+
+    Raises ValueError for logits of another shape, or if a split would be empty.
     """
     splits = max(1, min(10, len(logits) // 100)) if splits is None else splits
     if logits.ndim != 2 or not 1 <= splits <= len(logits):
@@ -76,14 +84,16 @@ def check_features(features_a: Tensor, features_b: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Scores:
-    """What ``score`` found; lower is better for ``frechet`` and ``kid``, higher for ``inception_score``.
+    """The result of ``score``.
 
-    ``frechet`` and ``kid`` are FID and KID for the extractor "inception" alone. ``floor`` is the mean Frechet
-    distance of groups of ``n`` real images and ``floor_std`` their spread: two scores that differ by less do
-    not differ (nan for one group); ``real_scores`` has the other scores of these groups. At small n look at
-    ``kid`` first: the Frechet distance is biased there, KID is not. ``kid_std`` is that of KID's subsets,
-    ``inception_score_std`` that of the splits (nan for one). The inception score is nan where the extractor
-    gives no logits.
+    n: number of images. frechet, kid: the Frechet and the kernel distance, lower is better; they are FID and
+    KID only with the extractor "inception". At small n look at ``kid`` first: KID is not biased, the Frechet
+    distance is. kid_std: standard deviation over KID's subsets. inception_score: higher is better; nan if the
+    extractor has no logits. inception_score_std: standard deviation over splits; nan for one split.
+
+    floor, floor_std: mean and standard deviation of the Frechet distances of groups of n real images; the
+    second is nan for one group. If two Frechet distances differ by less than ``floor_std``, treat them as
+    equal. ``real_scores`` gives the other scores of these groups.
     """
 
     extractor: str
@@ -100,14 +110,17 @@ class Scores:
 def score(
     images: Tensor, extractor: str = "fashion-classifier", device: str = "cpu", folder: Path | None = None
 ) -> Scores:
-    """Compare generated uint8 images (N, 1, H, W) with the shipped test images.
+    """Compare generated images with the shipped test images (metrics of Q-Diffusion, section 4).
 
-    A fixed shuffle halves the 10,000 test images. The first 5,000 are the reference of every score. The floor
-    compares disjoint groups of n of the others (up to five; all of them where n is larger) with the same
-    reference: what a perfect model would get at this n. Real images' features are kept for the process.
+    The 10,000 test images are shuffled with a fixed seed. The first 5,000 are the reference of every score.
+    The other 5,000 give the floor, which is the score of a perfect model at this n: up to five disjoint
+    groups of n of them are compared with the same reference. For n above 5,000 it is one group of 5,000. The
+    features of real images are kept in memory.
 
     Args:
-        extractor: "fashion-classifier" or "inception"; ``device``: where it runs.
+        images: uint8, (N, 1, H, W), values 0 to 255.
+        extractor: "fashion-classifier" or "inception".
+        device: the torch device on which the extractor runs.
         folder: where the features of all images are kept, so that they are extracted once; None: nowhere.
 
     Raises:
@@ -124,9 +137,9 @@ def score(
 
 
 def real_scores(n: int, extractor: str = "fashion-classifier", folder: Path | None = None) -> list[Scores]:
-    """The scores of each group of ``n`` real images that the floor is made of: a perfect model's.
+    """The scores of each group of ``n`` real images in the floor, which are the scores of a perfect model.
 
-    Raises ValueError for n below 2 or above 5,000. ``folder``: as in ``score``.
+    extractor, folder: as in ``score``. Raises ValueError for n below 2 or above 5,000.
     """
     if not 2 <= n <= TEST_IMAGES - REFERENCE_IMAGES:
         raise ValueError(f"n={n!r} must be from 2 to {TEST_IMAGES - REFERENCE_IMAGES}")
@@ -135,7 +148,7 @@ def real_scores(n: int, extractor: str = "fashion-classifier", folder: Path | No
 
 
 def compared(found: dict[str, Tensor], extractor: str, folder: Path | None) -> Scores:
-    """The scores of images whose features are ``found``."""
+    """The scores of images; ``found``: their features by name, each (N, D)."""
     layer, logits = default_layers(extractor)
     reference = real_features(extractor, 0, REFERENCE_IMAGES, folder)[layer]
     n = len(found[layer])
@@ -156,14 +169,14 @@ def compared(found: dict[str, Tensor], extractor: str, folder: Path | None) -> S
 
 
 def default_layers(extractor: str) -> list[str]:
-    """The names of the extractor's features for distances and for the inception score."""
+    """The names of two features of the extractor: for distances, and for the inception score."""
     network = extractor_named(extractor)
     return [network.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc")]
 
 
 @cache
 def real_features(extractor: str, start: int, stop: int, folder: Path | None = None) -> dict[str, Tensor]:
-    """The features, each (stop - start, D), of a slice of the shuffled test images."""
+    """The features of the shuffled test images from ``start`` to ``stop``, by name: (stop - start, D)."""
     order = torch.randperm(TEST_IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return stored_features(
         reference_images.test_images()[order[start:stop]], extractor_named(extractor), folder
@@ -171,7 +184,7 @@ def real_features(extractor: str, start: int, stop: int, folder: Path | None = N
 
 
 def real_groups(extractor: str, n: int, folder: Path | None) -> list[dict[str, Tensor]]:
-    """The features of up to five disjoint groups of n real images that the reference does not have."""
+    """The features of up to five disjoint groups of n real images that are not in the reference."""
     groups = min(FLOOR_GROUPS, (TEST_IMAGES - REFERENCE_IMAGES) // n)
     real = real_features(extractor, REFERENCE_IMAGES, REFERENCE_IMAGES + groups * n, folder)
     return [{name: values[i * n : (i + 1) * n] for name, values in real.items()} for i in range(groups)]
@@ -179,7 +192,7 @@ def real_groups(extractor: str, n: int, folder: Path | None) -> list[dict[str, T
 
 @cache
 def frechet_floor(extractor: str, n: int, folder: Path | None = None) -> tuple[float, float]:
-    """Mean and standard deviation of groups of n real images' distances from the reference; n up to 5,000."""
+    """Mean and standard deviation of the Frechet distances of groups of n real images; n is at most 5,000."""
     layer = default_layers(extractor)[0]
     reference = real_features(extractor, 0, REFERENCE_IMAGES, folder)[layer]
     distances = [frechet_distance(group[layer], reference) for group in real_groups(extractor, n, folder)]
@@ -187,5 +200,5 @@ def frechet_floor(extractor: str, n: int, folder: Path | None = None) -> tuple[f
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of a sample, n - 1); the latter is nan for one value."""
+    """Mean and sample standard deviation (divisor n - 1) of n values; the second is nan for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan

@@ -1,12 +1,13 @@
-"""How far quantization moves trajectories and images from those of the full-precision model."""
+"""The errors of trajectories and images against those of the full-precision model."""
 
 from torch import Tensor
 
 
 def trajectory_mse(reference: Tensor, other: Tensor) -> Tensor:
-    """Mean squared error of each step of two trajectories (T, N, C, H, W), float64 (T,): the paper's Fig. 3.
+    """Mean squared error of each denoising step of two trajectories, float64 (T,), as in the paper's Fig. 3.
 
-    Raises ValueError when the shapes differ or have fewer than 2 dimensions.
+    reference, other: x_t of all steps, (T, N, C, H, W). Raises ValueError if the shapes differ or have fewer
+    than 2 dimensions.
     """
     if reference.shape != other.shape or reference.ndim < 2:
         raise ValueError(
@@ -17,18 +18,18 @@ def trajectory_mse(reference: Tensor, other: Tensor) -> Tensor:
 
 
 def trajectory_snr(reference: Tensor, other: Tensor) -> Tensor:
-    """``10 log10(mean(reference^2) / MSE)`` of each step in dB, float64 (T,); inf where both are equal.
+    """Signal-to-noise ratio of each denoising step in dB, float64 (T,); inf where both are equal.
 
-    Raises as ``trajectory_mse`` does.
+    ``10 log10(mean(reference^2) / MSE)``. Arguments and errors are those of ``trajectory_mse``.
     """
     error = trajectory_mse(reference, other)
     return 10 * (reference.double().square().flatten(1).mean(dim=1) / error).log10()
 
 
 def image_psnr(reference: Tensor, other: Tensor) -> float:
-    """``10 log10(255^2 / MSE)`` of uint8 images of one shape, in dB; inf where both are equal.
+    """Peak signal-to-noise ratio of uint8 images of one shape, in dB; inf if they are equal.
 
-    Raises ValueError when the shapes differ.
+    ``10 log10(255^2 / MSE)``. Raises ValueError if the shapes differ.
     """
     if reference.shape != other.shape:
         shapes = tuple(reference.shape), tuple(other.shape)

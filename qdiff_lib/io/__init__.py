@@ -1,1 +1,1 @@
-"""Models on disk: shipped ones, folders, the hub, and quantized networks as diffusers models."""
+"""Loading and saving: shipped models, local folders, the hub, and quantized checkpoints."""

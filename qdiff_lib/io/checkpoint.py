@@ -1,8 +1,9 @@
-"""Saving a quantized pipeline: an ordinary diffusers folder, checked, and replaced as a whole.
+"""Saving a quantized pipeline as an ordinary diffusers folder.
 
-``pipe.save_pretrained(folder)`` writes the same network. ``save_quantized`` also refuses what would not load
-again, replaces files only when all are written, and stores the other components in 16 bits where that loses
-nothing. ``unet/config.json`` and ``unet/diffusion_pytorch_model.safetensors`` are described in ``native``.
+``pipe.save_pretrained(folder)`` writes the same network. ``save_quantized`` does three more things. It
+refuses a pipeline that could not be loaded again. It replaces the files in the folder only after all new
+files are written. It stores the other components in 16 bits where that loses nothing. ``io.native``
+describes ``unet/config.json`` and ``unet/diffusion_pytorch_model.safetensors``.
 """
 
 import copy
@@ -23,11 +24,12 @@ TENSORS = "unet/diffusion_pytorch_model.safetensors"
 
 
 def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
-    """Write ``pipe``, whose UNet is quantized, to ``folder``; returns the path of the packed tensors.
+    """Write a pipeline with a quantized UNet to ``folder``; returns the path of the packed tensors.
 
-    Nothing in ``folder`` is replaced before all is written. Raises ValueError for a pipeline that
-    ``quantize`` did not make or that was changed since, and for a class or a component that diffusers and
-    transformers cannot load again.
+    The files in ``folder`` are replaced only after all new files are written.
+
+    Raises ValueError for a pipeline that ``quantize`` did not make, for a network that was changed after
+    ``quantize``, and for a class or component that diffusers and transformers cannot load again.
     """
     check_loadable(pipe)
     folder = Path(folder)
@@ -43,7 +45,7 @@ def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
 
 
 def check_loadable(pipe: DiffusionPipeline) -> None:
-    """Raise ValueError unless ``load`` will read what ``save_quantized`` writes of this pipeline."""
+    """Raise ValueError unless ``load`` can read what ``save_quantized`` would write for this pipeline."""
     if not hasattr(unwrapped(pipe.unet), "quantization"):
         raise ValueError("the pipeline's UNet is not quantized; call quantize(pipe, recipe) first")
     kind = type(pipe).__name__
@@ -63,14 +65,15 @@ def check_loadable(pipe: DiffusionPipeline) -> None:
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network itself, where ``torch.compile`` has wrapped it."""
+    """The network itself: ``network``, or the module inside the wrapper of ``torch.compile``."""
     return getattr(network, "_orig_mod", network)
 
 
 def save_component(component: nn.Module, folder: Path) -> None:
-    """Write a network again where its weights are half-precision numbers throughout, in two bytes each.
+    """Write a network in 16 bits if every weight is exactly a half-precision number; otherwise do nothing.
 
-    Its config states float32, which transformers takes for the type to load it in.
+    ``folder`` has the network in 32 bits already. The config still states float32: transformers loads the
+    network in the type that the config states.
     """
     values = [v for v in component.state_dict().values() if v.is_floating_point()]
     if all(v.dtype == torch.float32 and torch.equal(v, v.half().float()) for v in values):
@@ -81,7 +84,11 @@ def save_component(component: nn.Module, folder: Path) -> None:
 
 
 def only_the_hash(path: Path) -> None:
-    """Write a file again with one entry of metadata: with two, the bytes depend on their order by chance."""
+    """Write a safetensors file again with the hash as its only metadata.
+
+    With two entries of metadata the order of the entries is random, so equal networks would give different
+    bytes.
+    """
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         hashed = file.metadata()["qdiff_sha256"]
@@ -89,16 +96,20 @@ def only_the_hash(path: Path) -> None:
 
 
 def forget_origin(config: Path) -> None:
-    """Take the path that the full-precision model was loaded from out of a saved config."""
+    """Remove from a saved config the path from which the full-precision model was loaded."""
     write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
 
 
 def weight_layers(unet: nn.Module) -> list[tuple[str, QuantLayer]]:
-    """(name, layer) of every layer with quantized weights, in module order."""
+    """(name, layer) of every layer with quantized weights, in the order of ``named_modules``."""
     return [(n, m) for n, m in unet.named_modules() if isinstance(m, QuantLayer) and m.weight_grid]
 
 
 def float_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the state that stay in floating point, by name: biases, norms, edges."""
+    """The tensors of the state that stay in floating point, by name.
+
+    They are biases, normalization parameters, and weights of layers that are not quantized. Codes, scales and
+    zero points are left out.
+    """
     held = ("codes", "weight_scale", "weight_zero_point", "scale", "zero_point")
     return {k: v for k, v in unet.state_dict().items() if k.rpartition(".")[2] not in held}

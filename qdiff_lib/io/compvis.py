@@ -1,11 +1,12 @@
-"""From CompVis' own latent-diffusion checkpoints to diffusers: the two LSUN models of the paper.
+"""Converts CompVis' latent-diffusion checkpoints to diffusers: the paper's two LSUN models (section 4).
 
     pipe = convert("model.ckpt", ORIGINALS["ldm4-bedrooms"])
     pipe.save_pretrained("build/ldm4-bedrooms")
 
-The hub has neither of them. Sampling uses the running average of the UNet's weights, as CompVis' script does.
-``DiffusionPipeline.from_pretrained`` loads the folder too; that of LDM-8 after ``import qdiff_lib``: it
-has eight heads at every level, for which diffusers has no class (see ``graph.fixed_heads``).
+The hub has neither model. The UNet gets the weights averaged over training (EMA), as in CompVis' sampling
+script. ``DiffusionPipeline.from_pretrained`` loads the folder too, for LDM-8 only after ``import qdiff_lib``:
+LDM-8 has eight attention heads at every level, and diffusers has no class for that (see
+``graph.fixed_heads``).
 """
 
 import re
@@ -30,12 +31,12 @@ RESIDUAL = {
     "out_layers.0": "norm2",
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
-    "op": "conv",  # of a layer that halves the sides
-    "conv": "conv",  # of one that doubles them
+    "op": "conv",  # of a downsampling layer
+    "conv": "conv",  # of an upsampling layer
     "norm": "group_norm",
     "proj_out": "to_out.0",
 }
-"""Parts of the UNet's blocks: original name to diffusers' name."""
+"""Names of the parts of the UNet's blocks: CompVis' name to diffusers' name."""
 
 STAGE_PATTERNS = (
     (r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets."),
@@ -50,12 +51,16 @@ STAGE_PATTERNS = (
     (r"\.nin_shortcut\.", ".conv_shortcut."),
     (r"\.norm_out\.", ".conv_norm_out."),
 )
-"""Names of the first stage: what to replace, and by what."""
+"""Names in the first stage (the autoencoder): a regular expression, and its replacement."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """One of CompVis' models: its networks as diffusers configs, and its noise schedule."""
+    """One of CompVis' models.
+
+    unet, stage: diffusers' configs of the UNet and of the first stage (the autoencoder). stage_class:
+    diffusers' class of the first stage. beta_start, beta_end: the first and last beta of the noise schedule.
+    """
 
     unet: Mapping[str, Any]
     stage_class: type[nn.Module]
@@ -65,7 +70,10 @@ class Original:
 
 
 def stage_config(widths: tuple[int, ...], channels: int) -> dict[str, Any]:
-    """The config of a first stage for 256 x 256 pictures; ``channels``: of its latents."""
+    """The config of a first stage for 256 x 256 images.
+
+    widths: channels of each level. channels: channels of the latents.
+    """
     levels = len(widths)
     blocks = dict(
         down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels
@@ -82,13 +90,16 @@ ORIGINALS = {
         LDM8_CHURCHES, AutoencoderKL, stage_config((128, 256, 512, 512), 4), beta_end=0.0155
     ),
 }
-"""By the name of their preset; numbers from lsun_beds256/config.yaml and lsun_churches256/config.yaml."""
+"""The models by preset name; numbers from lsun_beds256/config.yaml and lsun_churches256/config.yaml."""
 
 
 def convert(checkpoint: str | Path, original: Original) -> LDMPipeline:
-    """The pipeline that a checkpoint holds: safetensors, or a torch file, of which only tensors are read.
+    """The diffusers pipeline of a CompVis checkpoint.
 
-    Raises FileNotFoundError, and ValueError for a file that holds more than tensors or another model.
+    checkpoint: a safetensors file, or a torch file, of which only tensors are read. original: the model that
+    it holds, one of ``ORIGINALS``.
+
+    Raises FileNotFoundError, and ValueError for a file that holds more than tensors, or another model.
     """
     state = read_state(Path(checkpoint))
     unet = build(original.unet)
@@ -109,9 +120,9 @@ def convert(checkpoint: str | Path, original: Original) -> LDMPipeline:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their original names.
+    """The tensors of a checkpoint, by CompVis' names.
 
-    Raises FileNotFoundError, and ValueError for a damaged file and for one that is no checkpoint.
+    Raises FileNotFoundError, and ValueError for a file that is damaged or is no checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -122,7 +133,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # of any type: torch reads damaged bytes as if they were a pickle
+    except Exception as error:  # errors of any type: torch unpickles damaged bytes too
         raise ValueError(
             f"{str(path)!r} is damaged, or it holds more than tensors, and loading the rest could run code: "
             "get it again, or where you trust it, save its state_dict as safetensors and give that file"
@@ -136,14 +147,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def unet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The UNet's tensors, averaged over training where the checkpoint has averages."""
+    """The UNet's tensors: their averages over training (EMA) where the checkpoint has them."""
     names = [name.removeprefix(UNET) for name in state if name.startswith(UNET)]
     averages = {name: AVERAGE + name.replace(".", "") for name in names}
     return {name: state.get(averages[name], state[UNET + name]) for name in names}
 
 
 def convert_unet(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A UNet's tensors under diffusers' names; (C, C, 1) weights of attention become (C, C)."""
+    """A UNet's tensors under diffusers' names; attention weights of shape (C, C, 1) become (C, C).
+
+    state: the tensors by CompVis' names. config: diffusers' config of the UNet.
+
+    Raises ValueError for a tensor that the UNet of this config does not have.
+    """
     places, converted = unet_places(config), {}
     for name, value in state.items():
         place = next((old for old in places if name.startswith(f"{old}.")), None)
@@ -162,19 +178,23 @@ def convert_unet(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict
 
 
 def split_heads(value: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """q, k and v of a tensor (heads x 3 x C / heads, ...), where the three of a head lie side by side."""
+    """q, k and v, each (C, ...), of a weight (3 C, C, 1) or a bias (3 C,).
+
+    The rows of the tensor are q, k and v of the first head, then those of the second head, and so on. The
+    last axis of a weight is dropped.
+    """
     parts = value.reshape(heads, 3, -1, *value.shape[1:2]).unbind(1)
     return tuple(part.flatten(0, 1) for part in parts)
 
 
 def unet_places(config: Mapping[str, Any]) -> dict[str, str]:
-    """Where each of the original UNet's modules is in diffusers' one."""
+    """The name in diffusers' UNet of each module of CompVis' UNet."""
     places = {"time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2"}
     places |= {"input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out"}
     middle = ("resnets.0", "attentions.0", "resnets.1")
     places |= {f"middle_block.{i}": f"mid_block.{name}" for i, name in enumerate(middle)}
     layers, last = config["layers_per_block"], len(config["block_out_channels"]) - 1
-    blocks: list[list[str]] = []  # of each numbered original block: its modules
+    blocks: list[list[str]] = []  # diffusers' modules of each numbered CompVis block
     for level, kind in enumerate(config["down_block_types"]):
         blocks += [block_modules(f"down_blocks.{level}", i, kind) for i in range(layers)]
         blocks += [[f"down_blocks.{level}.downsamplers.0"]] * (level < last)
@@ -187,15 +207,20 @@ def unet_places(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def block_modules(block: str, i: int, kind: str) -> list[str]:
+    """Names of the ``i``-th residual block and, where ``kind`` has attention, of the attention after it."""
     return [f"{block}.resnets.{i}"] + [f"{block}.attentions.{i}"] * kind.startswith("Attn")
 
 
 def numbered(name: str, blocks: list[list[str]], first: int) -> dict[str, str]:
+    """CompVis' names ``name.n.i``, with n counted from ``first``, to the names in ``blocks``."""
     return {f"{name}.{n}.{i}": new for n, block in enumerate(blocks, first) for i, new in enumerate(block)}
 
 
 def convert_stage(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """A first stage's tensors under diffusers' names, which counts the decoder's levels the other way."""
+    """A first stage's tensors under diffusers' names.
+
+    levels: the number of its levels. diffusers counts the levels of the decoder in the opposite order.
+    """
     converted = {}
     for name, value in state.items():
         if name.startswith("loss."):
@@ -208,7 +233,10 @@ def convert_stage(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]
 
 
 def load_named(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Load every tensor, and no other. Raises ValueError naming the first that does not fit."""
+    """Load ``state`` into ``network``; names and shapes must be the same.
+
+    what: the network's name in errors. Raises ValueError that names the first tensor that does not fit.
+    """
     expected = network.state_dict()
     for name in [*expected, *state]:
         shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (state, expected)]

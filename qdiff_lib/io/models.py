@@ -1,4 +1,4 @@
-"""Every model under one name: the embedded ones, local folders, quantized checkpoints, the hub."""
+"""Loading any model by one name or path: embedded models, local folders, quantized checkpoints, the hub."""
 
 import re
 from importlib.util import find_spec
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
-VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # files of a tokenizer, of which it needs one
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer needs one of these files
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 COPY = "copy the whole pipeline, as save_pretrained writes it"
 
 
 def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
-    """A pipeline with its weights on ``device``, in single precision, and its progress bar off.
+    """Load a pipeline: its weights are on ``device`` in float32, its progress bar is off.
 
     Args:
-        name_or_path: one of, in this order: an embedded name such as ``"ddpm-fashion"``; a folder with a
+        name_or_path: looked up in this order: an embedded model, such as ``"ddpm-fashion"``; a folder with a
             diffusers pipeline or a quantized checkpoint; a hub name ``"owner/name"``, such as those in
-            ``HUB``. Write ``"./ddpm-fashion"`` for a folder that is called like an embedded model.
+            ``HUB``. Write ``"./ddpm-fashion"`` for a folder that has the name of an embedded model.
         device: anything that ``torch.device`` takes.
 
     Raises:
-        ValueError: the name is unknown, the folder holds no model, lacks a component, has damaged files or
-            only pickled weights, transformers is not installed where a model needs it, or the hub cannot be
+        ValueError: the name is unknown; the folder holds no model, lacks a component, or has damaged files or
+            only pickled weights; the model needs transformers, which is not installed; the hub cannot be
             reached or has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
@@ -38,7 +38,7 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
 
 
 def _open(name_or_path: str | Path) -> "DiffusionPipeline":
-    """The pipeline behind a name or a path, whichever kind it is."""
+    """The pipeline of an embedded name, a folder, or a hub name."""
     if name_or_path in embedded_names():
         return _from_folder(embedded_folder(name_or_path))
     if Path(name_or_path).is_dir():
@@ -68,10 +68,11 @@ def _from_folder(folder: Path) -> "DiffusionPipeline":
 
 
 def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
-    """The pipeline with all networks in float32; text encoders otherwise keep the precision of their file.
+    """Cast all networks of the pipeline to float32, in place, and return the pipeline.
 
-    Network by network: the pipeline's own ``to(dtype)`` warns, and the name of the option that sets the
-    precision while loading differs between versions of diffusers.
+    Without this, a text encoder keeps the precision of its file. Each network is cast on its own, for two
+    reasons: ``pipe.to(dtype)`` warns, and the option that sets the precision at loading has different names
+    in different versions of diffusers.
     """
     from torch import nn
 
@@ -82,7 +83,7 @@ def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
 
 
 def _check_components(folder: Path) -> None:
-    """Raise ValueError where ``model_index.json``, or a component that it names, cannot be loaded."""
+    """Raise ValueError if ``model_index.json`` or a component that it names cannot be loaded."""
     if not (folder / "model_index.json").is_file():
         return
     import diffusers
@@ -106,7 +107,7 @@ def _check_components(folder: Path) -> None:
 
 
 def _check_component(folder: Path, name: str, kind: str) -> None:
-    """Raise ValueError where the files of a component are missing or damaged; weights are not read."""
+    """Raise ValueError if files of a component are missing or damaged. No weights are read."""
     from safetensors import SafetensorError, safe_open
 
     needed = VOCABULARIES if "Tokenizer" in kind else ("*.json",)
@@ -126,7 +127,7 @@ def _check_component(folder: Path, name: str, kind: str) -> None:
 
 
 def _refuse_pickled(folder: Path) -> None:
-    """Raise ValueError when a part of the pipeline has pickled weights and no safetensors file."""
+    """Raise ValueError if a part of the pipeline has pickled weights and no safetensors file."""
     for part in [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]:
         pickled = sorted(path.name for path in part.iterdir() if path.suffix in PICKLED)
         if pickled and not any(part.glob("*.safetensors")):
@@ -137,7 +138,7 @@ def _refuse_pickled(folder: Path) -> None:
 
 
 def _from_hub(name: str) -> "DiffusionPipeline":
-    """A pipeline of the hub, from its cache or the network."""
+    """A pipeline of the hub, from the local cache or the network."""
     from diffusers import DiffusionPipeline
 
     try:

@@ -1,9 +1,10 @@
 """Quantized networks as ordinary diffusers models, for ``from_pretrained`` and ``save_pretrained``.
 
-After ``import qdiff_lib`` diffusers knows the quantization method "qdiff". A network's ``config.json`` then
-carries ``quantization_config``: its structure (see ``structure``), the recipe, and how the calibration set
-was made. Its safetensors file holds the integers under the layers' names (see ``layers``); a SHA-256 of them
-and of that entry stands in the file's metadata: both files belong together.
+After ``import qdiff_lib`` diffusers knows the quantization method "qdiff". The ``config.json`` of a quantized
+network has an entry ``quantization_config``: the structure (see ``io.structure``), the recipe, and how the
+calibration set was made. The safetensors file holds the integers under the layers' names (see
+``modules.quant_layer``). Its metadata has a SHA-256 of all tensors and of ``quantization_config``, so that a
+wrong pair of files is noticed.
 """
 
 import copy
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ..recipes.recipe import Recipe
 
-if TYPE_CHECKING:  # importing the rest needs diffusers, which is just importing this module
+if TYPE_CHECKING:  # diffusers imports this module, so this module cannot import what needs diffusers
     from .quantization import Quantization
 
 METHOD = "qdiff"
@@ -27,17 +28,21 @@ FORMAT = 2
 
 
 class Method(str):
-    """The name of the method; diffusers asks for its ``value``."""
+    """The name of a quantization method, with the attribute ``value`` that diffusers reads."""
 
     @property
     def value(self) -> str:
+        """The name."""
         return str(self)
 
 
 class QDiffConfig(QuantizationConfigMixin):
-    """What ``config.json`` says of a quantized network: ``structure``, ``recipe`` and ``calibration``.
+    """The entry ``quantization_config`` of a quantized network's ``config.json``.
 
-    Raises ValueError for another format, and for a recipe that is none.
+    structure: see ``io.structure``. recipe: the JSON form of a ``Recipe``. calibration: how the calibration
+    set was made. format: the version of this form.
+
+    Raises ValueError for another format, unknown entries, or a damaged recipe.
     """
 
     def __init__(self, structure: dict, recipe: dict, calibration: dict, format: int = FORMAT, **unknown):
@@ -56,7 +61,7 @@ class QDiffConfig(QuantizationConfigMixin):
 
     @classmethod
     def from_dict(cls, values: dict, return_unused_kwargs: bool = False, **kwargs) -> "QDiffConfig":
-        """The config of that JSON form. Raises ValueError for missing entries."""
+        """The config, or (config, kwargs), from its JSON form. Raises ValueError for missing entries."""
         values = {name: value for name, value in values.items() if name != "quant_method"}
         missing = {"format", "structure", "recipe", "calibration"} - values.keys()
         if missing:
@@ -71,12 +76,16 @@ class QDiffConfig(QuantizationConfigMixin):
         return copy.deepcopy({**values, "recipe": self.recipe, "calibration": self.calibration})
 
     def to_diff_dict(self) -> dict:
-        """The JSON form; diffusers prints it."""
+        """The JSON form; diffusers prints this one."""
         return self.to_dict()
 
 
 class QDiffQuantizer(DiffusersQuantizer):
-    """Builds a quantized network for the tensors that diffusers reads, and checks what it writes."""
+    """Connects diffusers' loading and saving to quantized networks.
+
+    It builds the quantized network before tensors are read, and checks what is read and what is written.
+    Raises ValueError for ``pre_quantized=False``: a model cannot be quantized while it is loaded.
+    """
 
     requires_parameters_quantization = False
     requires_calibration = True
@@ -88,15 +97,16 @@ class QDiffQuantizer(DiffusersQuantizer):
                 "a full-precision model cannot be quantized while it is loaded: load it, then call "
                 "qdiff_lib.quantize(pipe, recipe), which calibrates"
             )
-        self.model: nn.Module | None = None  # set where a network is complete
+        self.model: nn.Module | None = None  # set when the network is complete
         self.dtype, self.stated, self.keys, self.integers = torch.float32, None, [], {}
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+        """Remember the type to load in; None means float32."""
         self.dtype = torch_dtype or torch.float32
         return torch_dtype
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
-        """Look at the file before it is read. Raises ValueError for one that is no safetensors file."""
+        """Read the stated hash before the tensors are read. Raises ValueError unless it is safetensors."""
         for path in checkpoint_files:
             if not str(path).endswith(".safetensors"):
                 raise ValueError(f"{path}: quantized weights are read from safetensors files only")
@@ -106,7 +116,7 @@ class QDiffQuantizer(DiffusersQuantizer):
         return loaded_keys
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Check the tensors' hash and integer types. Raises ValueError where they are not the stated ones."""
+        """Check the tensors' hash and integer types. Raises ValueError if they are not the expected ones."""
         whole = len(state_dict) == len(self.keys)  # a model in several files has no common hash
         if whole and content_hash(self.quantization_config.to_dict(), state_dict) != self.stated:
             raise ValueError(
@@ -121,7 +131,7 @@ class QDiffQuantizer(DiffusersQuantizer):
         return state_dict
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
-        """Raise ValueError unless the file has just the tensors of this network."""
+        """Raise ValueError unless the file has exactly the tensors of this network."""
         unexpected = sorted(set(self.keys) - set(model.state_dict()))
         for word, names in (("lacks", sorted(missing_keys)), ("has no place for", unexpected)):
             if names:
@@ -149,21 +159,21 @@ class QDiffQuantizer(DiffusersQuantizer):
             if layer.codes is not None:
                 layer.derive_weight(self.dtype)
         model.requires_grad_(False)
-        model.is_quantized = False  # diffusers would refuse to cast it, and it can be cast
+        model.is_quantized = False  # else diffusers would refuse to cast it, though it can be cast
         recipe = Recipe.from_dict(self.quantization_config.recipe)
         model.quantization = Quantization(recipe, calibration=self.quantization_config.calibration)
         self.model = model
 
     @property
     def is_serializable(self) -> bool:
-        """Asked before anything is written. Raises ValueError for what could not be read again."""
+        """True; read before anything is written. Raises ValueError as ``check_savable`` does."""
         check_savable(self.model)
         return True
 
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = True
     ) -> tuple[dict, dict]:
-        """The tensors as they are, and their hash. Raises ValueError where they would be pickled."""
+        """The tensors, unchanged, and the metadata with their hash. Raises ValueError for pickled files."""
         if not safe_serialization:
             raise ValueError(
                 "safe_serialization=False would pickle the weights, which are read from safetensors only: "
@@ -174,27 +184,32 @@ class QDiffQuantizer(DiffusersQuantizer):
 
     @property
     def is_trainable(self) -> bool:
+        """False: integers have no gradients."""
         return False
 
     @property
     def is_compileable(self) -> bool:
+        """True: ``torch.compile`` works."""
         return True
 
 
 def content_hash(config: dict, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of a ``quantization_config`` and of named tensors."""
+    """The SHA-256 of a ``quantization_config`` and of named tensors, as hexadecimal digits."""
     from ..utils.hashing import tensors_hash
 
     return tensors_hash(tensors, config)
 
 
 def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
-    """Make a network that ``quantize`` finished one that diffusers saves; ``unet`` is changed in place."""
+    """Let diffusers save a network that ``quantize`` has finished; ``unet`` is changed in place.
+
+    The network gets the attribute ``quantization``, and its config gets ``quantization_config``.
+    """
     from .structure import structure_of
 
     made_by = json.loads(json.dumps(quantization.calibration))
     config = QDiffConfig(structure_of(unet), quantization.recipe.to_dict(), made_by)
-    config = QDiffConfig.from_dict(json.loads(json.dumps(config.to_dict())))  # as it will be read
+    config = QDiffConfig.from_dict(json.loads(json.dumps(config.to_dict())))  # the same form as after loading
     unet.quantization = quantization
     unet.register_to_config(quantization_config=config)
     unet.hf_quantizer = QDiffQuantizer(config)
@@ -203,7 +218,7 @@ def make_native(unet: nn.Module, quantization: "Quantization") -> nn.Module:
 
 
 def check_savable(unet: nn.Module) -> None:
-    """Raise ValueError unless the network's files will give it again: the same modules, names, shapes."""
+    """Raise ValueError unless loading the network's files would give the same modules, names and shapes."""
     from ..graph.networks import UNET_CLASSES
     from .structure import build, structure_of
 

@@ -1,4 +1,4 @@
-"""What is known of a quantized network: the recipe, the calibration, and how each unit went."""
+"""The record of a quantization: recipe, calibration set, and the error of each unit."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -8,10 +8,11 @@ from ..recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class UnitReport:
-    """How one unit, or a stage after them all, went.
+    """The result of fitting one unit, or of one stage after the last unit.
 
-    Its name and place, the reconstruction loss at the end (of bias correction: the mean squared error of the
-    drawn x_t), and the seconds it took. note: what did not work, where something did not.
+    name, index: the unit's name, and its number in execution order; a stage counts on after the last unit.
+    error: the reconstruction loss at the end; for bias correction, the mean squared error of x_t after the
+    last denoising step. seconds: time taken. note: what failed; empty if nothing did.
     """
 
     name: str
@@ -23,12 +24,12 @@ class UnitReport:
 
 @dataclass
 class Quantization:
-    """What was done to a UNet; found at ``pipe.unet.quantization``.
+    """How a UNet was quantized; found at ``pipe.unet.quantization``.
 
-    recipe: how. calibration: how its inputs were made, with the prompts. trace: its units and concat splits.
-    seconds: calibration, from start to end. units: how the reconstruction of each went, and the
-    stages after them that the recipe asks for; empty for recipes without one. A network that was loaded has
-    the first two alone.
+    recipe: the recipe. calibration: how the calibration set was made, with the prompts. trace: the units, and
+    the input channels of each half for every shortcut layer. seconds: duration of the whole quantization.
+    units: one report for each unit, then one for each stage after the last unit; empty for recipes that
+    learn nothing. A network that was loaded from files has ``recipe`` and ``calibration`` only.
     """
 
     recipe: Recipe
@@ -38,7 +39,7 @@ class Quantization:
     units: list[UnitReport] = field(default_factory=list)
 
     def report(self) -> dict:
-        """A JSON form."""
+        """The JSON form, as in ``report.json``."""
         splits = self.trace.concat_splits if self.trace else {}
         return {
             "recipe": self.recipe.to_dict(),

@@ -1,4 +1,4 @@
-"""The files that come with the library, each checked against its SHA-256 in ``data/MANIFEST.json``."""
+"""The files that come with the library; each is checked against its SHA-256 in ``data/MANIFEST.json``."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from ..utils.files import read_json, sha256
 FIX = "get it again with `git checkout -- data`, or install qdiff_lib again"
 
 _verified: set[tuple[Path, int, int]] = set()
-"""Path, modification time (ns) and size of the files checked so far."""
+"""Path, modification time (ns) and size (bytes) of each file that was checked."""
 
 
 class DamagedFileError(ValueError):
-    """A shipped file does not have the checksum that ``data/MANIFEST.json`` states."""
+    """Raised for a shipped file whose checksum is not the one in ``data/MANIFEST.json``."""
 
 
 def data_folder() -> Path:
-    """The shipped data: ``qdiff_lib/data`` of an installed wheel, else ``data`` of the checkout.
+    """The folder of the shipped data: ``qdiff_lib/data`` in an installed wheel, ``data`` in a checkout.
 
     Raises:
         FileNotFoundError: neither folder has a ``MANIFEST.json``.
@@ -29,12 +29,12 @@ def data_folder() -> Path:
 
 
 def verified(relative: str) -> Path:
-    """The path of a shipped file, after its SHA-256 has been compared with ``MANIFEST.json``.
+    """The path of a shipped file, after a comparison of its SHA-256 with ``MANIFEST.json``.
 
-    A file is read once per process, and again when its size or modification time has changed.
+    A file is hashed once per process, and again if its size or modification time changes.
 
     Args:
-        relative: the path below the data folder, with slashes, as ``MANIFEST.json`` lists it.
+        relative: the path below the data folder, with forward slashes, as in ``MANIFEST.json``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,7 +67,7 @@ def embedded_names() -> list[str]:
 
 
 def embedded_folder(name: str) -> Path:
-    """The folder of a shipped pipeline, after its weights have been checked as ``verified`` does."""
+    """The folder of a shipped pipeline, after a check of its weights; raises what ``verified`` raises."""
     folder = data_folder() / "models" / name
     for path in sorted(folder.rglob("*.safetensors")):
         verified(path.relative_to(data_folder()).as_posix())

@@ -1,12 +1,13 @@
-"""What is quantized where in a network: enough to build it again before its integers are read.
+"""The structure of a quantized network: which modules are quantized, and to how many bits.
 
-A structure is a small JSON form, which ``unet/config.json`` carries. Grids (scales and zero points) are
-tensors, and not part of it:
+A structure is a small JSON form in ``unet/config.json``. It is enough to build the quantized network before
+its integers are read:
 
     {"layers": [{"weight_bits": 4, "activation_bits": 8, "sizes": [64, 32], "names": [...]}, ...],
      "attention": [{"activation_bits": 8, "softmax_bits": 8, "names": [...]}]}
 
-``sizes``: input channels of each part of a split layer, [] where there is one part.
+``sizes``: input channels of each part of a split layer; [] for a layer that is not split. Scales and zero
+points are tensors, so they are not in the structure.
 """
 
 from torch import nn
@@ -19,7 +20,7 @@ from ..utils.constants import FLOAT_BITS
 
 
 def structure_of(unet: nn.Module) -> dict:
-    """The structure of a quantized network."""
+    """The structure of a quantized network, as described above."""
     layers, attention = {}, {}
     for name, module in unet.named_modules():
         if isinstance(module, QuantLayer):
@@ -42,9 +43,10 @@ def structure_of(unet: nn.Module) -> dict:
 
 
 def build(unet: nn.Module, structure: dict) -> nn.Module:
-    """Put quantized layers and attentions into ``unet``, in place, with room for their integers.
+    """Replace modules of ``unet`` by quantized ones, in place, and allocate their integers; returns ``unet``.
 
-    Raises ValueError for an entry that the network has no place for.
+    structure: as described above. Raises ValueError for a damaged structure, and for an entry that names a
+    module that the network does not have.
     """
     for group in entries(structure, "layers"):
         bits, sizes = group["weight_bits"], tuple(group["sizes"])
@@ -71,7 +73,7 @@ FIELDS = {
 
 
 def entries(structure: dict, kind: str) -> list[dict]:
-    """The groups of that kind, checked. Raises ValueError for one of another form."""
+    """The groups ``structure[kind]``, checked. Raises ValueError for a group of another form."""
     groups = structure.get(kind) if isinstance(structure, dict) else None
     if not isinstance(groups, list):
         raise ValueError(
@@ -89,7 +91,7 @@ def entries(structure: dict, kind: str) -> list[dict]:
 
 
 def submodule(unet: nn.Module, name: str, kinds: tuple[type, ...]) -> nn.Module:
-    """The submodule of that name. Raises ValueError where it is missing or of another kind."""
+    """The submodule ``name``. Raises ValueError if it is missing or of none of the classes ``kinds``."""
     module = dict(unet.named_modules()).get(name) if isinstance(name, str) else None
     if not isinstance(module, kinds):
         raise ValueError(

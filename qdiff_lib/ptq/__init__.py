@@ -1,1 +1,1 @@
-"""Post-training quantization, in the order of the paper's algorithm: begin with ``quantize``."""
+"""Post-training quantization by the paper's algorithm (Q-Diffusion, section 3.3): begin with ``quantize``."""

@@ -1,4 +1,4 @@
-"""Cached activations within a stated memory budget: rows in RAM while they fit, in files beyond that."""
+"""Cached activations within a memory budget: in RAM as long as they fit, otherwise in files."""
 
 import tempfile
 from math import prod
@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SPILL = "activations-"  # begins the name of a folder of files
+SPILL = "activations-"  # prefix of the names of folders with cached activations
 
 
 class Rows:
-    """A (N, ...) float32 array that is written and read by rows, in RAM or in a file.
+    """A float32 array (N, ...) that is written and read by rows, in RAM or in a file.
 
-    A file is mapped only for the length of one access, so its pages never count as resident for longer.
+    path: the file; None: RAM. A file is mapped into memory only during one access, so that its pages do not
+    stay in RAM.
     """
 
     def __init__(self, shape: tuple[int, ...], path: Path | None):
@@ -33,29 +34,32 @@ class Rows:
         return np.memmap(self.path, np.float32, mode, shape=self.shape)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        """A copy of the rows that ``index`` selects."""
+        """A copy of the rows that ``index`` selects: a slice, or a tensor of row numbers."""
         if self.data is not None:
             return self.data[index].clone() if isinstance(index, slice) else self.data.index_select(0, index)
         rows = self._map("r")[index if isinstance(index, slice) else index.numpy()]
         return torch.from_numpy(np.array(rows))
 
     def __setitem__(self, index: slice, rows: Tensor) -> None:
+        """Overwrite the rows that ``index`` selects."""
         if self.data is not None:
             self.data[index] = rows.cpu()
         else:
             self._map("r+")[index] = rows.cpu().numpy()
 
     def move_to_file(self, path: Path) -> None:
-        """Write the rows to ``path`` and free their RAM."""
+        """Write the rows, which are in RAM, to ``path`` and free the RAM."""
         self.data.numpy().tofile(path)
         self.path, self.data = path, None
 
 
 class RowStore:
-    """Hands out ``Rows`` and keeps the sum of those in RAM at or below ``budget`` bytes.
+    """Allocates ``Rows`` such that all rows in RAM together take at most ``budget`` bytes.
 
-    When room is needed, the rows that were allocated longest ago move to files in a temporary folder under
-    ``folder``, which is removed by ``close``.
+    When RAM is needed, the oldest rows move to files. The files are in a temporary folder below ``folder``
+    (None: the system's folder of temporary files). ``close`` removes the temporary folder.
+
+    Raises ValueError for a negative budget.
     """
 
     def __init__(self, budget: int, folder: Path | None = None):
@@ -67,11 +71,11 @@ class RowStore:
 
     @property
     def ram_bytes(self) -> int:
-        """Bytes held in RAM by all rows."""
+        """Bytes that all rows hold in RAM."""
         return sum(rows.ram_bytes for rows in self.held)
 
     def allocate(self, shape: tuple[int, ...]) -> Rows:
-        """New rows of that shape, in RAM if the budget allows, after moving older ones out."""
+        """New rows of this shape, in RAM if they fit the budget after older rows have moved to files."""
         need = 4 * prod(shape)
         for old in [rows for rows in self.held if rows.data is not None]:
             if need > self.budget or self.ram_bytes + need <= self.budget:
@@ -83,7 +87,7 @@ class RowStore:
         return rows
 
     def free(self, rows: Rows) -> None:
-        """Forget the rows, in RAM and on disk."""
+        """Free the rows, in RAM and on disk."""
         self.held.remove(rows)
         rows.data = None
         if rows.path is not None:
@@ -94,6 +98,6 @@ class RowStore:
         return Path(self.folder.name) / f"{self.made}.bin"
 
     def close(self) -> None:
-        """Free everything."""
+        """Free all rows and remove the temporary folder."""
         self.held.clear()
         self.folder.cleanup()

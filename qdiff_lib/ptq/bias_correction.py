@@ -1,16 +1,18 @@
-"""After all else: bias correction, so that drawn images are as bright as full precision's (not in the paper).
+"""Bias correction: the last stage, which corrects the brightness of the drawn images (not in the paper).
 
-Calibration inputs come from the full-precision sampler, so that nothing fitted to them sees where the
-quantized one leads: errors that go the same way at many steps add up, and images come out a little too bright
-or too dark. Bias correction (Nagel et al., 2019, section 4.2) takes the mean error of a layer's output out of
-its bias. Here the output is the drawn image: both networks draw the same ones, from noise of which no
-calibration input was made, and the bias of the last layer is moved by what makes the typical image (the
-median) as bright as full precision's. In latents, brightness is the mean of a channel.
+Calibration inputs come from the full-precision sampler. So the earlier stages do not see the trajectories of
+the quantized network. Errors with the same sign at many denoising steps add up, and the images become a
+little too bright or too dark. Bias correction (Nagel et al., 2019, section 4.2) subtracts the mean error of a
+layer's output from the layer's bias. Here the output is the drawn image. Both networks draw images from the
+same noise, which no calibration input comes from. The bias of the last layer is then changed until the
+typical (median) image is as bright as the full-precision one. For latents, brightness is the mean of a
+channel.
 
-What a bias does to the images is measured: they are drawn with a little more of it in one channel, then in
-the next, and the slopes found are solved for what undoes the offset (a secant step). With coarse activations
-so little more can drown in their rounding. Then it is done again with four times as much, and again; where
-none of ``NUDGES`` helps, the bias stays, and the report says so.
+The effect of the bias on the images is measured. The bias of one channel is increased a little, the images
+are drawn again, and the change of brightness gives a slope; then the next channel follows. The slopes give
+the change of the bias that removes the offset in brightness (the secant method). If activations have few
+bits, a small increase can be lost in their rounding. Then the increase is made four times as large, up to the
+last of ``NUDGES``. If none of them helps, the bias stays as it was, and the report has a note.
 """
 
 import sys
@@ -29,18 +31,21 @@ from ..io.quantization import UnitReport
 from ..recipes.parts import Calibration
 from .run import Run
 
-NAME = "bias correction"  # of the report of this stage
-NUDGES = (1e-3, 4e-3, 1.6e-2, 6.4e-2)  # of a bias, to see what it does: predicted noise has a deviation of 1
-SMALLEST_SLOPE = 0.1  # brightness by bias: what answers less would have to be moved far
+NAME = "bias correction"  # the name in this stage's report
+NUDGES = (1e-3, 4e-3, 1.6e-2, 6.4e-2)  # trial increases of a bias; predicted noise has standard deviation 1
+SMALLEST_SLOPE = 0.1  # change of brightness by change of bias; below it, the bias would have to change a lot
 
 
 class BiasCorrection:
-    """Draws ``images`` images with both pipelines; corrects the second's last bias.
+    """Corrects the bias of the last layer of ``quantized`` (Nagel et al., 2019; not in the paper).
 
-    Full precision's are drawn at once, so that what cannot be drawn is refused before long work. Texts and
-    guidance are those of ``inputs``, the calibration set; all else is as ``drawing`` says.
+    full, quantized: the pipelines before and after quantization. inputs: the calibration set, which gives
+    texts, guidance and eta. images: how many images each pipeline draws. drawing: the sampler and the number
+    of denoising steps. run: the seed, and what else the stages share.
 
-    Raises ValueError for a set that has no texts where the pipeline needs them, and for what ``sample``
+    The full-precision images are drawn when the object is made, so that errors come before long work.
+
+    Raises ValueError for a calibration set without texts if the pipeline needs texts, and for what ``sample``
     refuses.
     """
 
@@ -60,20 +65,21 @@ class BiasCorrection:
                 "record it with prompts, or use bias_correction_images=0"
             )
         self.quantized, self.sampler, self.given = quantized, drawing.sampler, run
-        first = max(len(inputs), FRESH_DRAWS)  # no input is of this image or a later one
+        first = max(len(inputs), FRESH_DRAWS)  # no calibration input has its noise
         self.order = dict(n=images, steps=drawing.steps, seed=run.seed, first=first, role="calibration")
         self.order |= {name: made_by.get(name, getattr(drawing, name)) for name in ("guidance", "eta")}
         self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=run.progress)
         self.reference = self.draw(full)
 
     def draw(self, pipe: DiffusionPipeline) -> Tensor:
-        """x_t after the last step, (N, C, H, W)."""
+        """Draw the images with ``pipe``; returns x_t after the last denoising step, (N, C, H, W)."""
         return sample(with_sampler(pipe, self.sampler), **self.order).trajectory[-1].clone()
 
     def run(self, index: int) -> UnitReport:
-        """Correct the bias in place, unless that brings the brightness no nearer: then the report has a note.
+        """Correct the bias in place; if the brightness does not improve, keep the bias and add a note.
 
-        The report's error is the mean squared error of x_t after the last step.
+        index: the number of this stage, after those of the units. The error in the report is the mean squared
+        error of x_t after the last denoising step.
         """
         start, unet, note = time.monotonic(), self.quantized.unet, ""
         bias = last_bias(unet)
@@ -94,12 +100,15 @@ class BiasCorrection:
         return self.given.finished(UnitReport(NAME, index, error, seconds, note))
 
     def corrected(self, bias: Tensor, offset: Tensor) -> Tensor | None:
-        """Correct the bias of images that are ``offset`` too bright: the new ones, or None if not nearer."""
+        """Correct ``bias``, (C,), in place; returns the new images, or None if no correction helped.
+
+        offset: how much too bright the images are, (C,). With the result None the bias is as before.
+        """
         own = bias.clone()
         for nudge in NUDGES:
             slope = self.slope(bias, offset, nudge)
             if nudge < NUDGES[-1] and torch.linalg.svdvals(slope).min() < SMALLEST_SLOPE:
-                continue  # it may have drowned
+                continue  # the nudge may be lost in rounding
             bias.copy_(own + secant_step(offset, slope).to(bias.device))
             drawn = self.draw(self.quantized)
             if brightness(drawn, self.reference).norm() < offset.norm():
@@ -108,7 +117,10 @@ class BiasCorrection:
         return None
 
     def slope(self, bias: Tensor, offset: Tensor, nudge: float) -> Tensor:
-        """Brightness by the bias of each channel, (C, C), from ``nudge`` more of it; it ends as it was."""
+        """Change of brightness by change of bias, (C, C): rows are image channels, columns bias channels.
+
+        nudge: the trial increase of the bias. The bias has its old values afterwards.
+        """
         own, slopes = bias.clone(), []
         for channel in range(len(bias)):
             bias[channel] += nudge
@@ -117,25 +129,29 @@ class BiasCorrection:
         return torch.stack(slopes, dim=1)
 
     def say(self, note: str) -> None:
-        """Tell whoever watches the progress."""
+        """Print a note to stderr if progress is shown."""
         if self.given.progress:
             print(f"{NAME}: {note}", file=sys.stderr)
 
 
 def last_bias(unet: nn.Module) -> Tensor:
-    """The bias of the convolution that puts out the predicted noise, (C,), quantized or not."""
+    """The bias, (C,), of the convolution whose output is the predicted noise, quantized or not."""
     return unet.conv_out.bias.data
 
 
 def brightness(drawn: Tensor, reference: Tensor) -> Tensor:
-    """How much brighter the typical image is than its reference, by channel, (C,); both (N, C, H, W)."""
+    """How much brighter than its reference the typical (median) image is, by channel, (C,).
+
+    drawn, reference: images or latents, (N, C, H, W).
+    """
     return (drawn - reference).mean((2, 3)).quantile(0.5, dim=0)
 
 
 def secant_step(offset: Tensor, slope: Tensor) -> Tensor:
-    """The change of bias, (C,), that undoes a brightness of ``offset``, (C,).
+    """The change of the bias, (C,), that removes an offset in brightness (the secant method).
 
-    slope: (C, C), of the brightness of each channel (first) by the bias of each (second). Directions in which
-    it hardly changes stay.
+    offset: how much too bright the images are, (C,). slope: change of brightness by change of bias, (C, C);
+    rows are image channels, columns bias channels. The bias does not change in directions in which the
+    brightness hardly depends on it.
     """
     return -torch.linalg.pinv(slope, atol=SMALLEST_SLOPE, rtol=0.0) @ offset

@@ -1,7 +1,8 @@
-"""Fitting to an output of full precision: the loss, and the optimizer's loop over random batches.
+"""Fitting to the full-precision output: the loss, and the optimizer's loop over random batches.
 
-A unit's weights get their rounding (AdaRound, with an annealed regularizer), then its activations their
-ranges and their step sizes (LSQ). ``reconstruction`` takes all units in turn, ``network`` all layers at once.
+For one unit, the rounding of the weights is learned first (AdaRound, with an annealed regularizer). Then the
+activations get their ranges, and their step sizes are learned (LSQ). ``ptq.reconstruction`` fits the units
+one after the other; ``ptq.whole_network`` fits all layers together.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,20 @@ from .replay import UnitInputs
 
 
 def feature_axis(output: Tensor) -> int:
-    """The axis of features: 1 for images (N, C, H, W), the last for tokens (N, T, C) and vectors (N, C)."""
+    """The axis of the features: 1 for images (N, C, H, W), -1 for tokens (N, T, C) and vectors (N, C)."""
     return 1 if output.ndim == 4 else -1
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error, summed over features and averaged over the rest, whatever the layout."""
+    """The squared error, summed over the feature axis and averaged over all other axes.
+
+    This is the loss of block reconstruction (Q-Diffusion, section 3.3.1). Both tensors have one shape.
+    """
     return (output - target).square().sum(feature_axis(output)).mean()
 
 
 def annealed_beta(iteration: int, rounding: Rounding) -> float:
-    """The regularizer's exponent after the warm-up: falls from ``beta[0]`` to ``beta[1]`` along a line."""
+    """The exponent of AdaRound's regularizer after the warm-up: linear from ``beta[0]`` to ``beta[1]``."""
     start = rounding.warmup * rounding.iterations
     share = (iteration - start) / max(1.0, rounding.iterations - start)
     return rounding.beta[0] + (rounding.beta[1] - rounding.beta[0]) * share
@@ -38,8 +42,8 @@ def annealed_beta(iteration: int, rounding: Rounding) -> float:
 class Fitter:
     """Learns parameters of ``unit`` from random batches of its inputs.
 
-    target: the output that it should have, a row for each input. batch_size: rows of a batch. tick: called
-    after each iteration.
+    inputs: the arguments of the unit for N calibration inputs. target: the full-precision output, N rows.
+    batch_size: rows in a batch. seed: of the batches. tick: called after each iteration.
     """
 
     def __init__(
@@ -57,18 +61,22 @@ class Fitter:
         self.device = next(unit.parameters()).device
 
     def loss(self, index: Tensor | slice) -> Tensor:
-        """The reconstruction loss on these rows."""
+        """The reconstruction loss on the rows that ``index`` selects."""
         args, kwargs = self.inputs.batch(index, self.device)
         return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device))
 
     def draw(self) -> Tensor:
-        """Row numbers of one batch."""
+        """The row numbers of one random batch, (batch_size,)."""
         return torch.randperm(self.target.shape[0], generator=self.generator)[: self.batch_size]
 
     def minimize(
         self, optimizer, iterations: int, penalty: Callable[[int], Tensor | float], schedule=None
     ) -> None:
-        """Run the optimizer on random batches; ``penalty(iteration)`` is added to the loss."""
+        """Run the optimizer for ``iterations`` iterations, each on a random batch.
+
+        penalty: called with the number of the iteration; its result is added to the loss. schedule: a
+        learning-rate scheduler.
+        """
         for iteration in range(iterations):
             with torch.enable_grad():
                 loss = self.loss(self.draw()) + penalty(iteration)
@@ -81,9 +89,10 @@ class Fitter:
 
 
 class UnitFitter(Fitter):
-    """Fits one unit: weights first, then activation ranges, then their step sizes.
+    """Fits one unit: its weights, then its activation ranges, then its step sizes (section 3.3.1).
 
-    batches: all rows, in the pieces in which the unit takes them to be looked at.
+    batches: slices that cover all rows, for passes without learning. rounding, step_sizes: the settings.
+    The other arguments are those of ``Fitter``.
     """
 
     def __init__(
@@ -101,15 +110,15 @@ class UnitFitter(Fitter):
         self.batches, self.rounding, self.step_sizes = batches, rounding, step_sizes
 
     def find_weight_ranges(self) -> None:
-        """Choose the scales and zero points of all weights."""
+        """Set the scales and zero points of all quantized weights."""
         for layer in quant_layers(self.unit):
             if layer.weight_grid:
                 layer.find_weight_range(self.rounding.weight_range)
 
     def fit_weights(self) -> None:
-        """Learn every rounding variable of the unit (AdaRound), both halves of split layers included.
+        """Learn the rounding of all weights of the unit (AdaRound), of both halves of split layers too.
 
-        With ``learn_affine`` the weights' log(scale) and the biases are learned along with them.
+        With ``learn_affine`` the log(scale) of the weights and the biases are learned at the same time.
         """
         layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
         if not layers:
@@ -133,19 +142,19 @@ class UnitFitter(Fitter):
         decide(layers)
 
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
-        """Where GPTQ would round each layer's weight, from the inputs that the unit gives it."""
+        """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit."""
         moments = second_moments(layers, self.run, len(self.batches), self.generator)
         return {layer: gptq_levels(layer, moment) for layer, moment in moments.items()}
 
     @torch.no_grad()
     def run(self) -> None:
-        """Send all rows through the unit, in order, for those who look on."""
+        """Run the unit on all rows, in order, so that observers and hooks see its activations."""
         for rows in self.batches:
             args, kwargs = self.inputs.batch(rows, self.device)
             self.unit(*args, **kwargs)
 
     def observe(self) -> None:
-        """Set the activation ranges from all calibration inputs, which are in random order of time."""
+        """Set the activation ranges from all calibration inputs, whose time steps are in random order."""
         quantizers = activation_quantizers(self.unit)
         for quantizer in quantizers:
             quantizer.observer = ActivationObserver(self.generator)
@@ -154,7 +163,7 @@ class UnitFitter(Fitter):
             quantizer.set_observed_range(self.step_sizes.activation_range)
 
     def fit_step_sizes(self) -> None:
-        """Learn log(scale) of every activation quantizer of the unit (LSQ, Esser et al., ICLR 2020)."""
+        """Learn the step sizes of the unit's activations, as log(scale) (LSQ, Esser et al., ICLR 2020)."""
         quantizers = activation_quantizers(self.unit)
         optimizer = torch.optim.Adam(
             [q.start_learning() for q in quantizers], lr=self.step_sizes.lr_step_sizes
@@ -167,12 +176,12 @@ class UnitFitter(Fitter):
 
 
 def biases_of(layers: list[QuantLayer]) -> list[nn.Parameter]:
-    """The biases of these layers, of those that have one."""
+    """The biases of these layers; layers without bias are skipped."""
     return [layer.bias for layer in layers if layer.bias is not None]
 
 
 def decide(layers: list[QuantLayer]) -> None:
-    """End the learning of these layers' weights and biases."""
+    """Fix the codes of these layers' weights, and freeze their biases."""
     for layer in layers:
         layer.finish_rounding()
     for bias in biases_of(layers):
@@ -180,5 +189,5 @@ def decide(layers: list[QuantLayer]) -> None:
 
 
 def unit_seed(seed: int, index: int) -> int:
-    """The seed of one unit's batches: a resumed run draws what the uninterrupted one would have drawn."""
+    """The seed of one unit's batches: a resumed run draws the same batches as an uninterrupted run."""
     return seed * 1_000_003 + index

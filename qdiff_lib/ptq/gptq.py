@@ -1,10 +1,10 @@
-"""A better start for AdaRound: rounding that compensates its own error (GPTQ, Frantar et al., ICLR 2023).
+"""GPTQ as a start for AdaRound: rounding that compensates its own error (Frantar et al., ICLR 2023).
 
-For one layer with weight W (C_out, K) and input patches x (K,), the output error of a rounded weight W^ is
-``tr((W - W^) H (W - W^)^T)`` with ``H = E[x x^T]``. GPTQ rounds one column of W after the other, and each
-time moves the columns that are still free so that they make up for the error: a closed form in the Cholesky
-factor of H's inverse. It takes seconds where AdaRound takes minutes. AdaRound then goes on from its codes,
-judged by the output of the whole unit.
+This is not in the paper. Take a layer with weight W (C_out, K) and input patches x (K,). A rounded weight W^
+has the output error ``tr((W - W^) H (W - W^)^T)`` with ``H = E[x x^T]``. GPTQ rounds the columns of W one
+after the other. After each column it changes the columns that are not rounded yet, to compensate the error.
+The change has a closed form in the Cholesky factor of H's inverse. GPTQ takes seconds, AdaRound takes
+minutes. AdaRound starts from GPTQ's codes and then minimizes the error of the whole unit's output.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,18 @@ from torch.nn.functional import pad
 from ..graph.hooks import hooked
 from ..modules.quant_layer import QuantLayer
 
-PATCHES = 16_384  # taken at random from all inputs of a layer: many times K, and a bounded time
-DAMPING = 0.01  # added to the diagonal of H, as a share of its mean: H may be singular
-BLOCK = 64  # columns between two compensations of all later ones
+PATCHES = 16_384  # random input patches of each layer: many times K, but a limited time
+DAMPING = 0.01  # added to the diagonal of H, as a share of its mean, as H may be singular
+BLOCK = 64  # columns that are rounded before all later columns are changed
 
 
 def windows(operation: Callable, x: Tensor) -> Tensor:
-    """What each output of a convolution or linear layer sees of its input, as a view that copies nothing.
+    """The input patch of each output position of a convolution or linear layer, as a view without a copy.
 
-    operation: an ``nn.Conv1d``, ``nn.Conv2d`` or ``Convolution``; anything else is a linear map.
-    Positions come first: (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
-    Raises ValueError for grouped convolutions, and for padding that is not a number of zeros.
+    operation: an ``nn.Conv1d``, ``nn.Conv2d`` or ``Convolution``; anything else is a linear layer. x: its
+    input. Returns (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
+
+    Raises ValueError for grouped convolutions, and for padding other than a fixed number of zeros.
     """
     if not hasattr(operation, "kernel_size"):
         return x.reshape(-1, x.shape[-1])
@@ -42,14 +43,17 @@ def windows(operation: Callable, x: Tensor) -> Tensor:
 
 
 class SecondMoment:
-    """H = E[x x^T] of a layer's input patches, (K, K) in double precision, summed batch by batch."""
+    """H = E[x x^T] of a layer's input patches, (K, K) in float64, summed batch by batch.
+
+    per_batch: most patches taken from one batch. generator: draws the patches.
+    """
 
     def __init__(self, layer: QuantLayer, generator: torch.Generator, per_batch: int):
         self.layer, self.generator, self.per_batch = layer, generator, per_batch
         self.total, self.count = 0.0, 0
 
     def add(self, x: Tensor) -> None:
-        """Add at most ``per_batch`` patches of one input, drawn at random."""
+        """Add at most ``per_batch`` random patches of one input of the layer."""
         seen = windows(self.layer.operation, x)
         positions = seen.shape[: seen.ndim - self.layer.weight.ndim + 1]
         index = torch.randperm(prod(positions), generator=self.generator)[: self.per_batch]
@@ -58,6 +62,7 @@ class SecondMoment:
         self.count += len(rows)
 
     def mean(self) -> Tensor:
+        """H, (K, K)."""
         return self.total / self.count
 
 
@@ -65,7 +70,10 @@ class SecondMoment:
 def second_moments(
     layers: list[QuantLayer], run: Callable[[], None], batches: int, generator: torch.Generator
 ) -> dict[QuantLayer, Tensor]:
-    """H of each layer over the inputs that ``run()`` sends through it in so many batches."""
+    """H of each layer, (K, K), over the inputs that it gets while ``run()`` runs.
+
+    batches: how many times ``run()`` calls each layer.
+    """
     per_batch = -(-PATCHES // batches)
     moments = {layer: SecondMoment(layer, generator, per_batch) for layer in layers}
 
@@ -79,9 +87,10 @@ def second_moments(
 
 @torch.no_grad()
 def gptq_levels(layer: QuantLayer, moment: Tensor) -> Tensor:
-    """Integers q - z for a layer whose weight range is set, of the weight's shape.
+    """GPTQ's integers q - z for the weight of a layer, in the weight's shape.
 
-    moment: H, (K, K). Columns are taken in falling order of H's diagonal.
+    layer: its weight range is set. moment: H, (K, K). Columns are rounded in descending order of H's
+    diagonal.
     """
     weight = layer.weight
     scale, zero_point = (torch.cat(part, dim=1).flatten(1).double() for part in layer.column_grids())
@@ -94,7 +103,7 @@ def gptq_levels(layer: QuantLayer, moment: Tensor) -> Tensor:
 
 
 def _compensation(moment: Tensor) -> Tensor:
-    """The upper Cholesky factor U of H^-1: rounding column i by e moves column j > i by -e U_ij / U_ii."""
+    """The upper Cholesky factor U of H^-1: an error e in column i changes column j > i by -e U_ij / U_ii."""
     damping = DAMPING * moment.diagonal().mean().clamp(min=1e-12)
     moment = moment + damping * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))

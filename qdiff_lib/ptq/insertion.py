@@ -1,4 +1,4 @@
-"""From an unmodified diffusers UNet to one with quantized layers and attention products in place."""
+"""Putting quantizers into a diffusers UNet: quantized layers and quantized attention products."""
 
 import copy
 from fnmatch import fnmatch
@@ -15,21 +15,24 @@ from ..recipes.parts import Grids
 from ..utils.constants import FLOAT_BITS
 
 EDGES = ("conv_in", "conv_out")
-SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # where the grids leave them open: the paper's choice
+SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # bits if the recipe does not set them; as in the paper
 
 
 def is_quantized(name: str, grids: Grids) -> bool:
-    """Whether the name patterns choose this module: included, and not excluded."""
+    """Whether the name patterns ``include`` and ``exclude`` choose the module of this name."""
     included = any(fnmatch(name, pattern) for pattern in grids.include)
     return included and not any(fnmatch(name, pattern) for pattern in grids.exclude)
 
 
 def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
-    """A copy of ``unet`` in which every chosen layer that runs is a QuantLayer; ranges are still unset.
+    """A copy of ``unet`` in which every chosen layer that runs is a ``QuantLayer``, without ranges.
 
-    The copy computes what the original computes until ranges are set. It is in eval mode (dropout off) and
-    its parameters are frozen. Raises ValueError when the patterns choose no layer or an attention is of a
-    kind whose products cannot be reached through diffusers' processor interface.
+    trace: its units give the layers that run, its ``concat_splits`` the halves of shortcut layers, which get
+    grids of their own (Q-Diffusion, section 3.3.2). Until ranges are set, the copy computes the same as
+    ``unet``. The copy is in eval mode (no dropout) and its parameters are frozen.
+
+    Raises ValueError if the patterns choose no layer, or for an attention whose products cannot be quantized
+    through diffusers' processor interface.
     """
     quantized = copy.deepcopy(unet).requires_grad_(False)
     names = [name for unit in trace.units for name in unit.layers if is_quantized(name, grids)]
@@ -47,14 +50,14 @@ def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
 
 
 def layer_bits(name: str, grids: Grids) -> tuple[int, int]:
-    """Weight and activation bits of one layer, the edges' own where they are set."""
+    """Weight and activation bits of one layer; for the first and last layer at least ``edge_bits``."""
     if name in EDGES and grids.edge_bits is not None:
         return max(grids.edge_bits, grids.weights), max(grids.edge_bits, grids.activations)
     return grids.weights, grids.activations
 
 
 def activation_grid(bits: int, grids: Grids) -> Grid | None:
-    """The grid of an activation; None for floating point."""
+    """The grid of an activation with this many bits; None for floating point."""
     return None if bits == FLOAT_BITS else Grid(bits, symmetric=grids.symmetric_activations)
 
 

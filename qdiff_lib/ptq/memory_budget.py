@@ -1,7 +1,8 @@
-"""How many bytes a calibration caches, known before it begins: RAM holds its share, files hold the rest.
+"""How many bytes a calibration will cache, computed before it begins. RAM holds a part, files hold the rest.
 
-Cached are, for every calibration input, the outputs that later units still need, once of the full-precision
-network and once of the quantized one, and the arguments of the unit that is being fitted (see ``replay``).
+For every calibration input, three things are cached (see ``ptq.replay``): the full-precision outputs of units
+that later units need, the same outputs of the quantized network, and the arguments of the unit that is being
+fitted.
 """
 
 import shutil
@@ -15,8 +16,11 @@ FLOAT_BYTES = 4
 
 
 def cached_bytes(trace: Trace, n: int) -> list[int]:
-    """The most bytes cached while each unit is fitted, for ``n`` calibration inputs; in RAM and in files."""
-    held: dict[int, int] = {}  # numbers of each output that is still needed, of one network and for one input
+    """The largest number of bytes cached while each unit is fitted, in RAM and files together.
+
+    n: the number of calibration inputs. Returns one number for each unit, in execution order.
+    """
+    held: dict[int, int] = {}  # floats of each output still needed, for one network and one input
     most = []
     for k, unit in enumerate(trace.units):
         before, output, outlet = 2 * sum(held.values()), prod(unit.shape), prod(unit.outlet_shape)
@@ -28,10 +32,11 @@ def cached_bytes(trace: Trace, n: int) -> list[int]:
 
 
 def check_disk(trace: Trace, n: int, memory_gb: float, folder: Path | None) -> None:
-    """Raise ValueError where the disk of ``folder`` (None: that of temporary files) may be too small.
+    """Raise ValueError if the disk of ``folder`` may be too small for the cached activations.
 
-    memory_gb: RAM for cached activations, in 2^30 bytes; where everything fits, nothing is written. What RAM
-    saves beyond that depends on how the sizes fall, so the disk must have room for all.
+    n: the number of calibration inputs. memory_gb: RAM for cached activations, in units of 2^30 bytes.
+    folder: None is the folder of temporary files. If everything fits into RAM, nothing is written. Otherwise
+    the disk must have room for everything: how much of it RAM holds depends on the order of the sizes.
     """
     needed = max(cached_bytes(trace, n))
     if needed <= memory_gb * 2**30:
@@ -47,7 +52,7 @@ def check_disk(trace: Trace, n: int, memory_gb: float, folder: Path | None) -> N
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """The folder, or its nearest parent that exists."""
     folder = folder.resolve()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""``quantize(pipe, recipe)``: from a diffusers pipeline to the same pipeline with a quantized UNet."""
+"""``quantize(pipe, recipe)``: makes a pipeline with a quantized UNet from a diffusers pipeline."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -41,19 +41,28 @@ def quantize(
     callback: Callable[[UnitReport], None] | None = None,
     prompts: Sequence[str] | None = None,
 ) -> DiffusionPipeline:
-    """A pipeline of the same class whose UNet is quantized; ``pipe`` is left as it was.
+    """Quantize the UNet of ``pipe``; returns a new pipeline of the same class (Q-Diffusion, section 3.3).
 
-    calibration: inputs to calibrate on; by default they are recorded from ``pipe`` as the recipe says, for
-    pipelines that draw from a text with ``prompts``.
-    work: folder in which recorded inputs and finished units are kept, so that ``resume=True`` goes on after a
-    kill and ends with the same bits; where nothing is there yet, it starts. memory_gb: most RAM for cached
-    activations (2^30 bytes). callback: called after each unit, and after each stage that follows them.
+    ``pipe`` does not change.
 
-    Raises ValueError for a pipeline that ``check_pipeline`` refuses, a model that is quantized already or not
-    in float32, a recipe that fits no layer of it, prompts beside a calibration set, images of the recipe that
-    cannot be drawn, or a disk with too little room for what is cached (see ``memory_budget``). Likewise for
-    ``resume`` without ``work``, and a ``work`` folder that holds the files of another run, damaged ones or
-    those of somebody else, that another process writes to, or from which only ``resume`` may go on.
+    Args:
+        recipe: what is quantized to how many bits, and how.
+        calibration: the calibration set; None: draw one from ``pipe``, as the recipe says.
+        work: a folder for the calibration set and the finished units; None: nothing is kept.
+        resume: continue an interrupted run in ``work``. The result has the same bits as an uninterrupted run.
+            If ``work`` is empty, the run starts from the beginning.
+        memory_gb: most RAM for cached activations, in units of 2^30 bytes.
+        progress: whether progress bars are shown.
+        callback: called with the report of each unit, and of each stage after the last unit.
+        prompts: texts for the calibration set, for pipelines that draw from a text.
+
+    Raises:
+        ValueError: the pipeline is refused by ``check_pipeline``; the model is already quantized or not in
+            float32; the recipe chooses no layer of it; both ``prompts`` and ``calibration`` are given; images
+            for bias correction cannot be drawn; the disk has too little room (see ``ptq.memory_budget``);
+            ``resume`` is given without ``work``; or the ``work`` folder is in use by another process, or has
+            files of another run, damaged files, files of another program, or results to resume from while
+            ``resume`` is False.
     """
     check_quantizable(pipe, calibration, prompts)
     if resume and work is None:
@@ -80,10 +89,12 @@ def quantize(
 def learn(
     pipe: DiffusionPipeline, unet: nn.Module, inputs: CalibrationSet, recipe: Recipe, run: Run
 ) -> list[UnitReport]:
-    """Fit ``unet``, the network of ``pipe`` with quantizers, to full precision: units, then all together.
+    """Fit ``unet``, in place, to the full-precision UNet of ``pipe``; returns the reports.
 
-    The stages after the units are those that the recipe asks for. Raises ValueError for images that
-    ``BiasCorrection`` cannot draw, before any unit is fitted.
+    unet: the UNet of ``pipe`` with quantizers. The units are fitted first, one after the other. Then come the
+    stages that the recipe asks for: the whole network, and bias correction.
+
+    Raises ValueError for images that ``BiasCorrection`` cannot draw, before any unit is fitted.
     """
     full, found, correction = pipe.unet, unet.quantization.trace, None
     if images := recipe.bias_correction.bias_correction_images:
@@ -106,7 +117,10 @@ def kept_files(
     work: Path | None,
     resume: bool,
 ) -> AbstractContextManager[WorkFolder | None]:
-    """The work folder of this run, held against other processes; None where nothing is to be kept."""
+    """A context manager that gives the work folder, locked for this process; None if ``work`` is None.
+
+    Raises, on entry, what ``opened`` raises.
+    """
     if work is None:
         return nullcontext()
     return opened(work, settings_of_run(pipe, recipe, prompts, calibration), resume)
@@ -115,7 +129,7 @@ def kept_files(
 def check_quantizable(
     pipe: DiffusionPipeline, calibration: CalibrationSet | None, prompts: Sequence[str] | None
 ) -> None:
-    """Raise ValueError for what ``quantize`` refuses at once, whatever the recipe."""
+    """Raise ValueError for what ``quantize`` refuses with any recipe."""
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
@@ -128,7 +142,7 @@ def check_quantizable(
 def recorded_set(
     pipe: DiffusionPipeline, how: Calibration, prompts: Sequence[str] | None, run: Run
 ) -> CalibrationSet:
-    """The calibration set that is drawn like that; one that the run's files have is taken from there."""
+    """The calibration set drawn from ``pipe`` with the settings ``how``, or the one in the work folder."""
     sampler = with_sampler(pipe, how.sampler)
     asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=run.progress)
 

@@ -1,8 +1,8 @@
-"""Block reconstruction: fit each unit's rounding and step sizes to its full-precision output.
+"""Block reconstruction: fits the rounding and step sizes of each unit to its full-precision output.
 
-Units are taken in execution order. Each learns on the inputs that the already quantized prefix gives it,
-against the output of the full-precision unit on full-precision inputs (Q-Diffusion, section 3.3.1; after
-BRECQ).
+Units are fitted in execution order (Q-Diffusion, section 3.3.1; BRECQ, Li et al., ICLR 2021). The inputs of a
+unit come from the units before it, which are already quantized. The target is the output of the
+full-precision unit on full-precision inputs.
 """
 
 import time
@@ -32,9 +32,13 @@ def reconstruct(
     step_sizes: StepSizes,
     run: Run,
 ) -> list[UnitReport]:
-    """Fit every unit of ``quantized`` in turn; it is changed in place.
+    """Fit the units of ``quantized``, in place, one after the other; returns one report for each unit.
 
-    Units that the run's files have are restored. Raises ValueError for a damaged file of one.
+    full, quantized: the network before quantization, and its copy with quantizers. trace: its units, in
+    execution order. inputs: the calibration set. Units that are finished in the work folder are loaded from
+    there.
+
+    Raises ValueError for a damaged file of a unit.
     """
     store = run.store()
     original = Replay(full, trace, inputs, store)
@@ -68,13 +72,13 @@ def reconstruct(
 
 
 def unit_macs(unet: nn.Module, trace: Trace) -> list[int]:
-    """Multiply-accumulates of each unit for one input, at least 1."""
+    """Multiply-accumulate operations (MACs) of each unit for one input, plus 1."""
     macs = {cost.name: cost.macs for cost in layer_costs(unet)}
     return [1 + sum(macs.get(name, 0) for name in unit.layers) for unit in trace.units]
 
 
 def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:
-    """The reconstruction loss over all rows."""
+    """The reconstruction loss over all rows of ``output`` and ``target``; ``batches`` covers all rows."""
     losses = [reconstruction_loss(output[rows], target[rows]) * (rows.stop - rows.start) for rows in batches]
     return float(sum(losses)) / target.shape[0]
 
@@ -89,7 +93,11 @@ def fit_unit(
     seed: int,
     tick: Callable,
 ) -> None:
-    """Quantize unit ``k``: its weights' ranges and rounding, then its activations' ranges and step sizes."""
+    """Quantize unit ``k``: weight ranges, rounding, then activation ranges and step sizes (section 3.3.1).
+
+    inputs: its arguments from the quantized prefix. target: its full-precision output. tick: called after
+    each iteration.
+    """
     given = (replay.modules[k], inputs, target, replay.batches())
     fitter = UnitFitter(*given, rounding, step_sizes, unit_seed(seed, k), tick)
     fitter.find_weight_ranges()

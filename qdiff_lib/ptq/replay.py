@@ -1,10 +1,11 @@
-"""Advancing cached inputs from unit to unit, without ever running the network's prefix again.
+"""Getting the inputs of one unit after the other from cached outputs, without running earlier units again.
 
-To reach unit k the UNet's own forward runs with every earlier unit replaced by a stub that returns its cached
-output; the concatenations, skips and norms between units run for real, and cost next to nothing. Unit k's
-arguments are captured and the pass is broken off. Outputs that no later unit needs are freed, arguments that
-are the network's own inputs (such as the text) stay where they are, and attention matrices live inside units,
-so none is ever cached.
+To get the arguments of unit k, the UNet's own forward runs, but every earlier unit is replaced by a stub that
+returns its cached output. Concatenations, skip connections and norms between units really run; they cost
+little. When unit k is called, its arguments are captured and the pass ends.
+
+Outputs that no later unit needs are freed. Arguments that are inputs of the network, such as the text, are
+not copied. Attention matrices occur only inside units, so they are never cached.
 """
 
 from collections.abc import Callable
@@ -20,12 +21,12 @@ from .activation_store import Rows, RowStore
 
 
 def row_batches(n: int, size: int) -> list[slice]:
-    """Consecutive slices of at most ``size`` rows that cover ``n`` of them."""
+    """Consecutive slices of at most ``size`` rows that cover ``n`` rows."""
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 class _Reached(Exception):
-    """What was looked for in a pass has been found: the arguments of a unit, or the output of an outlet."""
+    """Ends a pass that has found the arguments of a unit, or the output of an outlet."""
 
     def __init__(self, found):
         self.found = found
@@ -33,7 +34,10 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class InputRows:
-    """An argument that is one of the network's own inputs: the calibration set has its rows already."""
+    """An argument of a unit that is an input of the network; its rows are in the calibration set.
+
+    inputs: the calibration set. name: the network's argument.
+    """
 
     inputs: CalibrationSet
     name: str
@@ -46,28 +50,30 @@ class InputRows:
 class UnitInputs:
     """The arguments of one unit for all N calibration inputs.
 
-    leaves: per leaf of (args, kwargs) its rows, or the constant itself. Repeated tensors share their rows.
+    leaves: for each leaf of the tree (args, kwargs), its rows, or the value itself if it is constant. If a
+    tensor occurs twice, its rows are stored once. spec: the form of the tree.
     """
 
     leaves: list
     spec: TreeSpec
 
     def batch(self, index: slice | Tensor, device: torch.device) -> tuple[tuple, dict]:
-        """(args, kwargs) of the rows that ``index`` selects."""
+        """(args, kwargs) of the unit for the rows that ``index`` selects, on ``device``."""
         leaves = [v[index].to(device) if isinstance(v, Rows | InputRows) else v for v in self.leaves]
         return tree_unflatten(leaves, self.spec)
 
     def free(self, store: RowStore) -> None:
-        """Give the rows back."""
+        """Free the rows in the store."""
         for rows in {id(v): v for v in self.leaves if isinstance(v, Rows)}.values():
             store.free(rows)
 
 
 class Replay:
-    """One UNet (full-precision or quantized) on its way through the units.
+    """Runs the units of one UNet, full-precision or quantized, one after the other on cached inputs.
 
-    outputs: cached output rows of each finished unit that is still needed. All loops run in batches of
-    ``batch_size`` rows, in order; by default as many as the trace allows.
+    trace: the units. inputs: the calibration set. store: allocates the cache. batch_size: rows of each pass;
+    None: as many as the trace allows. outputs: the cached outputs of finished units that later units need, by
+    unit number.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class Replay:
         return row_batches(len(self.inputs), self.batch_size)
 
     def arguments(self, k: int, rows: slice) -> tuple[tuple, dict]:
-        """(args, kwargs) that unit ``k`` gets for these rows of the calibration set."""
+        """(args, kwargs) of unit ``k`` for these rows of the calibration set."""
         return self._arguments(k, rows, self.inputs.rows(rows, self.device))
 
     def _arguments(self, k: int, rows: slice, batch: dict[str, Tensor]) -> tuple[tuple, dict]:
@@ -100,7 +106,7 @@ class Replay:
 
     @torch.no_grad()
     def _until_reached(self, forwards: dict[nn.Module, Callable], batch: dict[str, Tensor]):
-        """Run the network on a batch with these modules' forwards replaced, until one raises ``_Reached``."""
+        """Run the network on a batch, with other forwards for some modules, until one raises ``_Reached``."""
         for module, forward in forwards.items():
             module.forward = forward
         try:
@@ -113,7 +119,7 @@ class Replay:
         raise RuntimeError("the pass ended without reaching what it looked for")
 
     def _stubs(self, k: int, rows: slice) -> dict[nn.Module, Callable]:
-        """Forwards that return the cached outputs of the first ``k`` units, which are finished."""
+        """Forwards for the first ``k`` units, which are finished; they return the cached outputs."""
         stubs = {}
         for i, unit in enumerate(self.trace.units[:k]):
             if unit.outlet:
@@ -132,7 +138,7 @@ class Replay:
         return stub
 
     def collect(self, k: int) -> UnitInputs:
-        """Unit ``k``'s arguments for all rows, in the store."""
+        """The arguments of unit ``k`` for all rows, kept in the store."""
         collected = None
         for rows in self.batches():
             batch = self.inputs.rows(rows, self.device)
@@ -145,7 +151,7 @@ class Replay:
         return collected
 
     def _allocate(self, leaves: list, batch: dict[str, Tensor]) -> list:
-        """Rows for each leaf that has a row for each input; the network's own inputs are there already."""
+        """Rows for each tensor with one row per input, except for inputs of the network."""
         made: dict[int, Rows | InputRows] = {id(v): InputRows(self.inputs, k) for k, v in batch.items()}
         count = len(next(iter(batch.values())))
         for leaf in leaves:
@@ -155,7 +161,10 @@ class Replay:
 
     @torch.no_grad()
     def advance(self, k: int, inputs: UnitInputs | None = None) -> Rows:
-        """Run unit ``k`` on all rows and cache its output."""
+        """Run unit ``k`` on all rows; returns its output, which is also cached.
+
+        inputs: its arguments; None: compute them from the cached outputs.
+        """
         outputs = self.store.allocate((len(self.inputs), *self.trace.units[k].shape))
         for rows in self.batches():
             args, kwargs = inputs.batch(rows, self.device) if inputs else self.arguments(k, rows)
@@ -164,7 +173,10 @@ class Replay:
         return outputs
 
     def finish(self, k: int) -> None:
-        """Free what no unit after ``k`` needs, and keep an outlet's output in place of the unit's."""
+        """Free the outputs that no unit after ``k`` needs.
+
+        If unit ``k`` has an outlet, cache the output of the outlet in place of the output of the unit.
+        """
         unit = self.trace.units[k]
         if unit.outlet:
             own, kept = self.outputs[k], self.store.allocate((len(self.inputs), *unit.outlet_shape))

@@ -1,4 +1,4 @@
-"""How a quantization is carried out: what all stages of one run share beside their part of the recipe."""
+"""The settings that all stages of one call of ``quantize`` share, besides the recipe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from .work_folder import WorkFolder
 
 @dataclass(frozen=True)
 class Run:
-    """One run of ``quantize``. Of all this only the seed changes the result.
+    """One run of ``quantize``. Only the seed changes the result.
 
-    seed: of all random draws. memory_gb: most RAM for cached activations, in 2^30 bytes; the rest goes to
-    files. files: where recorded inputs and finished units are kept, and taken from; None: nowhere. progress:
-    whether bars are shown. callback: called with the report of each unit, and of each stage after them.
+    seed: of all random numbers. memory_gb: most RAM for cached activations, in units of 2^30 bytes; the rest
+    goes to files. files: the work folder; None: nothing is kept. progress: whether progress bars are shown.
+    callback: called with the report of each unit, and of each stage after the last unit.
     """
 
     seed: int = 0
@@ -24,11 +24,11 @@ class Run:
     callback: Callable[[UnitReport], None] | None = None
 
     def store(self) -> RowStore:
-        """An empty store of activations within this memory; its files are in the work folder."""
+        """An empty store of activations with this memory budget; its files are in the work folder, if any."""
         return RowStore(int(self.memory_gb * 2**30), self.files and self.files.folder)
 
     def finished(self, report: UnitReport) -> UnitReport:
-        """Hand a report to whoever wants to see it."""
+        """Call the callback with the report; returns the report."""
         if self.callback:
             self.callback(report)
         return report

@@ -1,13 +1,13 @@
-"""After the last unit: all quantized layers learn together (not in the paper).
+"""Fitting the whole network after the last unit: all quantized layers learn together (not in the paper).
 
-Block reconstruction fits each unit to its own output. What the units leave adds up along the network, and
-none of them is fitted to the sum. Here the codes and scales of weights, the scales of activations and the
-biases of layers whose weights are quantized are learned against the output of the full-precision network:
-what one unit left, others can make up for.
+Block reconstruction fits each unit to its own output. The remaining errors of the units add up along the
+network, and no unit is fitted to the sum. In this stage the loss is the error of the network's output, so
+that one unit can compensate the error of another. These parameters are learned: the codes and scales of
+weights, the scales of activations, and the biases of layers with quantized weights.
 
-The error grows by far towards the clean end, so that a plain mean would hear of little else. Each input's
-error is therefore divided by the mean error of its step before this stage: what counts is how much of it is
-left, at the noisy end as at the clean one.
+The error is much larger at the clean end of the trajectory than at the noisy end, so the clean end would
+dominate a plain mean. Therefore the error of each input is divided by the mean error of its denoising step
+before this stage. Then the relative improvement counts equally at all steps.
 """
 
 import time
@@ -30,25 +30,27 @@ from .reconstruction import mean_loss
 from .replay import InputRows, UnitInputs, row_batches
 from .run import Run
 
-NAME = "network"  # of the report of this stage
-SMALLEST_LOSS = 1e-12  # a step without any error keeps a finite weight
+NAME = "network"  # the name in this stage's report
+SMALLEST_LOSS = 1e-12  # so that a denoising step without any error has a finite weight
 
 
 class Whole(nn.Module):
-    """A noise network as if it were one unit: from keyword arguments to its output, a tensor."""
+    """A noise network in the form of one unit: takes keyword arguments, returns a tensor."""
 
     def __init__(self, unet: nn.Module):
         super().__init__()
         self.unet = unet
 
     def forward(self, **inputs: Tensor) -> Tensor:
+        """The output of the network, (N, C, H, W)."""
         return self.unet(**inputs).sample
 
 
 class NetworkFitter(Fitter):
-    """Fits codes, scales and biases of a ``Whole``.
+    """Fits codes, scales and biases of all quantized layers of a network (not in the paper).
 
-    full: the full-precision network. loss_weights: of each row, (N,).
+    whole: the quantized network. full: the full-precision network. loss_weights: the weight of each row in
+    the loss, (N,). The other arguments are those of ``Fitter``.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ class NetworkFitter(Fitter):
         self.full, self.loss_weights, self.settings = full, loss_weights, settings
 
     def loss(self, index: Tensor) -> Tensor:
-        """The mean squared error of these rows, each times its loss weight."""
+        """The mean squared error of each row that ``index`` selects, times its loss weight, averaged."""
         args, kwargs = self.inputs.batch(index, self.device)
         errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square()
         return (errors.flatten(1).mean(1) * self.loss_weights[index].to(self.device)).mean()
 
     def fit(self) -> None:
-        """Learn by Adam with cosine decay."""
+        """Learn all parameters by Adam with cosine decay; without quantized layers, do nothing."""
         modules = self.unit.unet.named_modules()
         layers = {name: m for name, m in modules if isinstance(m, QuantLayer) and m.weight_grid}
         quantizers = activation_quantizers(self.unit)
@@ -104,10 +106,12 @@ def fit_network(
     batch_size: int,
     run: Run,
 ) -> UnitReport:
-    """Fit ``quantized``, whose units are finished, as a whole; it is changed in place.
+    """Fit all layers of ``quantized`` together, in place, after its units are finished (not in the paper).
 
-    batch_size: inputs in each iteration. Nothing of it is kept in the run's files: a killed stage is done
-    again, from the units. The report's error is the reconstruction loss of the network.
+    full: the full-precision network. inputs: the calibration set. batch_size: inputs in each iteration.
+    Returns a report; its error is the reconstruction loss of the network's output.
+
+    This stage keeps nothing in the work folder. After a kill it starts again from the finished units.
     """
     start, store, index = time.monotonic(), run.store(), len(trace.units)
     batches = row_batches(len(inputs), trace.batch_size)
@@ -127,14 +131,14 @@ def fit_network(
 
 
 def all_inputs(inputs: CalibrationSet) -> UnitInputs:
-    """The network's own inputs, as the arguments of a unit."""
+    """The inputs of the network, in the form of the arguments of a unit."""
     leaves, spec = tree_flatten(((), {name: InputRows(inputs, name) for name in inputs.inputs}))
     return UnitInputs(leaves, spec)
 
 
 @torch.no_grad()
 def outputs(unit: nn.Module, inputs: UnitInputs, batches: list[slice], store: RowStore) -> Rows:
-    """The unit's output for all rows."""
+    """The output of the unit for all rows, kept in the store; ``batches`` covers all rows."""
     rows, device = None, next(unit.parameters()).device
     for batch in batches:
         args, kwargs = inputs.batch(batch, device)
@@ -146,12 +150,15 @@ def outputs(unit: nn.Module, inputs: UnitInputs, batches: list[slice], store: Ro
 
 
 def row_losses(output: Rows, target: Rows, batches: list[slice]) -> Tensor:
-    """The mean squared error of each row, (N,)."""
+    """The mean squared error of each row, (N,); ``batches`` covers all rows."""
     return torch.cat([(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches])
 
 
 def loss_weights_of(losses: Tensor, step: Tensor) -> Tensor:
-    """One over the mean of ``losses`` (N,) at each row's ``step`` (N,), (N,)."""
+    """The loss weight of each row, (N,): 1 / (mean loss of all rows with the same denoising step).
+
+    losses: the mean squared error of each row, (N,). step: the denoising step of each row, (N,).
+    """
     _, index = step.unique(return_inverse=True)
     means = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, losses, "mean", include_self=False)
     return 1 / means.clamp(min=SMALLEST_LOSS)[index]

@@ -1,4 +1,4 @@
-"""Quantizing without reconstruction, as the paper's baselines do: ranges are observed, weights rounded."""
+"""Quantization without reconstruction, as in the paper's baselines: observed ranges, rounded weights."""
 
 import torch
 from torch import nn
@@ -21,7 +21,11 @@ def round_all(
     step_sizes: StepSizes,
     seed: int,
 ) -> None:
-    """Without reconstruction: weights one by one, activation ranges from full-precision inputs."""
+    """Quantize ``unet``, in place, without learning (the baselines of Q-Diffusion, section 4).
+
+    unet: a network with quantizers. inputs: the calibration set. seed: of the observers' random draws. The
+    activation ranges are observed in full precision. Then each layer's weight is rounded on its own.
+    """
     generator = torch.Generator().manual_seed(seed)
     quantizers = activation_quantizers(unet)
     for quantizer in quantizers:

@@ -1,15 +1,15 @@
-"""Resuming: the recorded inputs and the finished units on disk, and what says whose they are.
+"""The work folder of a run, from which ``quantize`` can resume: calibration set, finished units, settings.
 
 A work folder holds
 
-    qdiff.lock                      the mark of such a folder, and its lock (see ``lock``)
+    qdiff.lock                      marks the folder as a work folder, and locks it (see ``utils.lock``)
     fingerprint.json                the settings of the run
-    calibration-set.safetensors     the recorded inputs
+    calibration-set.safetensors     the calibration set
     units/unit-000.safetensors      the finished units
-    activations-...                 what does not fit into memory, removed when a run ends or goes on
+    activations-...                 activations that do not fit into RAM; removed when a run ends or resumes
 
-Each file is written atomically, holds its own hash and that of the run's settings. The stages after the last
-unit leave nothing here: after a kill they are done again, from the units.
+Each file is written atomically. It holds its own hash, and the hash of the run's settings. The stages after
+the last unit keep nothing here: after a kill they start again from the finished units.
 """
 
 import inspect
@@ -34,9 +34,9 @@ from ..utils.lock import LOCK, held
 from ..utils.sealed import load_sealed, save_sealed
 from .activation_store import SPILL
 
-AFTER_UNITS = ("whole_network", "bias_correction")  # parts of a recipe that no unit depends on
+AFTER_UNITS = ("whole_network", "bias_correction")  # parts of a recipe that do not affect units
 CURE = "delete this file, and resume once more"
-SHOWN = 40  # characters of a setting in an error
+SHOWN = 40  # most characters of a setting in an error message
 
 
 def settings_of_run(
@@ -45,9 +45,9 @@ def settings_of_run(
     prompts: Sequence[str] | None = None,
     calibration: CalibrationSet | None = None,
 ) -> dict:
-    """A JSON form of all that decides the result of ``quantize``: tensors as their hash, all else in words.
+    """The JSON form of everything that determines the result of ``quantize``; a hash stands for tensors.
 
-    Raises ValueError for a sampler that the pipeline cannot drive.
+    The arguments are those of ``quantize``. Raises ValueError for a sampler that the pipeline cannot use.
     """
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     tensors = {f"{name}.{key}": v for name, part in networks.items() for key, v in part.state_dict().items()}
@@ -61,16 +61,16 @@ def settings_of_run(
 
 
 def settings_of(part: object) -> dict:
-    """The class of a part of a pipeline, and what its config says of the arguments of that class."""
+    """The class name of a component of a pipeline, and its config for the arguments of that class."""
     arguments = inspect.signature(type(part).__init__).parameters
     config = {name: value for name, value in part.config.items() if name in arguments}
     return {"class": type(part).__name__, **config}
 
 
 class WorkFolder:
-    """The files of one run, so that it can go on after a kill; use it within ``opened``.
+    """The files of one run, from which a killed run can resume. Get one from ``opened``, which locks it.
 
-    folder: where they are. settings: of ``settings_of_run``.
+    folder: the path. settings: the result of ``settings_of_run``.
     """
 
     def __init__(self, folder: Path, settings: dict):
@@ -81,15 +81,19 @@ class WorkFolder:
         self.recorded = self.folder / "calibration-set.safetensors"
 
     def unit_path(self, index: int) -> Path:
-        """The file of unit ``index``."""
+        """The path of the file of unit ``index``."""
         return self.folder / "units" / f"unit-{index:03d}.safetensors"
 
     def has_results(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether the folder has a calibration set or a finished unit."""
         return self.recorded.exists() or any(self.folder.glob("units/unit-*.safetensors"))
 
     def begin(self, resume: bool) -> None:
-        """Refuse what another run left, before anything is changed; clear what a killed one left."""
+        """Check the folder, remove leftovers of a killed run, and write the settings.
+
+        Raises ValueError, before anything is changed, for results of an earlier run if ``resume`` is False,
+        and for the files of a run with other settings.
+        """
         if not resume and self.has_results():
             raise ValueError(
                 f"work={str(self.folder)!r} holds recorded inputs or finished units of an earlier run: go on "
@@ -101,7 +105,7 @@ class WorkFolder:
         write_json(self.known, {"settings": self.settings, "sha256": self.run})
 
     def check_same_run(self) -> None:
-        """Raise ValueError where the folder is that of a run with other settings, or does not say so."""
+        """Raise ValueError if the folder has the settings of another run, or damaged settings."""
         known = read_json(self.known, CURE)
         there = known.get("settings")
         if known.get("sha256") != tensors_hash({}, there):
@@ -114,26 +118,33 @@ class WorkFolder:
             )
 
     def end(self) -> None:
-        """Take the run's mark away where it left nothing to go on from."""
+        """Remove the settings of the run if the folder has no results."""
         if not self.has_results():
             self.known.unlink(missing_ok=True)
 
     def calibration(self, record: Callable[[], CalibrationSet]) -> CalibrationSet:
-        """The set that was recorded into the folder; a new one is read back too, to be the same."""
+        """The calibration set in the folder; if there is none, call ``record`` and write its result first.
+
+        The set is always read from the file, so that a resumed run gets the same tensors. Raises ValueError
+        for a damaged file.
+        """
         if not self.recorded.exists():
             inputs = record()
             save_sealed(self.recorded, inputs.tensors(), {"made_by": inputs.made_by, "run": self.run})
-            del inputs  # room for the other
+            del inputs  # frees memory before the file is read
         tensors, about = self.load(self.recorded)
         return CalibrationSet.from_tensors(tensors, about["made_by"])
 
     def save_unit(self, report: UnitReport, unit: nn.Module) -> None:
-        """Write the unit's quantized state."""
+        """Write the file of a finished unit: its quantized state and its report."""
         about = {"report": asdict(report), "run": self.run}
         save_sealed(self.unit_path(report.index), quantized_state(unit), about)
 
     def load_unit(self, index: int, unit: nn.Module) -> UnitReport | None:
-        """Restore the unit from its file; None when it has not been finished."""
+        """Restore ``unit`` from the file of unit ``index``; returns its report, or None without a file.
+
+        Raises ValueError for a damaged file, and for one of another run.
+        """
         if not self.unit_path(index).exists():
             return None
         tensors, about = self.load(self.unit_path(index))
@@ -141,7 +152,10 @@ class WorkFolder:
         return UnitReport(**about["report"])
 
     def load(self, path: Path) -> tuple[dict, dict]:
-        """A file of this run. Raises ValueError for a damaged one, and for that of another run."""
+        """(tensors, metadata) of a file of this run.
+
+        Raises ValueError for a damaged file, and for one of another run.
+        """
         tensors, about = load_sealed(path, CURE)
         if about.get("run") != self.run:
             raise ValueError(f"{path} is of another model or other options: {CURE}")
@@ -150,10 +164,11 @@ class WorkFolder:
 
 @contextmanager
 def opened(folder: str | Path, settings: dict, resume: bool) -> Iterator[WorkFolder]:
-    """The work folder of a run, held against other processes.
+    """Open the work folder of a run, locked against other processes, as a context manager.
 
-    Raises ValueError for a folder that is in use, that ``quantize`` did not make, or that holds the files of
-    another run; without ``resume`` also for one with files of this run.
+    settings: the result of ``settings_of_run``. Raises ValueError for a folder that is in use, that
+    ``quantize`` did not make, or that has files of another run. Without ``resume``, raises ValueError also
+    for a folder with results of this run.
     """
     with held(folder):
         work = WorkFolder(folder, settings)
@@ -165,7 +180,10 @@ def opened(folder: str | Path, settings: dict, resume: bool) -> Iterator[WorkFol
 
 
 def differences(there: object, here: object, name: str = "") -> list[str]:
-    """What two JSON values differ in, as texts such as "recipe.seed: 0 there, 1 here"."""
+    """The differences of two JSON values, as texts such as "recipe.seed: 0 there, 1 here".
+
+    name: the path of the values, for the texts.
+    """
     if not (isinstance(there, dict) and isinstance(here, dict)):
         shown = [
             text if len(text) <= SHOWN else text[:SHOWN] + "..." for text in map(json.dumps, (there, here))
@@ -179,14 +197,14 @@ def differences(there: object, here: object, name: str = "") -> list[str]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files and the cached activations of killed processes."""
+    """Remove temporary files and cached activations that killed processes left."""
     remove_temporaries(folder)
     for spilled in Path(folder).glob(f"{SPILL}*"):
         shutil.rmtree(spilled)
 
 
 def clear_work(folder: Path) -> None:
-    """Empty a held work folder whose run is over; the mark goes last, as ``held`` ends."""
+    """Remove all files from a locked work folder except ``qdiff.lock``, which ``held`` removes at its end."""
     for path in sorted(Path(folder).iterdir()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
