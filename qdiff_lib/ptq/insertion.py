@@ -1,6 +1,7 @@
 """Putting quantizers into a diffusers UNet: quantized layers and quantized attention products."""
 
 import copy
+from difflib import get_close_matches
 from fnmatch import fnmatch
 
 from diffusers.models.attention_processor import Attention
@@ -18,10 +19,31 @@ EDGES = ("conv_in", "conv_out")
 SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # bits if the recipe does not set them; as in the paper
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether the pattern is that of this module or of one that holds it: "mid_block" means all within."""
+    parts = name.split(".")
+    return any(fnmatch(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
 def is_quantized(name: str, grids: Grids) -> bool:
     """Whether the name patterns ``include`` and ``exclude`` choose the module of this name."""
-    included = any(fnmatch(name, pattern) for pattern in grids.include)
-    return included and not any(fnmatch(name, pattern) for pattern in grids.exclude)
+    included = any(matches(name, pattern) for pattern in grids.include)
+    return included and not any(matches(name, pattern) for pattern in grids.exclude)
+
+
+def check_patterns(unet: nn.Module, trace: Trace, grids: Grids) -> None:
+    """Raise ValueError for a pattern that matches no layer and no attention; the message has similar names."""
+    names = [name for unit in trace.units for name in unit.layers]
+    names += [name for name, module in unet.named_modules() if isinstance(module, Attention)]
+    for field, patterns in (("include", grids.include), ("exclude", grids.exclude)):
+        for pattern in patterns:
+            if not any(matches(name, pattern) for name in names):
+                known = {".".join(n.split(".")[: i + 1]) for n in names for i in range(n.count(".") + 1)}
+                near = " or ".join(map(repr, get_close_matches(pattern, sorted(known)))) or repr(names[0])
+                raise ValueError(
+                    f"{field} has the pattern {pattern!r}, which matches no layer of this network: did you "
+                    f"mean {near}?"
+                )
 
 
 def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
@@ -34,6 +56,7 @@ def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
     Raises ValueError if the patterns choose no layer, or for an attention whose products cannot be quantized
     through diffusers' processor interface.
     """
+    check_patterns(unet, trace, grids)
     quantized = copy.deepcopy(unet).requires_grad_(False)
     names = [name for unit in trace.units for name in unit.layers if is_quantized(name, grids)]
     if not names:
