@@ -25,7 +25,7 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
     """
     if sampler is None:
         return with_components(pipe)
-    scheduler = make_scheduler(sampler, pipe.scheduler.config, latent=decoder_of(pipe) is not None)
+    scheduler = make_scheduler(sampler, pipe.scheduler, latent=decoder_of(pipe) is not None)
     changed = with_components(pipe, scheduler=scheduler)
     unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it passes one to each step
     if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline turns any other into DDIM

@@ -134,8 +134,8 @@ def run_batch(
     images = torch.from_numpy(out.images)
     if not images.isfinite().all():
         raise ValueError(
-            f"{type(pipe).__name__} decodes finite latents to images that are not finite: load its decoder in "
-            "float32"
+            f"{type(pipe).__name__} decodes finite latents to images that are not finite: load its "
+            "decoder in float32"
         )
     return (images.permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
 

@@ -1,9 +1,11 @@
 """Putting quantizers into a diffusers UNet: quantized layers and quantized attention products."""
 
 import copy
+from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatch
 
+from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
@@ -15,6 +17,7 @@ from ..quantizers.grid import Grid
 from ..recipes.parts import Grids
 from ..utils.constants import FLOAT_BITS
 
+HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_hooks", "_forward_pre_hooks"))]
 EDGES = ("conv_in", "conv_out")
 SOFTMAX_BITS, TEXT_SOFTMAX_BITS = 8, 16  # bits if the recipe does not set them; as in the paper
 
@@ -32,7 +35,7 @@ def is_quantized(name: str, grids: Grids) -> bool:
 
 
 def check_patterns(unet: nn.Module, trace: Trace, grids: Grids) -> None:
-    """Raise ValueError for a pattern that matches no layer and no attention; the message has similar names."""
+    """Raise ValueError for a pattern that matches no layer and no attention; it names similar ones."""
     names = [name for unit in trace.units for name in unit.layers]
     names += [name for name, module in unet.named_modules() if isinstance(module, Attention)]
     for field, patterns in (("include", grids.include), ("exclude", grids.exclude)):
@@ -66,10 +69,26 @@ def insert_quantizers(unet: nn.Module, grids: Grids, trace: Trace) -> nn.Module:
         weights, activations = layer_bits(name, grids)
         grid = activation_grid(activations, grids)
         sizes = trace.concat_splits.get(name) if grids.split else None
-        quantized.set_submodule(name, QuantLayer(layer, weights, grid, sizes or (layer.weight.shape[1],)))
+        sizes = sizes or (layer.weight.shape[1],)
+        replace(quantized, name, lambda layer, how=(weights, grid, sizes): QuantLayer(layer, *how))
     if grids.quantize_attention and grids.activations != FLOAT_BITS:
         _insert_attention_quantizers(quantized, grids)
     return quantized.eval()
+
+
+def replace(network: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> None:
+    """Put ``make(module)`` in the place of the module of this name; its hooks move to the new module."""
+    old = network.get_submodule(name)
+    accelerated = getattr(old, "_hf_hook", None)
+    if accelerated is not None:
+        remove_hook_from_module(old)
+        vars(old).pop("forward", None)  # the class has it
+    new = make(old)
+    for kind in HOOKS:
+        setattr(new, kind, getattr(old, kind))
+    network.set_submodule(name, new)
+    if accelerated is not None:
+        add_hook_to_module(new, accelerated)
 
 
 def layer_bits(name: str, grids: Grids) -> tuple[int, int]:
@@ -90,6 +109,6 @@ def _insert_attention_quantizers(unet: nn.Module, grids: Grids) -> None:
     for name, module in list(unet.named_modules()):
         if isinstance(module, Attention) and is_quantized(name, grids):
             try:
-                unet.set_submodule(name, QuantAttention.of(module, grid, softmax))
+                replace(unet, name, lambda module: QuantAttention.of(module, grid, softmax))
             except ValueError as error:
                 raise ValueError(f"attention {name!r}: {error}") from error

@@ -130,7 +130,8 @@ def one_input(unet: nn.Module, calibration: CalibrationSet | None) -> dict[str, 
     row = calibration.rows(slice(0, 1), unet.device)
     channels = {"sample": 1, "encoder_hidden_states": -1}  # the axes that a network fixes
     wrong = sorted(row.keys() ^ inputs.keys())
-    wrong += [n for n, axis in channels.items() if n in row and row[n].shape[axis] != inputs[n].shape[axis]]
+    shared = [name for name in channels if name in row and name in inputs]
+    wrong += [n for n in shared if row[n].shape[channels[n]] != inputs[n].shape[channels[n]]]
     if wrong:
         raise ValueError(
             f"calibration: {wrong[0]!r} is not what this network takes: record the set from this pipeline"
@@ -169,6 +170,11 @@ def check_quantizable(
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
     if pipe.unet.dtype != torch.float32:
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
+    if any(value.is_meta for value in pipe.unet.parameters()):
+        raise ValueError(
+            "the UNet's weights are not in memory (offloaded by accelerate, or on the meta device): load the "
+            "pipeline without offloading, for example with qdiff_lib.load"
+        )
     check_weights(pipe.unet, "the UNet")
     if calibration is not None and prompts is not None:
         raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
