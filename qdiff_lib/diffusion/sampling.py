@@ -1,6 +1,7 @@
 """Sampling with any diffusers pipeline and scheduler, from the same noise for every model."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,20 +178,21 @@ def sample(
     noise_generators(seed, Whole(0).checked("first", first) + n - 1, 1, role)  # all can be drawn
     calls = len(sampling_times(pipe, steps))
     size = batch_size or images_at_once(pipe)
-    images, trajectories = [], []
+    images, trajectory = [], None
     starts = range(first, first + n, size)
     with progress_bar(total=calls * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
         for start in starts:
-            kept: list[Tensor] = []
+            count, done = min(size, first + n - start), itertools.count()
+            rows = slice(start - first, start - first + count)
 
-            def after_step(x: Tensor, kept: list[Tensor] = kept) -> None:
+            def after_step(x: Tensor, rows: slice = rows, done: Iterator[int] = done) -> None:
+                nonlocal trajectory
                 bar.update()
                 if record:
-                    kept.append(x.cpu())
+                    if trajectory is None:  # all of it at once: nothing is held twice
+                        trajectory = torch.empty(calls, n, *x.shape[1:], dtype=x.dtype)
+                    trajectory[next(done), rows] = x.cpu()
 
             with each_step(pipe, after_step):
-                count = min(size, first + n - start)
                 images.append(run_batch(pipe, start, count, steps, seed, role, request))
-            if record:
-                trajectories.append(torch.stack(kept))
-    return Samples(torch.cat(images), torch.cat(trajectories, dim=1) if record else None)
+    return Samples(torch.cat(images), trajectory)
