@@ -21,6 +21,7 @@ from ..io.native import make_native
 from ..io.quantization import Quantization, UnitReport
 from ..recipes.parts import Calibration
 from ..recipes.recipe import Recipe
+from .arithmetic import float32_arithmetic
 from .bias_correction import BiasCorrection
 from .insertion import insert_quantizers
 from .memory_budget import check_disk
@@ -71,7 +72,7 @@ def quantize(
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start, learned = time.monotonic(), recipe.rounding.learned
-    with without_autocast(pipe.unet), evaluating(pipe.unet) as full:
+    with float32_arithmetic(pipe.unet.device), evaluating(pipe.unet) as full:
         found = trace(full, one_input(full, calibration))
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
@@ -137,11 +138,6 @@ def one_input(unet: nn.Module, calibration: CalibrationSet | None) -> dict[str, 
             f"calibration: {wrong[0]!r} is not what this network takes: record the set from this pipeline"
         )
     return row
-
-
-def without_autocast(unet: nn.Module) -> AbstractContextManager:
-    """Calibration is in float32, whatever autocast surrounds the call."""
-    return torch.autocast(unet.device.type, enabled=False)
 
 
 def kept_files(
