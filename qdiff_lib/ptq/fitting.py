@@ -151,7 +151,7 @@ class UnitFitter(Fitter):
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit.
 
-        Grouped convolutions have none, and start at their fractions.
+        Layers for which GPTQ is not determined have none, and start at their fractions.
         """
         levels = {}
         for group in in_groups([layer for layer in layers if is_compensable(layer)]):
