@@ -157,6 +157,8 @@ def features(images: Tensor, extractor: FeatureExtractorBase, batch_size: int = 
     device = next(extractor.parameters()).device
     batches = [extractor(part.to(device)) for part in images.expand(-1, 3, -1, -1).split(batch_size)]
     columns = [torch.cat(parts).float().cpu() for parts in zip(*batches, strict=True)]
+    if not all(column.isfinite().all() for column in columns):
+        raise ValueError("the extractor gives features that are not finite: load its weights again")
     return dict(zip(extractor.get_requested_features_list(), columns, strict=True))
 
 

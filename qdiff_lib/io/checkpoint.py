@@ -31,6 +31,8 @@ def save_quantized(pipe: DiffusionPipeline, folder: Path) -> Path:
     Raises ValueError for a pipeline that ``quantize`` did not make, for a network that was changed after
     ``quantize``, and for a class or component that diffusers and transformers cannot load again.
     """
+    if not str(folder):
+        raise ValueError(f"folder={folder!r} is empty: name a folder, such as 'build/w4a8'")
     check_loadable(pipe)
     folder = Path(folder)
     with replacing_folder(folder) as temporary:

@@ -138,3 +138,10 @@ def test_what_makes_the_features_decides_their_file(tmp_path, changed):
     images = {"images": 255 - images, "shape": images.view(2, 1, 64, 32)}.get(changed, images)
     extractors.stored_features(images, network, tmp_path)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+
+
+def test_features_that_are_not_finite_are_refused():
+    network = extractors.ClassifierExtractor("fashion-classifier", ["128", "logits"])
+    network.network.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="features that are not finite"):
+        extractors.features(reference_images.test_images()[:2], network)

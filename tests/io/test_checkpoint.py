@@ -487,3 +487,8 @@ def test_adapters_are_fused_before():
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     assert quantize(pipe, recipe, prompts=prompts, progress=False).unet.quantization.recipe == recipe
+
+
+def test_an_empty_folder_name_is_refused():
+    with pytest.raises(ValueError, match="folder='' is empty"):
+        save_quantized(None, "")
