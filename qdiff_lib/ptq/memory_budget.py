@@ -31,6 +31,22 @@ def cached_bytes(trace: Trace, n: int) -> list[int]:
     return most
 
 
+def cache_line(trace: Trace, n: int, memory_gb: float) -> str:
+    """Say in one line how much memory and how much room in files the cached activations take at most.
+
+    The arguments are those of ``check_disk``.
+    """
+    needed = max(cached_bytes(trace, n))
+    held = min(needed, memory_gb * 2**30)
+    files = needed if needed > held else 0
+    return f"caches up to {size(needed)}: {size(held)} in memory, {size(files)} in files"
+
+
+def size(count: float) -> str:
+    """A number of bytes in GB, or in MB if it is small."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 or not count else f"{count / 1e6:.3g} MB"
+
+
 def check_disk(trace: Trace, n: int, memory_gb: float, folder: Path | None) -> None:
     """Raise ValueError if the disk of ``folder`` may be too small for the cached activations.
 
