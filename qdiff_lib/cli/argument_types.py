@@ -63,10 +63,8 @@ def exists(path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise argparse.ArgumentTypeError(
-            f"{str(path)!r} cannot be used ({reason}); name another one"
-        ) from None
+        why = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be used ({why}); name another one") from None
 
 
 def file_named(suffix: str) -> Callable[[str], Path]:

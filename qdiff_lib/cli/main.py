@@ -145,7 +145,7 @@ def load_for(args: argparse.Namespace, model: str):
 
 
 def shape_of_images(pipe) -> tuple[int, ...]:
-    """(C, H, W) of what the last network of a pipeline returns; for a latent, H and W are those of the latent."""
+    """(C, H, W) of the images of a pipeline; H and W are those of the latent, if it has one."""
     from ..diffusion.pipelines import decoder_of
 
     size = pipe.unet.config.sample_size
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     argv: the arguments; None: those of the process. The status is 0, or 1 (doctor found errors), 2 (wrong
-    input, or something was lacking), 130 (Ctrl-C), or 128 plus the number of another signal that stopped the command.
+    input, or something is lacking), 130 (Ctrl-C), or 128 plus the number of another signal that stopped it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     escape_what_cannot_be_printed()

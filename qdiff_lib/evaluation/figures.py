@@ -16,7 +16,7 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "
 
 
 def check_drawable(shape: Sequence[int]) -> None:
-    """Raise ValueError unless images of this shape, (N, C, H, W) or (C, H, W), are grey (C = 1) or RGB (C = 3)."""
+    """Raise ValueError unless images of this shape, (N, C, H, W) or (C, H, W), are grey (1) or RGB (3)."""
     if len(shape) not in (3, 4) or shape[-3] not in (1, 3):
         raise ValueError(
             f"images of shape {tuple(shape)} cannot be drawn: give images with 1 channel (grey) or 3 (RGB), "

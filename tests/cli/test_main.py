@@ -66,10 +66,14 @@ def set_command(monkeypatch, name, raised):
         ([*SAMPLE, "--steps", "0"], "'0'", "from 1 to 1000"),
         ([*SAMPLE, "--steps", "1001"], "'1001'", "from 1 to 1000"),
         ([*SAMPLE, "--steps", "many"], "'many'", "from 1 to 1000"),
-        ([*SAMPLE, "--n", "0"], "'0'", "at least 1"),
+        ([*SAMPLE, "--n", "0"], "'0'", "from 1 to 1048576"),
+        ([*SAMPLE, "--n", "2000000"], "'2000000'", "from 1 to 1048576"),
+        ([*QUANTIZE, "--memory-gb", "9" * 400], "999", "up to 1000000"),
+        ([*QUANTIZE, "--out", "x" * 300], "xxx", "name another one"),
+        ([*SAMPLE, "--out", "x" * 300 + ".png"], "xxx", "name another one"),
         ([*SAMPLE, "--out", "new.jpg"], "'new.jpg'", ".png"),
         (["evaluate", "--model", "ddpm-fashion", "--against", "cats"], "'cats'", "'fashion-mnist'"),
-        ([*EVALUATE, "--n", "1"], "'1'", "at least 2"),
+        ([*EVALUATE, "--n", "1"], "'1'", "from 2 to 1048576"),
         (["evaluate", "--model", "ddpm-fashion"], "--original", "required"),
         ([*EVALUATE, "--original", "x"], "--original", "not allowed with"),
         ([*SAMPLE, "--eta", "1.5"], "'1.5'", "from 0 to 1"),
@@ -175,10 +179,14 @@ def test_traceback_lets_the_error_through(monkeypatch):
         cli.main([*SAMPLE, "--traceback"])
 
 
-def test_a_bug_is_not_disguised_as_wrong_input(monkeypatch):
-    set_command(monkeypatch, "sample", AttributeError("a bug"))
-    with pytest.raises(AttributeError):
-        cli.main(SAMPLE)
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, RuntimeError, RecursionError, AssertionError])
+def test_another_error_is_one_line_with_its_type(kind, monkeypatch, capsys):
+    set_command(monkeypatch, "sample", kind("deep inside"))
+    line = refused(SAMPLE, capsys)
+    assert f"sample: error: {kind.__name__}: " in line and "deep inside" in line
+    assert line.endswith("; add --traceback to see where\n")
+    with pytest.raises(kind):
+        cli.main([*SAMPLE, "--traceback"])
 
 
 def help_of(argv, capsys) -> str:
@@ -208,10 +216,13 @@ def test_help_says_what_the_numbers_mean(command, capsys):
 
 
 def test_the_choices_are_those_of_the_library():
+    from qdiff_lib.diffusion import sampling
     from qdiff_lib.io import compvis, models
     from qdiff_lib.recipes import presets
+    from qdiff_lib.utils import constants
 
     assert set(arguments.ORIGINALS) == set(compvis.ORIGINALS)
+    assert sampling.LAST_IMAGE + 1 == constants.MOST_DRAWN
     assert {preset.hub for preset in presets.PRESETS.values() if preset.hub} <= set(models.HUB)
 
 

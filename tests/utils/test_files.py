@@ -87,7 +87,7 @@ def test_a_new_folder_is_complete_or_absent(tmp_path):
         with new_folder(new) as temporary:
             (temporary / "a").write_text("half")
             raise RuntimeError("stop")
-    assert list(new.parent.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     left = new.with_name(f"{TEMPORARY}01234567-new")  # as a killed process leaves it
     left.mkdir()
     new.mkdir()  # an empty one may be there
