@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
-HUB_SECONDS = 15  # longest wait for the hub to say whether it has a model
+HUB_SECONDS = 10  # longest wait for the hub to say whether it has a model
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer needs one of these files
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 COPY = "copy the whole pipeline, as save_pretrained writes it"

@@ -89,7 +89,7 @@ def test_a_new_folder_is_complete_or_absent(tmp_path):
             raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
     left = new.with_name(f"{TEMPORARY}01234567-new")  # as a killed process leaves it
-    left.mkdir()
+    left.mkdir(parents=True)
     new.mkdir()  # an empty one may be there
     with new_folder(new) as temporary:
         (temporary / "unet").mkdir()
