@@ -47,7 +47,7 @@ class Rows:
             self.data[index] = rows.cpu()
         else:
             start, stop, _ = index.indices(self.shape[0])
-            values = rows.cpu().float().expand(stop - start, *self.shape[1:]).contiguous()
+            values = rows.cpu().float().expand(max(stop - start, 0), *self.shape[1:]).contiguous()
             with open(self.path, "r+b") as file:
                 file.seek(4 * prod(self.shape[1:]) * start)
                 file.write(values.numpy())

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_models import ddpm, unet2d
 
 from tools.kills import ROOT, Server, save_model
 from tools.torture import files_of
@@ -215,6 +216,14 @@ def test_an_error_of_a_library(server, model, tmp_path):
     assert shown.status == 1 and "RecursionError" in shown.text.split("Traceback")[1]
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_that_are_neither_grey_nor_rgb(channels, server, tmp_path):
+    ddpm(unet2d(in_channels=channels, out_channels=channels)).save_pretrained(tmp_path / "model")
+    ended = server.run(filled("sample", tmp_path / "model", tmp_path), tmp_path / "log")
+    assert f"images of shape ({channels}, 8, 8) cannot be drawn" in error_of(ended)
+    assert "64 images" not in ended.text
+
+
 def run(*argv: str | bytes, **options) -> subprocess.CompletedProcess:
     """The command in a process of its own."""
     program = [sys.executable, "-m", "qdiff_lib", *argv]
@@ -229,25 +238,14 @@ def test_a_console_without_the_characters(model, tmp_path):
     ended = run("sample", "--model", str(model), "--n", "1", "--steps", "1", "--out", out, env=env)
     assert ended.returncode == 0 and ended.stdout.endswith(b"/\\xe9\\udcff.png\n"), ended.stderr
     assert Path(os.fsdecode(out)).is_file()
-    for argv in ([b"\xff"], ["sample", "--model", b"\xff\n", "--out", "a.png"]):
-        ended = run(*argv, env=env)
-        assert ended.returncode == 2 and ended.stderr.count(b"\n") == 1 and b"\\udcff" in ended.stderr
+    ended = run(b"\xff\n\x1b", env=env)
+    assert ended.returncode == 2 and ended.stderr.count(b"\n") == 1 and b"\\udcff" in ended.stderr
+    assert b"\x1b" not in ended.stderr
 
 
 def test_a_text_that_is_not_utf_8(tmp_path):
     ended = run("sample", "--model", "sd-emoji", "--prompt", b"flag \xff", "--out", str(tmp_path / "a.png"))
     assert ended.returncode == 2 and b"--prompt 1: 'flag \\udcff' is not UTF-8" in ended.stderr
-
-
-def test_an_output_that_takes_nothing(model, tmp_path):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("the system has no /dev/full")
-    argv = ["sample", "--model", str(model), "--n", "1", "--steps", "1", "--out", str(tmp_path / "a.png")]
-    with open("/dev/full", "w") as full:
-        ended = run(*argv, stdout=full)
-    last = ended.stderr.splitlines()[-1]
-    assert ended.returncode == 2 and b"error: while printing: the disk is full" in last, ended.stderr
-    assert (tmp_path / "a.png").is_file()
 
 
 def test_an_output_whose_reader_has_ended():
@@ -258,7 +256,7 @@ def test_an_output_whose_reader_has_ended():
     ended = run("doctor", stdout=write)
     os.close(write)
     assert ended.returncode == 2 and ended.stderr.count(b"\n") == 1, ended.stderr
-    assert b"error: while printing: the output cannot be printed" in ended.stderr
+    assert b"error: the output cannot be printed, as its reader has ended" in ended.stderr
 
 
 # The network

@@ -134,6 +134,36 @@ def test_somebody_elses_work_is_never_touched(tmp_path, capsys):
     assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_text() == "mine"
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"]], ids=["new", "resume"])
+@pytest.mark.parametrize("target", ["of-another-run", "absent"])
+def test_work_that_is_a_link_is_refused(target, more, tmp_path, capsys):
+    kept = tmp_path / "of-another-run" / "fingerprint.json"
+    kept.parent.mkdir()
+    for name in (LOCK, kept.name):
+        (kept.parent / name).write_text("theirs")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "work").symlink_to(tmp_path / target)
+    (tmp_path / "new" / "report.json").write_text("{}")
+    assert "new/work is a symbolic link: remove the link" in refused([*QUANTIZE, *more], capsys)
+    assert kept.read_text() == "theirs" and (tmp_path / "new" / "work").is_symlink()
+
+
+def test_prompts_of_any_size_are_refused_at_once(tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("flag\n\n" + "x" * 10**7 + "\n")
+    line = refused([*SAMPLE, "--prompts", "prompts.txt"], capsys)
+    assert "prompts.txt, line 3: 'xxx" in line and "10,000,000 characters" in line
+    prompts.write_text("x\n" * 2**25 + "x")
+    assert "more than 67,108,864 bytes" in refused([*SAMPLE, "--prompts", "prompts.txt"], capsys)
+    line = refused([*SAMPLE, "--prompt", "flag", "--prompt", "x" * 10_001], capsys)
+    assert "--prompt 2: 'xxx" in line and len(line) < 200
+    assert "not UTF-8" in refused([*SAMPLE, "--prompt", "\udcff"], capsys)
+
+
+def test_a_device_of_any_number_is_refused(capsys):
+    assert "CUDA devices; use auto" in refused([*SAMPLE, "--device", "cuda:" + "9" * 30], capsys)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_new_and_empty_folders_are_accepted(tmp_path, resume):
     output.check_new_or_resumed(tmp_path / "absent", resume)
