@@ -167,6 +167,6 @@ def test_rows_in_a_file_are_written_as_rows_in_ram_are(tmp_path):
         rows[slice(6, None)] = strange_bits((2, 3, 5), 0)
         rows[slice(-4, -2)] = torch.arange(15).reshape(1, 3, 5)
         rows[slice(0, 2)] = torch.ones(2, 3, 5, dtype=torch.float16)
-        rows[slice(2, 4)] = torch.ones(5, 3, 2).T / 3  # not contiguous
+        rows[slice(2, 4)] = torch.ones(5, 3, 2).permute(2, 1, 0) / 3  # not contiguous
         found.append(rows[slice(None)])
     assert same_bits(*found)
