@@ -12,6 +12,7 @@ from typing import Any
 from ..utils.constants import ALLOWED_BITS, FLOAT_BITS
 from ..utils.kinds import Kind
 
+MOST_GIGABYTES = 1_000_000
 BITS = (*ALLOWED_BITS, FLOAT_BITS)
 
 
@@ -29,8 +30,10 @@ def argument(kind: Kind) -> Callable[[str], Any]:
 
 def gigabytes(value: str) -> float:
     """An argument type: a positive number, in units of 2^30 bytes."""
-    if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) == 0:
-        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use a positive number such as 4 or 0.5")
+    if not re.fullmatch(r"\d+(\.\d+)?", value) or not 0 < float(value) <= MOST_GIGABYTES:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is not allowed; use a positive number such as 4 or 0.5, up to {MOST_GIGABYTES}"
+        )
     return float(value)
 
 
@@ -43,23 +46,32 @@ def bits(value: str) -> int:
 
 def device_name(value: str) -> str:
     """An argument type: the name of a device. Whether this machine has the device is checked later."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d*))?", value, re.ASCII):
         raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use auto, cpu, cuda or cuda:0")
     return value
 
 
 def folder(value: str) -> Path:
     """An argument type: the path of a folder to write to; it may exist."""
-    if not value or (Path(value).exists() and not Path(value).is_dir()):
+    if not value or (exists(Path(value)) and not Path(value).is_dir()):
         raise argparse.ArgumentTypeError(f"{value!r} is not a folder; name a new one")
     return Path(value)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of this name. Raises ArgumentTypeError for an impossible name."""
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be used ({why}); name another one") from None
 
 
 def file_named(suffix: str) -> Callable[[str], Path]:
     """The argument type for the path of a file to write; the path must end in ``suffix``."""
 
     def parse(value: str) -> Path:
-        if Path(value).suffix.lower() != suffix or Path(value).is_dir():
+        if Path(value).suffix.lower() != suffix or (exists(Path(value)) and Path(value).is_dir()):
             raise argparse.ArgumentTypeError(f"{value!r} is not allowed; name a file that ends in {suffix}")
         return Path(value)
 

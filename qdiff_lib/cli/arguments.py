@@ -7,9 +7,10 @@ from pathlib import Path
 from ..recipes.parts import OWN_SAMPLER, SAMPLERS
 from ..recipes.presets import PRESETS
 from ..recipes.recipe import METHODS, PROFILES
-from ..utils.constants import EXTRACTORS, GUIDANCE, LAST_SEED, LAST_STEP
+from ..utils.constants import EXTRACTORS, GUIDANCE, LAST_SEED, LAST_STEP, MOST_DRAWN
 from ..utils.kinds import Number, Whole
 from .argument_types import argument, bits, device_name, file_named, folder, gigabytes
+from .failures import one_line
 from .recipe_arguments import add_fields
 
 PROGRAM = "python -m qdiff_lib"
@@ -29,11 +30,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Print the error in one line and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
-
-
-def one_line(message: object) -> str:
-    """The message with each sequence of white space replaced by one space."""
-    return " ".join(str(message).split())
 
 
 def build_parser(runs: dict[str, Run]) -> Parser:
@@ -126,7 +122,9 @@ def sample_options(add: Parser) -> None:
       With more --steps the sampler is more exact. The time is proportional to n times steps.
       Models that draw from a text use the prompts in turn: n = number of prompts uses each once."""
     add_model(add)
-    add.add_argument("--n", type=argument(Whole(1)), default=64, help="number of images; default: 64")
+    add.add_argument(
+        "--n", type=argument(Whole(1, MOST_DRAWN)), default=64, help="number of images; default: 64"
+    )
     add_steps(add)
     add.add_argument(
         "--out", type=file_named(".png"), required=True, metavar="PNG", help="the picture to write"
@@ -158,7 +156,8 @@ def evaluate_options(add: Parser) -> None:
     reference.add_argument("--against", choices=REFERENCES, help="the real images to compare with")
     original = "the full-precision model to compare with; a name or path as for --model"
     reference.add_argument("--original", metavar="NAME_OR_PATH", help=original)
-    add.add_argument("--n", type=argument(Whole(2)), default=1000, help="number of samples; default: 1000")
+    count = argument(Whole(2, MOST_DRAWN))
+    add.add_argument("--n", type=count, default=1000, help="number of samples; default: 1000")
     add_steps(add)
     extractor = "the network that computes the features of images; default: fashion-classifier"
     add.add_argument("--extractor", choices=EXTRACTORS, default="fashion-classifier", help=extractor)

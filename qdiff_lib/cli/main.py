@@ -5,7 +5,6 @@ once. The arguments are defined in ``cli.arguments``.
 """
 
 import argparse
-import contextlib
 import math
 import shlex
 import signal
@@ -15,16 +14,20 @@ from collections.abc import Sequence
 from ..recipes.parts import OWN_SAMPLER
 from ..recipes.recipe import Recipe
 from ..utils.constants import GUIDANCE
+from ..utils.files import atomic_path, check_writable, new_folder, write_json
 from ..utils.lock import held
-from .arguments import PROGRAM, build_parser, one_line
+from .arguments import PROGRAM, build_parser
+from .failures import during, escape_what_cannot_be_printed, explained, flushed, say_why, silence
 from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
 from .recipe_arguments import given_fields
-from .stopping import Stopped, ignore_stops, stoppable
+from .stopping import Stopped, ignore_stops, say_how_to_go_on, stoppable
+from .texts import prompts_of
 
 
 def run_quantize(args: argparse.Namespace) -> int:
     """Run the command ``quantize``; returns the exit status."""
     check_new_or_resumed(args.out, args.resume)
+    check_writable(args.out)
     prompts = prompts_of(args)
     device = find_device(args.device)
     with held(args.out / "work"):
@@ -32,7 +35,9 @@ def run_quantize(args: argparse.Namespace) -> int:
         from ..io.models import load
         from ..ptq.work_folder import settings_of_run
 
-        pipe, recipe = load(args.model, device), recipe_of(args)
+        with during(f"loading --model {args.model}"):
+            pipe = load(args.model, device)
+        recipe = recipe_of(args)
         settings = settings_of_run(pipe, recipe, prompts)
         if (args.out / FINISHED).is_file():
             check_same_checkpoint(args.out, settings)
@@ -59,30 +64,27 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     return PRESETS[preset].recipe(args.method, **options) if preset else Recipe.named(args.method, **options)
 
 
-def prompts_of(args: argparse.Namespace) -> list[str] | None:
-    """The texts of ``--prompt`` or ``--prompts``; None if neither is given."""
-    from ..diffusion.prompts import read_prompts
-
-    return read_prompts(args.prompts) if args.prompts else args.prompt
-
-
 def run_sample(args: argparse.Namespace) -> int:
     """Run the command ``sample``; returns the exit status."""
+    check_writable(args.out)
     prompts = prompts_of(args)
-    from ..evaluation.figures import image_grid
+    from ..evaluation.figures import check_drawable, image_grid
 
-    images = draw(load_for(args, args.model), args, prompts).images
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(images).save(args.out)
+    pipe = load_for(args, args.model)
+    check_drawable(shape_of_images(pipe))
+    images = draw(pipe, args, prompts).images
+    with during(f"writing {args.out}"), atomic_path(args.out) as temporary:
+        image_grid(images).save(temporary)
     print(f"wrote {args.out}")
     return 0
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run the command ``evaluate``; returns the exit status."""
+    if args.out is not None:
+        check_writable(args.out)
     prompts = prompts_of(args)
     from ..diffusion.prompts import check_disjoint
-    from ..utils.files import write_json
 
     pipe = load_for(args, args.model)
     if prompts and hasattr(pipe.unet, "quantization"):
@@ -107,11 +109,10 @@ def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) ->
     """The scores of a pipeline's images against real images, by name."""
     from dataclasses import asdict
 
-    from ..diffusion.pipelines import decoder_of
     from ..evaluation.reference_images import check_channels
     from ..evaluation.scores import score
 
-    check_channels((decoder_of(pipe) or pipe.unet).config.out_channels)
+    check_channels(shape_of_images(pipe)[0])
     images = draw(pipe, args, prompts).images
     return asdict(score(images, args.extractor, find_device(args.device))) | {"against": args.against}
 
@@ -137,9 +138,19 @@ def load_for(args: argparse.Namespace, model: str):
     from ..diffusion.pipelines import with_sampler
     from ..io.models import load
 
-    pipe = load(model, device)
-    check_pipeline(pipe)
-    return with_sampler(pipe, None if args.sampler == OWN_SAMPLER else args.sampler)
+    with during(f"loading {model}"):
+        pipe = load(model, device)
+        check_pipeline(pipe)
+        return with_sampler(pipe, None if args.sampler == OWN_SAMPLER else args.sampler)
+
+
+def shape_of_images(pipe) -> tuple[int, ...]:
+    """(C, H, W) of the images of a pipeline; H and W are those of the latent, if it has one."""
+    from ..diffusion.pipelines import decoder_of
+
+    size = pipe.unet.config.sample_size
+    size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    return (decoder_of(pipe) or pipe.unet).config.out_channels, *size
 
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
@@ -148,22 +159,27 @@ def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool
 
     guidance = GUIDANCE if args.guidance is None else args.guidance
     asked = dict(prompts=prompts, guidance=guidance, eta=args.eta, record=record)
-    return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
+    with during(f"drawing {args.n} images"):
+        return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Run the command ``convert``; returns the exit status."""
+    check_writable(args.out)
     from ..io.compvis import ORIGINALS, convert
-    from ..utils.files import new_folder
 
     with new_folder(args.out) as folder:
-        convert(args.checkpoint, ORIGINALS[args.preset]).save_pretrained(folder)
+        with during(f"converting {args.checkpoint}"):
+            pipe = convert(args.checkpoint, ORIGINALS[args.preset])
+        with during(f"writing {args.out}"):
+            pipe.save_pretrained(folder)
     say_next(f"wrote {args.out}", "quantize", "--model", args.out, "--preset", args.preset, "--out", "NEW")
     return 0
 
 
 def run_demo(args: argparse.Namespace) -> int:
     """Run the command ``demo``; returns the exit status."""
+    check_writable(args.out)
     from .demo import demo
 
     demo(args.out, profile=args.profile)
@@ -193,32 +209,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     argv: the arguments; None: those of the process. The status is 0, or 1 (doctor found errors), 2 (wrong
-    input), 130 (Ctrl-C), or 128 plus the number of another signal that stopped the command.
+    input, or something is lacking), 130 (Ctrl-C), or 128 plus the number of another signal that stopped it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(COMMANDS).parse_args(argv)
+    escape_what_cannot_be_printed()
+    try:
+        args = build_parser(COMMANDS).parse_args(argv)
+    finally:
+        silence(sys.stdout)  # the help may have no reader
     try:
         with stoppable(lambda number: say_how_to_go_on(args, argv, number)) as stops:
             try:
-                return args.run(args)
+                return flushed(args.run(args))
             except BaseException as error:
                 if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may replace Stopped
                     ignore_stops()
                     return say_how_to_go_on(args, argv, stops.number or signal.SIGINT)
-                if args.traceback or not isinstance(error, (ValueError, TypeError, OSError)):
+                if args.traceback or not isinstance(error, Exception):
                     raise
-                print(f"{PROGRAM} {args.command}: error: {one_line(error)}", file=sys.stderr)
-                return 2
+                return say_why(f"{PROGRAM} {args.command}", explained(error, args))
     except Stopped as stop:  # a signal just before or after the command
         return say_how_to_go_on(args, argv, stop.number)
-
-
-def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
-    """Print the command that continues after a stop by signal ``number``; returns the exit status."""
-    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
-    return 128 + number
 
 
 def find_device(name: str) -> str:
@@ -230,8 +241,8 @@ def find_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"--device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto"
         )

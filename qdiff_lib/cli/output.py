@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..utils.lock import check_ours, is_ours, is_unused
+from .failures import during
 
 FINISHED = "report.json"  # the last file that `quantize` writes
 
@@ -17,9 +18,12 @@ def check_new_or_resumed(out: Path, resume: bool) -> None:
 
     It may write to a new or empty folder, and with ``resume`` to the folder of an earlier run. Raises
     FileExistsError for a file, and for a folder with files if ``resume`` is False. Raises ValueError for a
-    folder that ``quantize`` did not make.
+    folder that ``quantize`` did not make, and if ``out/work`` is a symbolic link, whose files may belong to
+    another run.
     """
     work = out / "work"
+    if work.is_symlink():
+        raise ValueError(f"{work} is a symbolic link: remove the link, or name a new folder with --out")
     if not out.exists() or (out.is_dir() and not set(os.listdir(out)) - {"work"} and is_unused(work)):
         return
     if not out.is_dir():
@@ -34,17 +38,36 @@ def check_new_or_resumed(out: Path, resume: bool) -> None:
 def write_checkpoint(
     args: argparse.Namespace, pipe, recipe, prompts: list[str] | None, settings: dict
 ) -> None:
-    """Quantize ``pipe`` and write the checkpoint to ``args.out``; its report is written last."""
+    """Quantize ``pipe`` and write the checkpoint to ``args.out``; its report is written last.
+
+    Before, print how much memory and disk the cached activations take.
+    """
     from ..io.checkpoint import save_quantized
-    from ..ptq.quantize import quantize
+    from ..ptq.quantize import check_quantizable, quantize
     from ..utils.files import write_json
     from ..utils.hashing import tensors_hash
 
     options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb, prompts=prompts)
-    quantized = quantize(pipe, recipe, **options)
-    save_quantized(quantized, args.out)
-    report = {**quantized.unet.quantization.report(), "run": tensors_hash({}, settings)}
-    write_json(args.out / FINISHED, report)
+    with during(f"quantizing {args.model}"):
+        if recipe.rounding.learned:
+            check_quantizable(pipe, None, prompts)
+            print(cache_of(pipe, recipe.calibration.samples, args.memory_gb), flush=True)
+        quantized = quantize(pipe, recipe, **options)
+    with during(f"writing {args.out}"):
+        save_quantized(quantized, args.out)
+        report = {**quantized.unet.quantization.report(), "run": tensors_hash({}, settings)}
+        write_json(args.out / FINISHED, report)
+
+
+def cache_of(pipe, n: int, memory_gb: float) -> str:
+    """A line that says how much memory and disk the cached activations of ``n`` inputs take."""
+    from ..graph.model_inputs import example_inputs
+    from ..graph.networks import evaluating
+    from ..graph.tracing import trace
+    from ..ptq.memory_budget import cache_line
+
+    with evaluating(pipe.unet) as unet:
+        return cache_line(trace(unet, example_inputs(unet, device=unet.device)), n, memory_gb)
 
 
 def check_same_checkpoint(out: Path, settings: dict) -> None:

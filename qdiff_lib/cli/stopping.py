@@ -3,12 +3,16 @@
 The command cleans up and prints how to continue.
 """
 
+import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+
+from .arguments import PROGRAM
 
 NAMES = (
     "SIGINT",
@@ -74,3 +78,11 @@ def ignore_stops() -> None:
         with contextlib.suppress(AttributeError, ValueError):  # no such signal here; not the main thread
             if isinstance(getattr(signal.getsignal(getattr(signal, name)), "__self__", None), Stops):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
+    """Print the command that continues after a stop by signal ``number``; returns the exit status."""
+    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
+    return 128 + number

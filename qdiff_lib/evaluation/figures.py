@@ -1,6 +1,7 @@
 """Image grids and error curves, as pure functions that return an image or a figure."""
 
 import math
+from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,11 +15,24 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "
 """A palette that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
 
 
+def check_drawable(shape: Sequence[int]) -> None:
+    """Raise ValueError unless images of this shape, (N, C, H, W) or (C, H, W), are grey (1) or RGB (3)."""
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3):
+        raise ValueError(
+            f"images of shape {tuple(shape)} cannot be drawn: give images with 1 channel (grey) or 3 (RGB), "
+            "as (N, C, H, W)"
+        )
+
+
 def image_grid(images: Tensor, columns: int | None = None, zoom: int = 2) -> Image.Image:
     """Put uint8 images (N, C, H, W), C = 1 or 3, into one picture, row by row.
 
     columns: images in a row; None makes the grid about square. zoom: each pixel becomes zoom x zoom pixels.
+    Raises ValueError for other images.
     """
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images of shape {tuple(images.shape)} cannot be drawn: give (N, C, H, W), N >= 1")
+    check_drawable(images.shape)
     n, channels = images.shape[:2]
     canvas = images[0]
     if n > 1:

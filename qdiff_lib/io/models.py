@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from ..utils.files import read_json
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
+HUB_SECONDS = 10  # longest wait for the hub to say whether it has a model
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer needs one of these files
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 COPY = "copy the whole pipeline, as save_pretrained writes it"
@@ -137,14 +139,38 @@ def _refuse_pickled(folder: Path) -> None:
             )
 
 
+def _hub_problem(name: str) -> Exception | None:
+    """Ask the hub for a model. Returns why it cannot be loaded from there, or None if the hub has it.
+
+    The question ends after ``HUB_SECONDS``: without it, diffusers waits for an answer without a limit.
+    """
+    from huggingface_hub import HfApi
+
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(name, timeout=HUB_SECONDS)
+            answers.append(None)
+        except Exception as error:
+            answers.append(error)
+
+    thread = Thread(target=ask, daemon=True)  # a time limit of the request alone begins anew at each address
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return answers[0] if answers else TimeoutError(f"the hub did not answer within {HUB_SECONDS} seconds")
+
+
 def _from_hub(name: str) -> "DiffusionPipeline":
     """A pipeline of the hub, from the local cache or the network."""
     from diffusers import DiffusionPipeline
 
+    problem = _hub_problem(name)
+    options = dict(use_safetensors=True, local_files_only=problem is not None)
     try:
-        return in_single_precision(DiffusionPipeline.from_pretrained(name, use_safetensors=True))
+        return in_single_precision(DiffusionPipeline.from_pretrained(name, **options))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(problem or error).split())[:200]
         raise ValueError(
             f"name_or_path={name!r} is no local folder and cannot be loaded from the hub, which needs the "
             "network and weights in safetensors: check name and network, or call save_pretrained where there "

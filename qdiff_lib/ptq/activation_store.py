@@ -14,8 +14,9 @@ SPILL = "activations-"  # prefix of the names of folders with cached activations
 class Rows:
     """A float32 array (N, ...) that is written and read by rows, in RAM or in a file.
 
-    path: the file; None: RAM. A file is mapped into memory only during one access, so that its pages do not
-    stay in RAM.
+    path: the file; None: RAM. To be read, a file is mapped into memory only during one access, so that its
+    pages do not stay in RAM. It is not written through a mapping: on a full disk this would kill the process
+    (SIGBUS), but writing to the file raises OSError.
     """
 
     def __init__(self, shape: tuple[int, ...], path: Path | None):
@@ -30,26 +31,30 @@ class Rows:
         """Bytes that this array holds in RAM."""
         return 0 if self.data is None else self.data.nbytes
 
-    def _map(self, mode: str) -> np.memmap:
-        return np.memmap(self.path, np.float32, mode, shape=self.shape)
-
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """A copy of the rows that ``index`` selects: a slice, or a tensor of row numbers."""
         if self.data is not None:
             return self.data[index].clone() if isinstance(index, slice) else self.data.index_select(0, index)
-        rows = self._map("r")[index if isinstance(index, slice) else index.numpy()]
-        return torch.from_numpy(np.array(rows))
+        mapped = np.memmap(self.path, np.float32, "r", shape=self.shape)
+        return torch.from_numpy(np.array(mapped[index if isinstance(index, slice) else index.numpy()]))
 
     def __setitem__(self, index: slice, rows: Tensor) -> None:
-        """Overwrite the rows that ``index`` selects."""
+        """Overwrite the rows that ``index`` selects, which are consecutive.
+
+        Raises OSError for a full disk, and for a file above the limit of the process.
+        """
         if self.data is not None:
             self.data[index] = rows.cpu()
         else:
-            self._map("r+")[index] = rows.cpu().numpy()
+            start, stop, _ = index.indices(self.shape[0])
+            values = rows.cpu().float().expand(max(stop - start, 0), *self.shape[1:]).contiguous()
+            with open(self.path, "r+b") as file:
+                file.seek(4 * prod(self.shape[1:]) * start)
+                file.write(values.numpy())
 
     def move_to_file(self, path: Path) -> None:
-        """Write the rows, which are in RAM, to ``path`` and free the RAM."""
-        self.data.numpy().tofile(path)
+        """Write the rows, which are in RAM, to ``path`` and free the RAM. Raises OSError for a full disk."""
+        path.write_bytes(self.data.numpy())
         self.path, self.data = path, None
 
 

@@ -31,6 +31,24 @@ def cached_bytes(trace: Trace, n: int) -> list[int]:
     return most
 
 
+def cache_line(trace: Trace, n: int, memory_gb: float) -> str:
+    """Say in one line how much memory and how much room in files the cached activations take at most.
+
+    The arguments are those of ``check_disk``.
+    """
+    needed = max(cached_bytes(trace, n))
+    held = min(needed, memory_gb * 2**30)
+    files = needed if needed > held else 0
+    return f"caches up to {size(needed)}: {size(held)} in memory, {size(files)} in files"
+
+
+def size(count: float) -> str:
+    """A number of bytes as a text: in GB, or in MB or kB if it is small."""
+    if 0 < count < 1e8:
+        return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+    return f"{count / 1e9:.1f} GB"
+
+
 def check_disk(trace: Trace, n: int, memory_gb: float, folder: Path | None) -> None:
     """Raise ValueError if the disk of ``folder`` may be too small for the cached activations.
 
@@ -45,9 +63,9 @@ def check_disk(trace: Trace, n: int, memory_gb: float, folder: Path | None) -> N
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ValueError(
-            f"memory_gb={memory_gb:g}: calibration on {n:,} inputs may write up to {needed / 1e9:.1f} GB to "
-            f"{str(place)!r}, where {free / 1e9:.1f} GB are free: name a folder on a larger disk, take fewer "
-            f"samples, or set memory_gb to {needed / 2**30:.1f} if the machine has that much memory"
+            f"memory_gb={memory_gb:g}: calibration on {n:,} inputs may write up to {size(needed)} to "
+            f"{str(place)!r}, where {size(free)} are free: name a folder on a larger disk, take fewer "
+            f"samples, or set memory_gb to {needed / 2**30:.2g} if the machine has that much memory"
         )
 
 

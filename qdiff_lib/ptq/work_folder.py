@@ -14,7 +14,6 @@ the last unit keep nothing here: after a kill they start again from the finished
 
 import inspect
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from ..diffusion.pipelines import with_sampler
 from ..io.quantization import UnitReport
 from ..modules.state import quantized_state, restore_state
 from ..recipes.recipe import Recipe
-from ..utils.files import read_json, remove_temporaries, write_json
+from ..utils.files import read_json, remove, remove_temporaries, write_json
 from ..utils.hashing import tensors_hash
 from ..utils.lock import LOCK, held
 from ..utils.sealed import load_sealed, save_sealed
@@ -200,13 +199,11 @@ def clear_leftovers(folder: Path) -> None:
     """Remove temporary files and cached activations that killed processes left."""
     remove_temporaries(folder)
     for spilled in Path(folder).glob(f"{SPILL}*"):
-        shutil.rmtree(spilled)
+        remove(spilled)
 
 
 def clear_work(folder: Path) -> None:
     """Remove all files from a locked work folder except ``qdiff.lock``, which ``held`` removes at its end."""
     for path in sorted(Path(folder).iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+        if path.name != LOCK:
+            remove(path)

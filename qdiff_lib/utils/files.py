@@ -11,6 +11,52 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = ".qdiff-"  # the start of the name of every file that is not complete yet
+PROBE = 4096  # bytes that a folder must have room for, or nothing can be written there
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return the path of a new temporary file or folder next to ``path``. It has the suffix of ``path``."""
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and its missing parents. If the block raises an error, remove those that are empty."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in made:
+            with contextlib.suppress(OSError):  # not empty, or removed already
+                each.rmdir()
+        raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Check that a file or folder ``path`` can be written, before the work whose result it will hold.
+
+    A small file is written to the folder ``path``, or to the nearest folder above it, and removed again.
+
+    Raises:
+        OSError: the folder is read-only or full, a name is too long, or a parent of ``path`` is a file. The
+            error names the path.
+    """
+    path = Path(path)
+    inside = path / "file" if path.is_dir() else path
+    place = inside.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    for name in inside.relative_to(place).parts[:-1]:
+        place.joinpath(name).exists()  # raises OSError for a name that is too long
+    probe = place / temporary_beside(inside).name
+    try:
+        probe.write_bytes(bytes(PROBE))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 @contextmanager
@@ -19,21 +65,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader sees the old file or the complete new file, even after a power cut: the bytes are on the disk
     before the file gets its name. If the block raises an error, the temporary file is removed and ``path``
-    does not change. Missing parent folders are created. The temporary path has the suffix of ``path``.
+    does not change. Missing parent folders are created, and removed again after an error. The temporary path
+    has the suffix of ``path``.
 
     Raises:
         FileNotFoundError: the block wrote nothing to the temporary path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = temporary_beside(path)
+    with made_folder(path.parent):
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -68,10 +115,15 @@ def sync_all(folder: Path) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove the unfinished files and folders that killed processes left below a folder."""
     for path in sorted(Path(folder).rglob(f"{TEMPORARY}????????-*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there. Of a symbolic link, only the link is removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -122,9 +174,9 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     does not change and the temporary folder is removed.
     """
     folder = Path(folder)
-    temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}-folder"
-    temporary.mkdir(parents=True)
+    temporary = temporary_beside(folder / "folder")
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         sync_all(temporary)
         for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
@@ -132,7 +184,7 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
     finally:
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # the folder existed before, or it holds the new files
             folder.rmdir()
 
@@ -142,7 +194,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Give a temporary folder next to ``folder`` to fill, and rename it to ``folder`` when the block ends.
 
     So ``folder`` is complete or absent, even after a kill. What a killed process left is removed first. If
-    the block raises an error, nothing stays. Missing parent folders are created.
+    the block raises an error, nothing stays. Missing parent folders are created, and removed after an error.
 
     Raises:
         FileExistsError: ``folder`` is a file, or is not empty.
@@ -151,15 +203,16 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
     for left in folder.parent.glob(f"{TEMPORARY}????????-{folder.name}"):
-        shutil.rmtree(left)
-    temporary = folder.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{folder.name}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        sync_all(temporary)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(temporary, folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(left)
+    temporary = temporary_beside(folder)
+    with made_folder(folder.parent):
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_all(temporary)
+            if folder.is_dir():
+                folder.rmdir()
+            os.replace(temporary, folder)
+            sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from .files import made_folder
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -26,7 +28,7 @@ def held(folder: str | Path) -> Iterator[None]:
     """Hold the lock of a folder within the block. A missing folder is created.
 
     A thread can hold the same folder several times. If the folder holds only the lock when the block ends,
-    the folder is removed.
+    the folder is removed. After an error, so are the empty folders that were created for it.
 
     Raises:
         ValueError: another process or thread holds the folder, ``folder`` is a file, or ``quantize`` did not
@@ -38,13 +40,14 @@ def held(folder: str | Path) -> Iterator[None]:
         yield
         return
     check_ours(folder)
-    descriptor = _acquired(folder)
-    _held.add(key)
-    try:
-        yield
-    finally:
-        _held.discard(key)
-        _release(folder, descriptor)
+    with made_folder(folder):
+        descriptor = _acquired(folder)
+        _held.add(key)
+        try:
+            yield
+        finally:
+            _held.discard(key)
+            _release(folder, descriptor)
 
 
 def check_ours(folder: Path) -> None:

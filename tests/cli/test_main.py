@@ -66,10 +66,14 @@ def set_command(monkeypatch, name, raised):
         ([*SAMPLE, "--steps", "0"], "'0'", "from 1 to 1000"),
         ([*SAMPLE, "--steps", "1001"], "'1001'", "from 1 to 1000"),
         ([*SAMPLE, "--steps", "many"], "'many'", "from 1 to 1000"),
-        ([*SAMPLE, "--n", "0"], "'0'", "at least 1"),
+        ([*SAMPLE, "--n", "0"], "'0'", "from 1 to 1048576"),
+        ([*SAMPLE, "--n", "2000000"], "'2000000'", "from 1 to 1048576"),
+        ([*QUANTIZE, "--memory-gb", "9" * 400], "999", "up to 1000000"),
+        ([*QUANTIZE, "--out", "x" * 300], "xxx", "name another one"),
+        ([*SAMPLE, "--out", "x" * 300 + ".png"], "xxx", "name another one"),
         ([*SAMPLE, "--out", "new.jpg"], "'new.jpg'", ".png"),
         (["evaluate", "--model", "ddpm-fashion", "--against", "cats"], "'cats'", "'fashion-mnist'"),
-        ([*EVALUATE, "--n", "1"], "'1'", "at least 2"),
+        ([*EVALUATE, "--n", "1"], "'1'", "from 2 to 1048576"),
         (["evaluate", "--model", "ddpm-fashion"], "--original", "required"),
         ([*EVALUATE, "--original", "x"], "--original", "not allowed with"),
         ([*SAMPLE, "--eta", "1.5"], "'1.5'", "from 0 to 1"),
@@ -130,6 +134,36 @@ def test_somebody_elses_work_is_never_touched(tmp_path, capsys):
     assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_text() == "mine"
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"]], ids=["new", "resume"])
+@pytest.mark.parametrize("target", ["of-another-run", "absent"])
+def test_work_that_is_a_link_is_refused(target, more, tmp_path, capsys):
+    kept = tmp_path / "of-another-run" / "fingerprint.json"
+    kept.parent.mkdir()
+    for name in (LOCK, kept.name):
+        (kept.parent / name).write_text("theirs")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "work").symlink_to(tmp_path / target)
+    (tmp_path / "new" / "report.json").write_text("{}")
+    assert "new/work is a symbolic link: remove the link" in refused([*QUANTIZE, *more], capsys)
+    assert kept.read_text() == "theirs" and (tmp_path / "new" / "work").is_symlink()
+
+
+def test_prompts_of_any_size_are_refused_at_once(tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("flag\n\n" + "x" * 10**7 + "\n")
+    line = refused([*SAMPLE, "--prompts", "prompts.txt"], capsys)
+    assert "prompts.txt, line 3: 'xxx" in line and "10,000,000 characters" in line
+    prompts.write_text("x\n" * 2**25 + "x")
+    assert "more than 67,108,864 bytes" in refused([*SAMPLE, "--prompts", "prompts.txt"], capsys)
+    line = refused([*SAMPLE, "--prompt", "flag", "--prompt", "x" * 10_001], capsys)
+    assert "--prompt 2: 'xxx" in line and len(line) < 200
+    assert "not UTF-8" in refused([*SAMPLE, "--prompt", "\udcff"], capsys)
+
+
+def test_a_device_of_any_number_is_refused(capsys):
+    assert "CUDA devices; use auto" in refused([*SAMPLE, "--device", "cuda:" + "9" * 30], capsys)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_new_and_empty_folders_are_accepted(tmp_path, resume):
     output.check_new_or_resumed(tmp_path / "absent", resume)
@@ -175,10 +209,14 @@ def test_traceback_lets_the_error_through(monkeypatch):
         cli.main([*SAMPLE, "--traceback"])
 
 
-def test_a_bug_is_not_disguised_as_wrong_input(monkeypatch):
-    set_command(monkeypatch, "sample", AttributeError("a bug"))
-    with pytest.raises(AttributeError):
-        cli.main(SAMPLE)
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, RuntimeError, RecursionError, AssertionError])
+def test_another_error_is_one_line_with_its_type(kind, monkeypatch, capsys):
+    set_command(monkeypatch, "sample", kind("deep inside"))
+    line = refused(SAMPLE, capsys)
+    assert f"sample: error: {kind.__name__}: " in line and "deep inside" in line
+    assert line.endswith("; add --traceback to see where\n")
+    with pytest.raises(kind):
+        cli.main([*SAMPLE, "--traceback"])
 
 
 def help_of(argv, capsys) -> str:
@@ -208,10 +246,13 @@ def test_help_says_what_the_numbers_mean(command, capsys):
 
 
 def test_the_choices_are_those_of_the_library():
+    from qdiff_lib.diffusion import sampling
     from qdiff_lib.io import compvis, models
     from qdiff_lib.recipes import presets
+    from qdiff_lib.utils import constants
 
     assert set(arguments.ORIGINALS) == set(compvis.ORIGINALS)
+    assert sampling.LAST_IMAGE + 1 == constants.MOST_DRAWN
     assert {preset.hub for preset in presets.PRESETS.values() if preset.hub} <= set(models.HUB)
 
 

@@ -1,8 +1,10 @@
 """Names and folders to pipelines; damaged, missing and pickled files."""
 
+import contextlib
 import importlib.util
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +168,32 @@ def test_hub_names_without_a_network(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=f"{name}.*needs the network.*give the path of the folder"):
         models.load(name)
+
+
+@pytest.fixture
+def silent_hub(monkeypatch):
+    """A hub that takes connections and never answers."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(models, "HUB_SECONDS", 0.5)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        hub = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+        yield
+
+
+def test_a_silent_hub_is_given_up(silent_hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"nosuch/name.*did not answer within 0\.5 seconds"):
+        models.load("nosuch/name")
+
+
+def test_a_silent_hub_leaves_what_was_loaded_before(silent_hub, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached, revision = tmp_path / "models--owner--name", "0" * 40
+    shutil.copytree(saved, cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    assert type(models.load("owner/name")).__name__ == "DDPMPipeline"
 
 
 def test_folders_without_a_model(tmp_path):

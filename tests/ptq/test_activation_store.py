@@ -1,6 +1,8 @@
 """Rows within a budget: bit-exact in RAM and in files, and no file is left behind."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -119,3 +121,52 @@ def test_a_negative_budget_is_refused(tmp_path):
     with pytest.raises(ValueError, match="budget=-1"):
         RowStore(-1, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["allocate", "write", "move"])
+def test_a_full_disk_is_an_error_and_the_rows_in_ram_stay(tmp_path, change):
+    """In a process of its own, with a limit on files: writing through a mapping would kill it (SIGBUS)."""
+    resource = pytest.importorskip("resource")
+    program = FULL.format(folder=str(tmp_path), change=change)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))  # noqa: E731
+    ended = subprocess.run([sys.executable, "-c", program], preexec_fn=limit, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "File too large\n"), ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+FULL = """
+import torch
+from qdiff_lib.ptq.activation_store import RowStore
+store = RowStore(8000, {folder!r})
+first = store.allocate((2, 1000))
+first[slice(0, 2)] = torch.ones(2, 1000)
+try:
+    if "{change}" == "allocate":
+        store.allocate((3, 1000))
+    if "{change}" == "write":
+        rows = store.allocate((3, 500))
+        rows[slice(0, 3)] = torch.ones(3, 500)
+        rows.shape = (9, 500)  # beyond the limit, as if others had filled the disk
+        rows[slice(3, 9)] = torch.ones(6, 500)
+    if "{change}" == "move":
+        store.allocate((1, 1000))
+except OSError as error:
+    print(error.strerror)
+assert "{change}" == "write" or first[slice(0, 2)].eq(1).all()
+store.close()
+"""
+
+
+def test_rows_in_a_file_are_written_as_rows_in_ram_are(tmp_path):
+    """Steps at both ends, an open end, one row for all, another type."""
+    found = []
+    for budget in (0, 10**6):
+        store = RowStore(budget, tmp_path)  # its files live as long as it does
+        rows = store.allocate((8, 3, 5))
+        rows[slice(None)] = torch.zeros(1)
+        rows[slice(6, None)] = strange_bits((2, 3, 5), 0)
+        rows[slice(-4, -2)] = torch.arange(15).reshape(1, 3, 5)
+        rows[slice(0, 2)] = torch.ones(2, 3, 5, dtype=torch.float16)
+        rows[slice(2, 4)] = torch.ones(5, 3, 2).permute(2, 1, 0) / 3  # not contiguous
+        found.append(rows[slice(None)])
+    assert same_bits(*found)

@@ -5,6 +5,7 @@ import re
 import shutil
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from qdiff_lib.ptq.activation_store import RowStore
 from qdiff_lib.ptq.fitting import reconstruction_loss
 from qdiff_lib.ptq.gptq import MOST_BYTES, is_compensable, moment_bytes
 from qdiff_lib.ptq.insertion import insert_quantizers
-from qdiff_lib.ptq.memory_budget import FLOAT_BYTES, cached_bytes, check_disk
+from qdiff_lib.ptq.memory_budget import FLOAT_BYTES, cache_line, cached_bytes, check_disk
 from qdiff_lib.ptq.reconstruction import reconstruct
 from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
@@ -65,6 +66,21 @@ def test_every_byte_that_is_cached_was_foretold(make, monkeypatch):
     for n in (4, 6):
         found, most = held_by_unit(monkeypatch, make(), n)
         assert most == cached_bytes(found, n)
+
+
+@pytest.mark.parametrize(
+    ("n", "memory_gb", "line"),
+    [
+        (1, 1, "caches up to 40.0 kB: 40.0 kB in memory, 0.0 GB in files"),
+        (100, 1, "caches up to 4.0 MB: 4.0 MB in memory, 0.0 GB in files"),
+        (10**5, 4, "caches up to 4.0 GB: 4.0 GB in memory, 0.0 GB in files"),
+        (10**5, 0.93, "caches up to 4.0 GB: 1.0 GB in memory, 4.0 GB in files"),
+    ],
+)
+def test_the_need_in_one_line(n, memory_gb, line):
+    """One unit with 5,000 numbers in its output, for each of two networks."""
+    unit = SimpleNamespace(shape=(5000,), outlet_shape=(), outlet=None, given=0)
+    assert cache_line(SimpleNamespace(units=[unit], last_use=lambda i: 0), n, memory_gb) == line
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):

@@ -3,11 +3,20 @@
 import hashlib
 import json
 import os
+from errno import ENAMETOOLONG, ENOTDIR
 
 import pytest
 
 from qdiff_lib.utils import files
-from qdiff_lib.utils.files import TEMPORARY, atomic_path, new_folder, remove_temporaries, sha256, write_json
+from qdiff_lib.utils.files import (
+    TEMPORARY,
+    atomic_path,
+    check_writable,
+    new_folder,
+    remove_temporaries,
+    sha256,
+    write_json,
+)
 
 
 def test_success_moves_the_file_onto_the_path(tmp_path):
@@ -87,9 +96,9 @@ def test_a_new_folder_is_complete_or_absent(tmp_path):
         with new_folder(new) as temporary:
             (temporary / "a").write_text("half")
             raise RuntimeError("stop")
-    assert list(new.parent.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     left = new.with_name(f"{TEMPORARY}01234567-new")  # as a killed process leaves it
-    left.mkdir()
+    left.mkdir(parents=True)
     new.mkdir()  # an empty one may be there
     with new_folder(new) as temporary:
         (temporary / "unet").mkdir()
@@ -100,3 +109,41 @@ def test_a_new_folder_is_complete_or_absent(tmp_path):
         with pytest.raises(FileExistsError, match="name a new folder"):
             with new_folder(taken):
                 pass
+
+
+def test_what_can_be_written_leaves_no_trace(tmp_path):
+    (tmp_path / "a.png").write_text("older")
+    for path in (tmp_path, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "new" / "below" / "c.png"):
+        check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_text() == "older"
+
+
+@pytest.mark.parametrize(
+    "path", ["a.png/b.png", "a.png/below/b.png", "x" * 300, f"{'x' * 300}/b.png", f"new/{'x' * 300}/b.png"]
+)
+def test_what_cannot_be_written_is_found(path, tmp_path):
+    (tmp_path / "a.png").write_text("older")
+    with pytest.raises(OSError) as stop:
+        check_writable(tmp_path / path)
+    assert stop.value.filename.startswith(str(tmp_path)) and stop.value.errno in (ENAMETOOLONG, ENOTDIR)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_folders_made_for_a_file_go_with_it(tmp_path):
+    (tmp_path / "kept").mkdir()
+    for path in (tmp_path / "a" / "b" / "c.json", tmp_path / "kept" / "d" / "e.json"):
+        with pytest.raises(RuntimeError, match="stop"):
+            with atomic_path(path) as temporary:
+                temporary.write_text("half")
+                raise RuntimeError("stop")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "kept"]
+
+
+def test_of_a_link_only_the_link_is_removed(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("mine")
+    link = tmp_path / f"{TEMPORARY}01234567-folder"
+    link.symlink_to(tmp_path / "theirs")
+    remove_temporaries(tmp_path)
+    assert not link.is_symlink() and (tmp_path / "theirs" / "thesis.txt").read_text() == "mine"
