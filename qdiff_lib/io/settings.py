@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 
 import torch
+from diffusers import SchedulerMixin
 from torch import nn
 
 from ..diffusion.capabilities import check_unet
@@ -50,8 +51,9 @@ LIMITS = {
 }
 """The lowest and highest value of a setting. Beyond them a network has no end or draws no numbers."""
 
+KNOWN_SAMPLERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler")
 LONGEST = 64  # entries of a list of settings: a network has one for each of its levels
-FORMS = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}
+FORMS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 FORMS |= {list: "a list", tuple: "a list", NoneType: "null"}
 AGAIN = "write the setting that the network was trained with, or copy the file again"
 
@@ -66,6 +68,8 @@ def forms(annotation: object) -> set[str]:
         return {FORMS[type(each)] for each in typing.get_args(annotation)}
     if getattr(annotation, "__name__", "") == "ndarray":
         return {"a list"}
+    if annotation is float:
+        return {FORMS[int], FORMS[float]}
     return {FORMS[each] for each in (origin or annotation,) if each in FORMS}
 
 
@@ -186,15 +190,37 @@ def check_sampler(kind: type, config: dict, path: Path) -> None:
     except Exception as error:
         text = f"{path}: no {kind.__name__} has these settings ({reason(error)}): {AGAIN}"
         raise ValueError(text) from error
-    for name in ("betas", "alphas_cumprod"):
+    fault = noise_fault(sampler) or (step_fault(sampler) if kind.__name__ in KNOWN_SAMPLERS else "")
+    if fault:
+        raise ValueError(f"{path}: {fault}: {AGAIN}")
+
+
+def noise_fault(sampler: object) -> str:
+    """Return what is wrong with the noise levels that the settings of a sampler give; "" if nothing is."""
+    times = sampler.config.get("num_train_timesteps")
+    for name, low in (("betas", 0), ("alphas_cumprod", -1)):
         values = getattr(sampler, name, None)
-        if isinstance(values, torch.Tensor) and not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(
-                f"{path}: its beta_start, beta_end or trained_betas give {name} of {extreme(values)}, which "
-                f"must be from 0 to 1: {AGAIN}"
-            )
+        if not isinstance(values, torch.Tensor):
+            continue
+        if len(values) != times:
+            return f"num_train_timesteps={times!r}, and there are {len(values)} {name} of trained_betas"
+        wrong = values[~((values > low) & (values <= 1))]
+        if len(wrong):
+            return f"its beta_start, beta_end or trained_betas give {name} of {wrong[0]:g}, not from 0 to 1"
+    return ""
 
 
-def extreme(values: torch.Tensor) -> float:
-    """Return a value that is no number from 0 to 1."""
-    return values[~((values >= 0) & (values <= 1))].flatten()[0].item()
+def step_fault(sampler: SchedulerMixin) -> str:
+    """Return why a sampler cannot draw: it fails, or its result is not finite; "" if it can."""
+    x = torch.ones(1, 1, 2, 2)
+    learned = str(sampler.config.get("variance_type")).startswith(
+        "learned"
+    )  # then networks give twice as much
+    try:
+        sampler.set_timesteps(min(10, max(1, sampler.config.num_train_timesteps // 4)))
+        for t in sampler.timesteps:
+            noise = torch.cat([x, x], 1) if learned else x
+            x = sampler.step(noise / 2, t, x).prev_sample
+    except Exception as error:
+        return f"its settings do not fit each other ({reason(error)})"
+    return "" if torch.isfinite(x).all() else "its settings give samples that are not finite"
