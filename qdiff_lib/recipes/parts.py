@@ -124,7 +124,7 @@ class Rounding(Checked):
     batch_size: int = setting(
         32, Whole(1), "Calibration inputs in each iteration, here and in all later learning."
     )
-    lr: float = setting(1e-3, Number(0), "Adam's learning rate on the rounding variables V.")
+    lr: float = setting(1e-3, Number(0, zero=False), "Adam's learning rate on the rounding variables V.")
     regularization: float = setting(0.01, Number(0), "Weight of the rounding regularizer.")
     beta: tuple[float, float] = setting(
         (20.0, 2.0),
@@ -153,9 +153,16 @@ class StepSizes(Checked):
         Whole(0),
         "Iterations in which each unit learns its activations' step sizes. 0 keeps the observed ranges.",
     )
+    second_pass: bool = setting(
+        False,
+        Flag(),
+        "Learn the step sizes of all units after the weights of all units, as the paper's code does: on "
+        "full-precision inputs, with |error|^2.4. Otherwise each unit's follow its weights, with the squared "
+        "error on what the quantized units before it give.",
+    )
     lr_step_sizes: float = setting(
         4e-4,
-        Number(0),
+        Number(0, zero=False),
         "Adam's learning rate on the log step sizes of activations, with cosine decay. learn_affine uses "
         "it too.",
     )

@@ -16,6 +16,7 @@ from tiny_models import (
 from torch.nn import functional
 
 from qdiff_lib import Recipe, quantize
+from qdiff_lib.graph.hooks import watched_inputs
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.fitting import reconstruction_loss
@@ -26,7 +27,8 @@ from qdiff_lib.ptq.work_folder import WorkFolder
 from qdiff_lib.quantizers.adaround import AdaRound
 from qdiff_lib.quantizers.grid import dequantize
 from qdiff_lib.quantizers.grid import quantize as codes_of
-from qdiff_lib.recipes.recipe import METHODS
+from qdiff_lib.quantizers.range_finders import find_activation_range
+from qdiff_lib.recipes.recipe import METHODS, PROFILES
 
 WAY_UP = "up_blocks.1.resnets.0"  # reads a concatenation of 24 and 8 channels
 
@@ -37,7 +39,7 @@ def small(weights=4, activations=8, **changes):
 
 def only(name):
     """The patterns that choose one unit."""
-    return dict(include=(name, f"{name}.*"))
+    return dict(include=(name,))
 
 
 def rebuilt(unet, recipe, inputs, **options):
@@ -189,7 +191,7 @@ def test_activation_ranges_see_every_input(row):
     unet = unet2d()
     inputs = random_inputs(unet, 70)  # more than one batch of a replay
     inputs.inputs["sample"][row] *= 50
-    recipe = small(8, 8, iterations=1, step_size_iterations=1, lr_step_sizes=0.0, **only("conv_in"))
+    recipe = small(8, 8, iterations=1, step_size_iterations=1, lr_step_sizes=1e-30, **only("conv_in"))
     quantized, _ = rebuilt(unet, recipe.replace(symmetric_activations=True), inputs)
     largest = inputs.inputs["sample"].abs().max().item()
     assert quantized.conv_in.inputs[0].scale.item() == pytest.approx(largest / 127.5, rel=0.01)
@@ -198,7 +200,7 @@ def test_activation_ranges_see_every_input(row):
 def test_step_sizes_are_learned_and_stay_positive():
     unet = unet2d()
     inputs = random_inputs(unet, 8)
-    still, _ = rebuilt(unet, small(lr_step_sizes=0.0), inputs)
+    still, _ = rebuilt(unet, small(lr_step_sizes=1e-30), inputs)
     moved, _ = rebuilt(unet, small(lr_step_sizes=0.5, step_size_iterations=5), inputs)
     pairs = list(zip(activation_quantizers(still), activation_quantizers(moved), strict=True))
     assert all(q.scale > 0 and q.log_scale is None for pair in pairs for q in pair)
@@ -223,7 +225,7 @@ def test_learned_step_sizes_lower_the_error(make, name):
 def test_no_step_iterations_keep_the_observed_ranges():
     unet = unet2d()
     inputs = random_inputs(unet, 8)
-    still, _ = rebuilt(unet, small(lr_step_sizes=0.0, learn_affine=False, **only("conv_in")), inputs)
+    still, _ = rebuilt(unet, small(lr_step_sizes=1e-30, learn_affine=False, **only("conv_in")), inputs)
     observed, _ = rebuilt(unet, small(step_size_iterations=0, learn_affine=False, **only("conv_in")), inputs)
     expected = snapshot(still)  # log and exp of the unchanged scale cost its last bit
     for name, value in snapshot(observed).items():
@@ -265,3 +267,42 @@ def test_a_small_memory_budget_changes_no_bit(tmp_path):
     )
     assert_same_tensors(snapshot(little), snapshot(plenty))
     assert not list(tmp_path.glob("activations-*"))
+
+
+SECOND = dict(second_pass=True, step_size_iterations=3)
+
+
+def test_a_second_pass_leaves_the_weights_of_the_first():
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    alone, _ = rebuilt(unet, small(4, 32), inputs)
+    both, reports = rebuilt(unet, small(4, 8, quantize_attention=False, **SECOND), inputs)
+    pairs = zip(quant_layers(alone), quant_layers(both), strict=True)
+    assert all(torch.equal(a.codes, b.codes) and torch.equal(a.bias, b.bias) for a, b in pairs)
+    assert [report.name for report in reports] == [unit.name for unit in traced(unet).units]
+    assert [report.index for report in reports] == list(range(len(reports)))
+
+
+def test_a_second_pass_observes_full_precision_inputs():
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    found, _ = rebuilt(unet, small(3, 8, second_pass=True, step_size_iterations=0), inputs)
+    name = "up_blocks.1.resnets.0.conv1"
+    seen = []
+    with watched_inputs(unet, [name], lambda _, x: seen.append(x)), torch.no_grad():
+        unet(**inputs.rows(slice(None)))
+    parts = seen[0].split(found.get_submodule(name).sizes, dim=1)
+    for part, quantizer in zip(parts, found.get_submodule(name).inputs, strict=True):
+        expected = find_activation_range(part, quantizer.grid, "min_max")
+        torch.testing.assert_close(quantizer.scale, expected.scale)
+
+
+def test_the_loss_of_the_second_pass_is_its_power():
+    error = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    expected = (1 + 2**2.4 + 3**2.4 + 0.5**2.4) / 2
+    assert reconstruction_loss(error, torch.zeros(2, 2), 2.4).item() == pytest.approx(expected)
+
+
+def test_the_paper_learns_step_sizes_in_a_second_pass_and_no_other_profile_does():
+    passes = {name: Recipe.qdiffusion(profile=name).step_sizes.second_pass for name in PROFILES}
+    assert [name for name, second in passes.items() if second] == ["paper"]

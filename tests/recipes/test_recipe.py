@@ -23,7 +23,7 @@ from qdiff_lib.utils.constants import ALLOWED_BITS, FLOAT_BITS, LAST_SEED
 bits = st.sampled_from([*ALLOWED_BITS, FLOAT_BITS])
 counts = st.integers(1, 10**6)
 shares = st.floats(0, 1)
-rates = st.floats(0, 1e3)
+rates = st.floats(1e-30, 1e3)
 names = st.lists(st.text(max_size=8), max_size=3).map(tuple)
 ranges = st.sampled_from([*RANGES])
 rules = st.one_of(
@@ -53,6 +53,7 @@ VALUES = dict(
     weight_rounding=st.sampled_from(["nearest", "squant", "adaround"]),
     rounding_start=st.sampled_from(["fraction", "gptq"]),
     learn_affine=st.booleans(),
+    second_pass=st.booleans(),
     iterations=counts,
     batch_size=counts,
     lr=rates,
@@ -145,7 +146,7 @@ def test_profiles_change_numbers_only():
     numbers |= {"network_iterations", "bias_correction_images", "regularization", "beta"}
     for profile, values in PROFILES.items():
         assert profile_numbers(profile) == values
-        assert set(values) <= numbers
+        assert set(values) - {"second_pass"} <= numbers  # the order of the paper's code
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -249,8 +250,13 @@ WIDTHS = "2, 3, 4, 5, 6, 7, 8, 16, 32"
         ),
         *(
             (field, value, "of at least 0")
-            for field in ("lr", "lr_step_sizes", "lr_network", "lr_codes", "regularization")
+            for field in ("lr_network", "lr_codes", "regularization")
             for value in (-1e-3, float("nan"), float("inf"))
+        ),
+        *(
+            (field, value, "above 0")
+            for field in ("lr", "lr_step_sizes")
+            for value in (0, -1e-3, float("nan"), float("inf"))
         ),
         *(("guidance", float(value), "a number that is finite") for value in ("nan", "inf")),
         *(
