@@ -2,6 +2,7 @@
 # make test        lint, format check and all tests
 # make test-portable  all tests under nine settings of instruction sets and threads: hours; some of them:
 #                  make test-portable ONLY='default SSE41 1'
+# make test-oldest    the fast tests of tests/io and tests/ptq with the oldest versions that pyproject.toml accepts
 # make lab         the course in JupyterLab
 # make bench       the measurements of benchmarks/
 # make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
@@ -17,7 +18,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-portable lint lab bench notebooks student tables torture clean
+.PHONY: demo test test-portable test-oldest lint lab bench notebooks student tables torture clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -28,6 +29,9 @@ test: lint
 
 test-portable: $(STAMP)
 	$(RUN) -m tools.portable $(if $(ONLY),--only '$(ONLY)')
+
+test-oldest: $(STAMP)
+	$(RUN) -m tools.oldest
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -1,22 +1,21 @@
 """Loading any model by one name or path: embedded models, local folders, quantized checkpoints, the hub."""
 
 import re
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from ..utils.files import read_json
-from .shipped_data import embedded_folder, embedded_names
+from .index import COPY, INDEX, read_index, reason, refuse_code
+from .shipped_data import embedded_folder, embedded_names, is_embedded
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
 HUB_SECONDS = 10  # longest wait for the hub to say whether it has a model
-VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer needs one of these files
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
-COPY = "copy the whole pipeline, as save_pretrained writes it"
 
 
 def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
@@ -41,32 +40,66 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
 
 def _open(name_or_path: str | Path) -> "DiffusionPipeline":
     """The pipeline of an embedded name, a folder, or a hub name."""
-    if name_or_path in embedded_names():
+    if isinstance(name_or_path, str) and name_or_path in embedded_names():
         return _from_folder(embedded_folder(name_or_path))
-    if Path(name_or_path).is_dir():
-        return _from_folder(Path(name_or_path))
+    if is_folder(name_or_path):
+        folder = Path(name_or_path)
+        return _from_folder(embedded_folder(folder.resolve().name) if is_embedded(folder) else folder)
     if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name_or_path):
         return _from_hub(name_or_path)
     names = ", ".join([*embedded_names(), *HUB])
     raise ValueError(
-        f"name_or_path={str(name_or_path)!r} is no model: give one of {names}, another "
+        f"name_or_path={str(name_or_path)!r:.200} is no model: give one of {names}, another "
         "hub name owner/name, or an existing folder"
     )
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is an existing folder; a path that the system cannot have is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
 def _from_folder(folder: Path) -> "DiffusionPipeline":
     """A diffusers pipeline in a local folder, quantized or not."""
-    _check_components(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"name_or_path={str(folder)!r} has no model_index.json: give a folder that save_pretrained of a "
-            "diffusers pipeline or save_quantized wrote"
-        )
-    _refuse_pickled(folder)
+    kinds = read_index(folder)
+    refuse_code(folder)
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    from .components import check_component, check_loaded, reads_all, text_network
+
+    for name, kind in kinds.items():
+        check_component(folder, name, kind)
+    _refuse_pickled(folder)
+    with in_words(f"name_or_path={str(folder)!r}"):
+        given = {name: text_network(kind, folder / name) for name, kind in kinds.items() if reads_all(kind)}
+        pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True, **given)
+        for name in kinds:
+            check_loaded(folder / name, pipe.components[name], known_words(pipe))
     return in_single_precision(pipe)
+
+
+def known_words(pipe: "DiffusionPipeline") -> int | None:
+    """The number of words that the pipeline's text encoder knows, if it has one."""
+    return getattr(getattr(pipe.components.get("text_encoder"), "config", None), "vocab_size", None)
+
+
+@contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """Turn the errors of diffusers, transformers and torch into ValueError. Errors of the system stay.
+
+    These libraries raise many kinds of errors for damaged files: KeyError, RuntimeError, AttributeError...
+    """
+    try:
+        yield
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{what} cannot be loaded ({reason(error)}): {COPY}") from error
 
 
 def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
@@ -82,50 +115,6 @@ def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":
         if isinstance(part, nn.Module):
             part.float()
     return pipe
-
-
-def _check_components(folder: Path) -> None:
-    """Raise ValueError if ``model_index.json`` or a component that it names cannot be loaded."""
-    if not (folder / "model_index.json").is_file():
-        return
-    import diffusers
-
-    parts = read_json(folder / "model_index.json")
-    pipeline = parts.get("_class_name")
-    if not isinstance(pipeline, str) or not hasattr(diffusers, pipeline):
-        raise ValueError(
-            f"name_or_path={str(folder)!r}: model_index.json has _class_name={pipeline!r}, which is no class "
-            f"of diffusers {diffusers.__version__}: give a pipeline of diffusers' own, or upgrade diffusers"
-        )
-    for name, value in parts.items():
-        library, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
-        if library == "transformers" and find_spec("transformers") is None:
-            raise ValueError(
-                f"name_or_path={str(folder)!r}: its {name} needs transformers, which is not installed: "
-                "run `python -m pip install transformers`"
-            )
-        if library is not None:
-            _check_component(folder, name, kind)
-
-
-def _check_component(folder: Path, name: str, kind: str) -> None:
-    """Raise ValueError if files of a component are missing or damaged. No weights are read."""
-    from safetensors import SafetensorError, safe_open
-
-    needed = VOCABULARIES if "Tokenizer" in kind else ("*.json",)
-    if not any(path for pattern in needed for path in (folder / name).glob(pattern)):
-        raise ValueError(
-            f"name_or_path={str(folder)!r} lacks its {name}: model_index.json names a {kind}, but there is "
-            f"no {name}/{' or '.join(needed)}; {COPY}"
-        )
-    for path in (folder / name).glob("*.json"):
-        read_json(path)
-    for path in (folder / name).glob("*.safetensors"):
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}): {COPY}") from error
 
 
 def _refuse_pickled(folder: Path) -> None:
@@ -164,15 +153,26 @@ def _hub_problem(name: str) -> Exception | None:
 def _from_hub(name: str) -> "DiffusionPipeline":
     """A pipeline of the hub, from the local cache or the network."""
     from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
 
     problem = _hub_problem(name)
-    options = dict(use_safetensors=True, local_files_only=problem is not None)
+    options = dict(local_files_only=problem is not None)
     try:
-        return in_single_precision(DiffusionPipeline.from_pretrained(name, **options))
+        index = hf_hub_download(name, INDEX, **options)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(problem or error).split())[:200]
-        raise ValueError(
-            f"name_or_path={name!r} is no local folder and cannot be loaded from the hub, which needs the "
-            "network and weights in safetensors: check name and network, or call save_pretrained where there "
-            f"is a network and give the path of the folder that it wrote. The reason: {reason}"
-        ) from error
+        raise ValueError(_no_hub(name, problem or error)) from error
+    read_index(Path(index).parent)  # before diffusers reads it
+    try:
+        folder = DiffusionPipeline.download(name, use_safetensors=True, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(_no_hub(name, problem or error)) from error
+    return _from_folder(Path(folder))
+
+
+def _no_hub(name: str, error: Exception) -> str:
+    """What to do about a name that cannot be loaded from the hub."""
+    return (
+        f"name_or_path={name!r} is no local folder and cannot be loaded from the hub, which needs the "
+        "network and weights in safetensors: check name and network, or call save_pretrained where there "
+        f"is a network and give the path of the folder that it wrote. The reason: {reason(error)}"
+    )

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..recipes.recipe import Recipe
+from ..utils.files import DEEPEST_JSON, is_shallow
 
 if TYPE_CHECKING:  # diffusers imports this module, so this module cannot import what needs diffusers
     from .quantization import Quantization
@@ -45,16 +46,23 @@ class QDiffConfig(QuantizationConfigMixin):
     Raises ValueError for another format, unknown entries, or a damaged recipe.
     """
 
-    def __init__(self, structure: dict, recipe: dict, calibration: dict, format: int = FORMAT, **unknown):
-        if format != FORMAT or unknown:
+    def __init__(self, /, structure: dict, recipe: dict, calibration: dict, format: int = FORMAT, **unknown):
+        if type(format) is not int or format != FORMAT or unknown:
             extra = f" and entries {sorted(unknown)[:3]}" if unknown else ""
             raise ValueError(
-                f"config.json: quantization_config has format {format!r}{extra}; this version has {FORMAT}: "
-                "quantize again, or install the version that wrote it"
+                f"config.json: quantization_config has format {format!r:.60}{extra}; this version has "
+                f"{FORMAT}: quantize again, or install the version that wrote it"
             )
+        form = {"structure": structure, "recipe": recipe, "calibration": calibration}
+        for name, value in form.items():
+            if not isinstance(value, dict) or not is_shallow(value):
+                raise ValueError(
+                    f"config.json: quantization_config has {name}={value!r:.60}, which must be an object of "
+                    f"at most {DEEPEST_JSON} levels: save the model again"
+                )
         try:
             Recipe.from_dict(recipe)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"config.json: the recipe of quantization_config is damaged: {error}") from error
         self.quant_method = Method(METHOD)
         self.structure, self.recipe, self.calibration = structure, recipe, calibration
@@ -98,7 +106,8 @@ class QDiffQuantizer(DiffusersQuantizer):
                 "qdiff_lib.quantize(pipe, recipe), which calibrates"
             )
         self.model: nn.Module | None = None  # set when the network is complete
-        self.dtype, self.stated, self.keys, self.integers = torch.float32, None, [], {}
+        self.dtype, self.stated, self.keys = torch.float32, None, []
+        self.network: nn.Module | None = None  # set while the tensors are read
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
         """Remember the type to load in; None means float32."""
@@ -116,18 +125,17 @@ class QDiffQuantizer(DiffusersQuantizer):
         return loaded_keys
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Check the tensors' hash and integer types. Raises ValueError if they are not the expected ones."""
+        """Check the tensors' shapes, types, hash and values. Raises ValueError if one is not the expected."""
+        from .values import check_forms, check_values
+
+        check_forms(self.path, self.network, state_dict)
         whole = len(state_dict) == len(self.keys)  # a model in several files has no common hash
         if whole and content_hash(self.quantization_config.to_dict(), state_dict) != self.stated:
             raise ValueError(
                 f"{self.path} is damaged, or belongs to another config.json: their SHA-256 is not the stated "
                 "one; copy both files again, or quantize again"
             )
-        for name, value in state_dict.items():
-            if value.dtype != self.integers.get(name, value.dtype):
-                raise ValueError(
-                    f"{self.path} has {name!r} in {value.dtype}, not {self.integers[name]}; quantize again"
-                )
+        check_values(self.path, self.network, state_dict)
         return state_dict
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
@@ -136,20 +144,21 @@ class QDiffQuantizer(DiffusersQuantizer):
         for word, names in (("lacks", sorted(missing_keys)), ("has no place for", unexpected)):
             if names:
                 raise ValueError(f"{self.path} {word} {names[0]!r} of this network; quantize again")
-        state = model.state_dict()
-        self.integers = {name: v.dtype for name, v in state.items() if not v.is_floating_point()}
         return missing_keys
 
     def _process_model_before_weight_loading(self, model: nn.Module, keep_in_fp32_modules=(), **kwargs):
         from ..modules.integers import SCALES
+        from .settings import check_network
         from .structure import build
 
         keep_in_fp32_modules.extend(SCALES)
+        config = Path(self.path).with_name("config.json")
+        check_network(type(model), dict(model.config), config)
         try:
             build(model, self.quantization_config.structure)
         except (TypeError, ValueError) as error:
-            config = Path(self.path).with_name("config.json")
             raise ValueError(f"{config} is damaged, or belongs to another network: {error}") from error
+        self.network = model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs):
         from ..modules.quant_layer import quant_layers
@@ -162,7 +171,7 @@ class QDiffQuantizer(DiffusersQuantizer):
         model.is_quantized = False  # else diffusers would refuse to cast it, though it can be cast
         recipe = Recipe.from_dict(self.quantization_config.recipe)
         model.quantization = Quantization(recipe, calibration=self.quantization_config.calibration)
-        self.model = model
+        self.model, self.network = model, None
 
     @property
     def is_serializable(self) -> bool:
@@ -221,6 +230,7 @@ def check_savable(unet: nn.Module) -> None:
     """Raise ValueError unless loading the network's files would give the same modules, names and shapes."""
     from ..graph.networks import UNET_CLASSES
     from .structure import build, structure_of
+    from .values import check_values
 
     kind = type(unet)
     if UNET_CLASSES.get(kind.__name__) is not kind:
@@ -245,3 +255,4 @@ def check_savable(unet: nn.Module) -> None:
         raise ValueError(
             "the network was changed after quantize: it has layers of other bits; quantize again"
         )
+    check_values("the network", unet, unet.state_dict())

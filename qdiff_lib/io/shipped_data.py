@@ -4,6 +4,8 @@ from pathlib import Path
 
 from ..utils.files import read_json, sha256
 
+MANIFEST = "MANIFEST.json"
+UNLISTED = ("README.md", "LICENSE", ".DS_Store")  # files of a model's folder that no code reads
 FIX = "get it again with `git checkout -- data`, or install qdiff_lib again"
 
 _verified: set[tuple[Path, int, int]] = set()
@@ -18,14 +20,34 @@ def data_folder() -> Path:
     """The folder of the shipped data: ``qdiff_lib/data`` in an installed wheel, ``data`` in a checkout.
 
     Raises:
-        FileNotFoundError: neither folder has a ``MANIFEST.json``.
+        FileNotFoundError: neither folder has a ``MANIFEST.json`` or a folder ``models``.
     """
     package = Path(__file__).resolve().parents[1]
     folders = (package / "data", package.parent / "data")
     for folder in folders:
-        if (folder / "MANIFEST.json").is_file():
+        if (folder / MANIFEST).is_file() or (folder / "models").is_dir():
             return folder
-    raise FileNotFoundError(f"no MANIFEST.json in {folders[0]} or {folders[1]}: {FIX}")
+    raise FileNotFoundError(f"no {MANIFEST} in {folders[0]} or {folders[1]}: {FIX}")
+
+
+def manifest() -> dict[str, dict]:
+    """The entries of ``MANIFEST.json``, by path below the data folder.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        DamagedFileError: it is no JSON, or has another form.
+    """
+    path = data_folder() / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {FIX}")
+    try:
+        files = read_json(path, FIX).get("files")
+    except ValueError as error:
+        raise DamagedFileError(str(error)) from error
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not all(isinstance(each, dict) and isinstance(each.get("sha256"), str) for each in entries):
+        raise DamagedFileError(f"{path} is damaged, it does not list files with their sha256: {FIX}")
+    return files
 
 
 def verified(relative: str) -> Path:
@@ -37,8 +59,8 @@ def verified(relative: str) -> Path:
         relative: the path below the data folder, with forward slashes, as in ``MANIFEST.json``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFileError: the checksum differs.
+        FileNotFoundError: there is no such file, or no manifest.
+        DamagedFileError: the checksum differs, or the manifest is damaged.
         ValueError: the manifest does not list the file.
     """
     folder = data_folder()
@@ -47,7 +69,7 @@ def verified(relative: str) -> Path:
         raise FileNotFoundError(f"{relative!r} is missing from {folder}: {FIX}")
     key = (path, path.stat().st_mtime_ns, path.stat().st_size)
     if key not in _verified:
-        listed = read_json(folder / "MANIFEST.json")["files"]
+        listed = manifest()
         if relative not in listed:
             raise ValueError(
                 f"relative={relative!r} is not in MANIFEST.json: run `python training/manifest.py`"
@@ -62,13 +84,29 @@ def verified(relative: str) -> Path:
 
 
 def embedded_names() -> list[str]:
-    """The names of the shipped pipelines, sorted."""
-    return sorted(path.parent.name for path in (data_folder() / "models").glob("*/model_index.json"))
+    """The names of the shipped pipelines, sorted; none where the shipped data is missing."""
+    try:
+        folder = data_folder()
+    except FileNotFoundError:
+        return []
+    return sorted(path.parent.name for path in (folder / "models").glob("*/model_index.json"))
+
+
+def is_embedded(folder: Path) -> bool:
+    """Whether a path is the folder of a shipped pipeline."""
+    name = folder.resolve().name
+    return name in embedded_names() and (data_folder() / "models" / name).resolve() == folder.resolve()
 
 
 def embedded_folder(name: str) -> Path:
-    """The folder of a shipped pipeline, after a check of its weights; raises what ``verified`` raises."""
-    folder = data_folder() / "models" / name
-    for path in sorted(folder.rglob("*.safetensors")):
-        verified(path.relative_to(data_folder()).as_posix())
+    """The folder of a shipped pipeline, after a check of all its files.
+
+    Raises what ``verified`` raises, for each file that is listed and each file that is there. The text for
+    readers, ``README.md`` and ``LICENSE``, need not be listed.
+    """
+    folder, data = data_folder() / "models" / name, data_folder()
+    listed = {path for path in manifest() if path.startswith(f"models/{name}/")}
+    there = {path for path in folder.rglob("*") if path.is_file() and path.name not in UNLISTED}
+    for path in sorted(listed | {path.relative_to(data).as_posix() for path in there}):
+        verified(path)
     return folder

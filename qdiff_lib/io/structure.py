@@ -10,6 +10,9 @@ its integers are read:
 points are tensors, so they are not in the structure.
 """
 
+from collections import Counter
+
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from ..modules.attention import QuantAttention
@@ -48,21 +51,23 @@ def build(unet: nn.Module, structure: dict) -> nn.Module:
     structure: as described above. Raises ValueError for a damaged structure, and for an entry that names a
     module that the network does not have.
     """
-    for group in entries(structure, "layers"):
+    modules = dict(unet.named_modules())
+    layers, attention = check_structure(structure, len(modules))
+    for group in layers:
         bits, sizes = group["weight_bits"], tuple(group["sizes"])
         grid = None if group["activation_bits"] == FLOAT_BITS else Grid(group["activation_bits"])
         for name in group["names"]:
-            layer = submodule(unet, name, QUANTIZABLE)
+            layer = submodule(modules, name, QUANTIZABLE)
             parts = sizes or (layer.weight.shape[1],)
             unet.set_submodule(name, QuantLayer(layer, bits, grid, parts))
-    for group in entries(structure, "attention"):
+    for group in attention:
         grid, softmax = Grid(group["activation_bits"]), Grid(group["softmax_bits"])
         for name in group["names"]:
-            attention = submodule(unet, name, QuantAttention.__bases__)
-            unet.set_submodule(name, QuantAttention.of(attention, grid, softmax))
+            unet.set_submodule(name, QuantAttention.of(submodule(modules, name, (Attention,)), grid, softmax))
+    device = unet.device  # finding it takes long
     for module in unet.modules():
         if isinstance(module, HoldsIntegers):
-            module.hold_integers(unet.device)
+            module.hold_integers(device)
     return unet
 
 
@@ -90,9 +95,36 @@ def entries(structure: dict, kind: str) -> list[dict]:
     return groups
 
 
-def submodule(unet: nn.Module, name: str, kinds: tuple[type, ...]) -> nn.Module:
-    """The submodule ``name``. Raises ValueError if it is missing or of none of the classes ``kinds``."""
-    module = dict(unet.named_modules()).get(name) if isinstance(name, str) else None
+def check_structure(structure: dict, most: int) -> tuple[list[dict], list[dict]]:
+    """The groups of layers and of attention, checked.
+
+    most: modules of the network, so the most names. Raises ValueError for other entries, for names that are
+    no text, repeated, or too many, and for sizes that are not two or more numbers above 0.
+    """
+    groups = entries(structure, "layers"), entries(structure, "attention")
+    if structure.keys() != FIELDS.keys():
+        raise ValueError(f"the structure of quantization_config has {list(structure)!r:.80}: save again")
+    names = [name for kind in groups for group in kind for name in group["names"]]
+    if len(names) > most:
+        raise ValueError(f"quantization_config names {len(names)} modules, and the network has {most}")
+    wrong = [name for name in names if type(name) is not str]
+    repeated = [] if wrong else [name for name, count in Counter(names).items() if count > 1]
+    if wrong or repeated:
+        fault = f"{wrong[0]!r:.80}, which is no text" if wrong else f"{repeated[0]!r:.80} more than once"
+        raise ValueError(f"quantization_config names {fault}: save the model again")
+    for group in groups[0]:
+        sizes = group["sizes"]
+        if len(sizes) == 1 or any(size < 1 for size in sizes):
+            raise ValueError(
+                f"quantization_config has sizes={sizes!r:.80}, which must be [] or two and more numbers "
+                "above 0: save the model again"
+            )
+    return groups
+
+
+def submodule(modules: dict[str, nn.Module], name: str, kinds: tuple[type, ...]) -> nn.Module:
+    """The module ``name``. Raises ValueError if it is missing or of none of the classes ``kinds``."""
+    module = modules.get(name)
     if not isinstance(module, kinds):
         raise ValueError(
             f"quantization_config names {name!r:.80}, and the network has no such "

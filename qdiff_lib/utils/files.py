@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = ".qdiff-"  # the start of the name of every file that is not complete yet
+LARGEST_JSON = 2**26  # bytes of a JSON file; the largest vocabularies of tokenizers have some 20 MB
+DEEPEST_JSON = 60  # levels of a JSON file; copying and comparing recurse, and Python has about 300 levels
 PROBE = 4096  # bytes that a folder must have room for, or nothing can be written there
 
 
@@ -145,15 +147,35 @@ def read_json(path: str | Path, cure: str = "copy or write it again") -> dict:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file holds no JSON object. The message names the file.
+        ValueError: the file holds no JSON object, is no ordinary file, has more than ``LARGEST_JSON`` bytes,
+            or is nested deeper than ``DEEPEST_JSON``. The message names the file.
     """
+    path = Path(path)
+    size = path.stat().st_size
+    if not path.is_file():
+        raise ValueError(f"{path} is no ordinary file: {cure}")
+    if size > LARGEST_JSON:
+        raise ValueError(f"{path} is damaged, it has {size} bytes, more than {LARGEST_JSON}: {cure}")
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, it is no JSON ({error}): {cure}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged, it holds no JSON object: {cure}")
+    if not is_shallow(value):
+        raise ValueError(f"{path} is damaged, it is nested deeper than {DEEPEST_JSON} levels: {cure}")
     return value
+
+
+def is_shallow(value: object) -> bool:
+    """Return whether a JSON value has at most ``DEEPEST_JSON`` levels of lists and objects."""
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        below = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for part in below for each in part if isinstance(each, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def sha256(path: str | Path) -> str:

@@ -15,7 +15,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from latent_models import stable_diffusion
 
 from qdiff_lib import Recipe, quantize, sample, save_quantized
-from qdiff_lib.io import models, shipped_data
+from qdiff_lib.io import index, models, shipped_data
 
 LABELS = "fashion-mnist/t10k-labels-idx1-ubyte.gz"
 ROOT = Path(__file__).parents[2]
@@ -251,9 +251,9 @@ def test_damaged_components_are_named(damage, message, text_model, tmp_path):
 
 
 def test_a_text_model_without_transformers(tmp_path, monkeypatch):
-    index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
-    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    entries = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(index, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="its text_encoder needs transformers, which is not installed: run"):
         models.load(tmp_path)
 

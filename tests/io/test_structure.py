@@ -75,13 +75,23 @@ WRONG = {
     "sizes": (layer(names=["conv_in"], sizes=[1, 1]), r"sizes=\(1, 1\) must sum to .* 1 input channels"),
     "sizes-as-text": (layer(sizes=["a"]), "under layers, which needs"),
     "unknown": (layer(names=["conv_nowhere"]), "names 'conv_nowhere', and the network has no such Conv1d"),
-    "number": (layer(names=[3]), "names 3, and the network has no such"),
+    "number": (layer(names=[3]), "names 3, which is no text"),
     "block": (layer(names=["mid_block"]), "names 'mid_block', and the network has no such"),
-    "twice": (layer(names=["conv_in", "conv_in"]), "names 'conv_in', and the network has no such"),
+    "twice": (layer(names=["conv_in", "conv_in"]), "names 'conv_in' more than once"),
     "attention": (
-        lambda s: s["attention"][0].update(names=["conv_out"]),
-        "names 'conv_out', and the network has no such",
+        lambda s: s["attention"][0].update(names=["mid_block"]),
+        "names 'mid_block', and the network has no such Attention",
     ),
+    "layer-and-attention": (
+        lambda s: s["attention"][0].update(names=["conv_out"]),
+        "names 'conv_out' more than once",
+    ),
+    "text-of-python": (layer(names=["conv_in.__class__"]), "names 'conv_in.__class__', and the network has"),
+    "empty-text": (layer(names=[""]), "names '', and the network has no such"),
+    "a-million": (layer(names=[str(i) for i in range(10**6)]), "names 10000.. modules, and the network has"),
+    "negative-sizes": (layer(names=["conv_in"], sizes=[-1, 2]), r"sizes=\[-1, 2\], which must be"),
+    "one-size": (layer(names=["conv_in"], sizes=[1]), r"sizes=\[1\], which must be"),
+    "extra-kind": (lambda s: s.update(more=[]), "structure of quantization_config has .*more"),
 }
 
 

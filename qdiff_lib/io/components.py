@@ -1,0 +1,130 @@
+"""A pipeline's components: their files are checked before they are loaded, and they themselves after it."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import ModelMixin, SchedulerMixin
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ..utils.files import read_json
+from .index import COPY, read_config, reason
+from .native import METHOD
+from .settings import check_limits, check_network, check_sampler
+from .values import check_numbers
+
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer needs one of these files
+ATTENTIONS = (None, "eager", "sdpa")  # all others of transformers can be downloaded code
+OTHERS = {"load_in_4bit", "load_in_8bit"}  # entries from which diffusers takes another method
+KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+
+
+def check_component(folder: Path, name: str, kind: type) -> None:
+    """Check the files of a component. No weights are read.
+
+    Raises:
+        ValueError: a file is missing or damaged, or its settings are not those of a ``kind``.
+    """
+    needed = VOCABULARIES if "Tokenizer" in kind.__name__ else ("*.json",)
+    part = folder / name
+    if not any(path for pattern in needed for path in part.glob(pattern)):
+        raise ValueError(
+            f"name_or_path={str(folder)!r} lacks its {name}: model_index.json names a {kind.__name__}, but "
+            f"there is no {name}/{' or '.join(needed)}; {COPY}"
+        )
+    for path in part.glob("*.json"):
+        read_config(path) if "config" in path.name else read_json(path)
+    for path in part.glob("*.safetensors"):
+        check_header(path)
+    if issubclass(kind, SchedulerMixin):
+        check_sampler(kind, read_json(part / "scheduler_config.json"), part / "scheduler_config.json")
+    elif issubclass(kind, ModelMixin):
+        check_diffusers_network(kind, part / "config.json")
+    elif (part / "config.json").is_file():
+        check_transformers_network(part / "config.json")
+    if (part / "tokenizer.json").is_file():
+        check_tokenizer(part / "tokenizer.json")
+
+
+def check_header(path: Path) -> None:
+    """Raise ValueError if a file is no safetensors file."""
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({reason(error)}): {COPY}") from error
+
+
+def check_diffusers_network(kind: type, path: Path) -> None:
+    """Raise ValueError if the config of a network of diffusers cannot be used, or is quantized otherwise."""
+    config = read_json(path)
+    stated = config.get("quantization_config")
+    own = isinstance(stated, dict) and stated.get("quant_method") == METHOD and not set(stated) & OTHERS
+    if stated is not None and not own:
+        raise ValueError(
+            f"{path} has quantization_config={stated!r:.60}, which is not of the method {METHOD!r}: load "
+            "it with the library that wrote it"
+        )
+    check_network(kind, config, path)
+
+
+def check_transformers_network(path: Path) -> None:
+    """Raise ValueError if a config of transformers names other code, another quantization, or huge sizes."""
+    config = read_json(path)
+    for name in KERNELS:
+        if config.get(name) not in ATTENTIONS:
+            raise ValueError(f"{path} has {name}={config[name]!r:.60}, which can be code: remove the entry")
+    if config.get("quantization_config") is not None:
+        raise ValueError(f"{path} has a quantization_config, which is not supported: give a plain network")
+    for name, value in config.items():
+        check_limits(name, value, path)
+
+
+def check_tokenizer(path: Path) -> None:
+    """Raise ValueError if a ``tokenizer.json`` has no vocabulary."""
+    model = read_json(path).get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict | list) or not vocabulary:
+        raise ValueError(f"{path} is damaged, it has no vocabulary under model: {COPY}")
+
+
+def reads_all(kind: type) -> bool:
+    """Whether a class is a network of transformers, which would fill missing weights with random numbers."""
+    return "PreTrainedModel" in (base.__name__ for base in kind.__mro__)
+
+
+def text_network(kind: type, folder: Path) -> nn.Module:
+    """A network of transformers from its folder. Raises ValueError if its file lacks a weight."""
+    network, found = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        output_loading_info=True,
+    )
+    mismatched = [name for name, *_ in found["mismatched_keys"]]
+    for name in sorted([*found["missing_keys"], *mismatched]):
+        raise ValueError(f"{folder} lacks the weight {name!r} in the shape of its config.json: {COPY}")
+    return network
+
+
+def check_loaded(folder: Path, part: Any, words: int | None = None) -> None:
+    """Check a component after it was loaded.
+
+    words: the number of words that the text encoder knows, for its tokenizer.
+
+    Raises:
+        ValueError: a network lacks a weight, or has one that is not finite or too large; a tokenizer gives
+            words that the text encoder does not know.
+    """
+    if isinstance(part, nn.Module):
+        for name, value in part.named_parameters():
+            if value.is_meta:
+                raise ValueError(f"{folder} lacks the weight {name!r} of this network: {COPY}")
+            check_numbers(str(folder), name, value)
+    elif words is not None and hasattr(part, "get_vocab"):
+        last = max(part.get_vocab().values(), default=-1)
+        if not 0 <= last < words:
+            raise ValueError(
+                f"{folder} has a last word of number {last}, and the text encoder has {words} words: {COPY}"
+            )
