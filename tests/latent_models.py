@@ -8,16 +8,27 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     LDMPipeline,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     VQModel,
 )
 from tiny_models import TRAINED_STEPS, conditional_unet, unet2d
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 LATENT = dict(in_channels=4, out_channels=4)
 WIDTH = 12  # of a token's embedding, as conditional_unet reads it
+WIDTH_2 = 8  # the same in the second text encoder of SDXL
+GUIDANCE_WIDTH = 6  # of the embedding of the guidance scale (LCM)
+ADDED = dict(  # what SDXL's network has beside the text of Stable Diffusion's
+    cross_attention_dim=WIDTH + WIDTH_2,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=WIDTH_2 + 6 * 4,
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PROMPTS = ("red apple", "cat face", "flag", "bicycle", "blue heart")
 NOISE = dict(num_train_timesteps=TRAINED_STEPS, beta_schedule="scaled_linear", beta_start=1e-3, beta_end=0.2)
@@ -38,20 +49,20 @@ def tokenizer():
         return CLIPTokenizer.from_pretrained(folder, model_max_length=16)
 
 
-def text_encoder(words):
-    """A CLIP text encoder of one layer."""
+def text_encoder(words, kind=CLIPTextModel, width=WIDTH):
+    """A CLIP text encoder of one layer; SDXL's second one also projects the whole text."""
     config = CLIPTextConfig(
         vocab_size=words,
-        hidden_size=WIDTH,
+        hidden_size=width,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=16,
-        projection_dim=WIDTH,
+        projection_dim=width,
         bos_token_id=words - 2,
         eos_token_id=words - 1,
     )
-    return CLIPTextModel(config)
+    return kind(config)
 
 
 def seeded(build, seed=0):
@@ -96,5 +107,38 @@ def latent_diffusion(unet=None):
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     vqvae = first_stage(VQModel, num_vq_embeddings=16, scaling_factor=1.0)
     pipe = LDMPipeline(vqvae=vqvae, unet=unet or unet2d(**LATENT), scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latent_consistency(unet=None):
+    """A LatentConsistencyModelPipeline, whose network reads the guidance scale."""
+    words = tokenizer()
+    pipe = LatentConsistencyModelPipeline(
+        vae=first_stage(AutoencoderKL),
+        text_encoder=seeded(lambda: text_encoder(len(words))),
+        tokenizer=words,
+        unet=unet or conditional_unet(**LATENT, time_cond_proj_dim=GUIDANCE_WIDTH),
+        scheduler=LCMScheduler(**NOISE, original_inference_steps=10),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_xl(unet=None):
+    """A StableDiffusionXLPipeline: its network reads both texts, the second one as a whole, and sizes."""
+    words, second = tokenizer(), lambda: text_encoder(len(tokenizer()), CLIPTextModelWithProjection, WIDTH_2)
+    pipe = StableDiffusionXLPipeline(
+        vae=first_stage(AutoencoderKL),
+        text_encoder=seeded(lambda: text_encoder(len(words))),
+        text_encoder_2=seeded(second),
+        tokenizer=words,
+        tokenizer_2=tokenizer(),
+        unet=unet or conditional_unet(**LATENT, **ADDED),
+        scheduler=DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -41,7 +41,7 @@ def write_checkpoint(
     from ..utils.hashing import tensors_hash
 
     options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb, prompts=prompts)
-    quantized = quantize(pipe, recipe, **options)
+    quantized = quantize(pipe, recipe, **options, class_labels=args.class_labels)
     save_quantized(quantized, args.out)
     report = {**quantized.unet.quantization.report(), "run": tensors_hash({}, settings)}
     write_json(args.out / FINISHED, report)
