@@ -16,19 +16,13 @@ from diffusers import (
     StableDiffusionXLPipeline,
     VQModel,
 )
-from tiny_models import TRAINED_STEPS, conditional_unet, unet2d
+from tiny_models import ADDED, CLASSES, GUIDED, POOLED, TRAINED_STEPS, conditional_unet, ddim, ddpm, unet2d
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from qdiff_lib import with_sampler
 
 LATENT = dict(in_channels=4, out_channels=4)
 WIDTH = 12  # of a token's embedding, as conditional_unet reads it
-WIDTH_2 = 8  # the same in the second text encoder of SDXL
-GUIDANCE_WIDTH = 6  # of the embedding of the guidance scale (LCM)
-ADDED = dict(  # what SDXL's network has beside the text of Stable Diffusion's
-    cross_attention_dim=WIDTH + WIDTH_2,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=4,
-    projection_class_embeddings_input_dim=WIDTH_2 + 6 * 4,
-)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PROMPTS = ("red apple", "cat face", "flag", "bicycle", "blue heart")
 NOISE = dict(num_train_timesteps=TRAINED_STEPS, beta_schedule="scaled_linear", beta_start=1e-3, beta_end=0.2)
@@ -118,7 +112,7 @@ def latent_consistency(unet=None):
         vae=first_stage(AutoencoderKL),
         text_encoder=seeded(lambda: text_encoder(len(words))),
         tokenizer=words,
-        unet=unet or conditional_unet(**LATENT, time_cond_proj_dim=GUIDANCE_WIDTH),
+        unet=unet or conditional_unet(**LATENT, **GUIDED),
         scheduler=LCMScheduler(**NOISE, original_inference_steps=10),
         safety_checker=None,
         feature_extractor=None,
@@ -130,7 +124,7 @@ def latent_consistency(unet=None):
 
 def stable_diffusion_xl(unet=None):
     """A StableDiffusionXLPipeline: its network reads both texts, the second one as a whole, and sizes."""
-    words, second = tokenizer(), lambda: text_encoder(len(tokenizer()), CLIPTextModelWithProjection, WIDTH_2)
+    words, second = tokenizer(), lambda: text_encoder(len(tokenizer()), CLIPTextModelWithProjection, POOLED)
     pipe = StableDiffusionXLPipeline(
         vae=first_stage(AutoencoderKL),
         text_encoder=seeded(lambda: text_encoder(len(words))),
@@ -142,3 +136,16 @@ def stable_diffusion_xl(unet=None):
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+CONDITIONED = {
+    "ddpm-classes": (lambda: ddpm(unet2d(**CLASSES)), dict(class_labels=[2, 0, 1])),
+    "ddim-classes": (lambda: ddim(unet2d(**CLASSES)), dict(class_labels=[2, 0])),
+    "text-and-classes": (
+        lambda: with_sampler(stable_diffusion(conditional_unet(**LATENT, **CLASSES)), "ddim"),
+        dict(prompts=PROMPTS[:3], class_labels=[1, 2]),
+    ),
+    "sdxl": (stable_diffusion_xl, dict(prompts=PROMPTS[:3])),
+    "lcm": (latent_consistency, dict(prompts=PROMPTS[:3])),
+}
+"""Pipelines with more conditions than time and text, and what they are asked to draw."""

@@ -106,5 +106,6 @@ def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> Calibrati
     if recorder.prompted:
         numbers, index = torch.cat(recorder.prompt_of)[order].unique(return_inverse=True)
         found = [recorder.prompted[number] for number in numbers.tolist()]
-        inputs |= {name: Shared(torch.stack([each[name] for each in found]), index) for name in found[0]}
+        for name in found[0]:  # a copy of the index: files hold no tensor twice
+            inputs[name] = Shared(torch.stack([each[name] for each in found]), index.clone())
     return CalibrationSet(inputs, torch.cat(recorder.steps)[order], made_by)
