@@ -113,7 +113,7 @@ def latent_consistency(unet=None):
         text_encoder=seeded(lambda: text_encoder(len(words))),
         tokenizer=words,
         unet=unet or conditional_unet(**LATENT, **GUIDED),
-        scheduler=LCMScheduler(**NOISE, original_inference_steps=10),
+        scheduler=LCMScheduler(**{**NOISE, "beta_end": 0.02}, original_inference_steps=10),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
