@@ -116,6 +116,7 @@ def test_rows_have_all_conditions_that_the_network_saw(make, asked):
     """Each recorded row is a row of one call, in every column at once."""
     pipe = make()
     found = record(pipe, Uniform(1), 18, 3, seed=3, batch_size=4, **asked)
+    assert ("class_labels" in found.inputs) == ("class_labels" in asked)
     calls = calls_of(pipe, asked, 12, 3)
     for i in range(len(found)):
         call, row = calls[int(found.step[i])], found.columns(slice(i, i + 1))
