@@ -43,8 +43,8 @@ def bits(value: str) -> int:
 
 def device_name(value: str) -> str:
     """An argument type: the name of a device. Whether this machine has the device is checked later."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use auto, cpu, cuda, cuda:0 or mps")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not allowed; use auto, cpu, cuda or cuda:0")
     return value
 
 

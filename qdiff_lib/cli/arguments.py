@@ -246,7 +246,7 @@ def add_seed_and_device(add: Parser) -> None:
     add.add_argument(
         "--seed", type=argument(Whole(0, LAST_SEED)), default=0, help="seed of all random numbers; default: 0"
     )
-    device = "auto (default: the GPU if there is one), cpu, cuda, cuda:0 or mps"
+    device = "auto (default: the GPU if there is one), cpu, cuda or cuda:0"
     add.add_argument("--device", type=device_name, default="auto", help=device)
 
 

@@ -10,6 +10,7 @@ from diffusers import DDPMPipeline, DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
+from ..graph.finite import check_weights, is_finite
 from .schedulers import make_scheduler
 
 
@@ -25,7 +26,7 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
     """
     if sampler is None:
         return with_components(pipe)
-    scheduler = make_scheduler(sampler, pipe.scheduler.config, latent=decoder_of(pipe) is not None)
+    scheduler = make_scheduler(sampler, pipe.scheduler, latent=decoder_of(pipe) is not None)
     changed = with_components(pipe, scheduler=scheduler)
     if "original_inference_steps" in inspect.signature(pipe.__call__).parameters:  # LCM
         raise ValueError(
@@ -98,6 +99,37 @@ def seeded_steps(pipe: DiffusionPipeline, generators: list[torch.Generator]):
     def wrap(original):
         def step(*args, **kwargs):
             return original(*args, **{**added, **kwargs})
+
+        return step
+
+    return replaced_step(pipe, wrap)
+
+
+def finite_steps(pipe: DiffusionPipeline):
+    """Within the block, check what the network predicts and what the scheduler makes of it, at each step.
+
+    Raises:
+        ValueError: a value is not finite. The message names the weight, the network or the scheduler.
+    """
+
+    def wrap(original: Callable) -> Callable:
+        def step(*args, **kwargs):
+            given = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
+            time = torch.as_tensor(given["timestep"]).flatten()[0].item()
+            if not is_finite(given["model_output"]):
+                check_weights(pipe.unet, "the network")
+                raise ValueError(
+                    f"the network's prediction at time {time:g} is not finite, although its weights are: use "
+                    "float32 (pipe.to(torch.float32)), or look for a layer that overflows"
+                )
+            out = original(*args, **kwargs)
+            if not is_finite(out[0] if isinstance(out, tuple) else out.prev_sample):
+                kind = type(pipe.scheduler).__name__
+                raise ValueError(
+                    f"{kind} gives values that are not finite after time {time:g}: use another sampler, such "
+                    "as 'ddim', or another number of steps"
+                )
+            return out
 
         return step
 

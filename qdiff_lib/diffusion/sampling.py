@@ -1,6 +1,7 @@
 """Sampling with any diffusers pipeline and scheduler, from the same noise for every model."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +9,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..utils.constants import GUIDANCE, LAST_SEED
+from ..utils.kinds import Whole
 from ..utils.progress import progress_bar
 from .class_labels import labelled
-from .pipelines import decoder_of, each_step, seeded_steps
+from .pipelines import decoder_of, each_step, finite_steps, seeded_steps
 from .request import PLAIN, Request
 
 ROLES = ("evaluation", "calibration")
@@ -59,10 +61,10 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
 
 
 def check_counts(n: int, steps: int, batch_size: int | None = None) -> None:
-    """Raise ValueError for a count below 1."""
+    """Raise ValueError for a count below 1, and TypeError for one that is no integer."""
     for name, value in (("n", n), ("steps", steps), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value!r} must be at least 1")
+        if value is not None:
+            Whole(1).checked(name, value)
 
 
 def sampling_times(pipe: DiffusionPipeline, steps: int) -> Tensor:
@@ -120,7 +122,8 @@ def run_batch(
             inputs are used.
     """
     generators = noise_generators(seed, start, count, role)
-    with seeded_steps(pipe, generators), labelled(pipe.unet, request.class_labels, start, count):
+    labels = labelled(pipe.unet, request.class_labels, start, count)
+    with seeded_steps(pipe, generators), finite_steps(pipe), labels:
         arguments = request.arguments(start, count)
         arguments |= {"generator": generators, "num_inference_steps": steps, "output_type": "np"}
         out = pipe(**arguments)
@@ -131,7 +134,13 @@ def run_batch(
             "from_pretrained(..., safety_checker=None, requires_safety_checker=False), and for the command "
             "line give the folder to which save_pretrained then writes it"
         )
-    return (torch.from_numpy(out.images).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+    images = torch.from_numpy(out.images)
+    if not images.isfinite().all():
+        raise ValueError(
+            f"{type(pipe).__name__} decodes finite latents to images that are not finite: load its "
+            "decoder in float32"
+        )
+    return (images.permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
 
 
 def sample(
@@ -171,22 +180,24 @@ def sample(
     """
     request = Request.checked(pipe, prompts, guidance, eta, class_labels)
     check_counts(n, steps, batch_size)
+    noise_generators(seed, Whole(0).checked("first", first) + n - 1, 1, role)  # all can be drawn
     calls = len(sampling_times(pipe, steps))
     size = batch_size or images_at_once(pipe)
-    images, trajectories = [], []
+    images, trajectory = [], None
     starts = range(first, first + n, size)
     with progress_bar(total=calls * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
         for start in starts:
-            kept: list[Tensor] = []
+            count, done = min(size, first + n - start), itertools.count()
+            rows = slice(start - first, start - first + count)
 
-            def after_step(x: Tensor, kept: list[Tensor] = kept) -> None:
+            def after_step(x: Tensor, rows: slice = rows, done: Iterator[int] = done) -> None:
+                nonlocal trajectory
                 bar.update()
                 if record:
-                    kept.append(x.cpu())
+                    if trajectory is None:  # all of it at once: nothing is held twice
+                        trajectory = torch.empty(calls, n, *x.shape[1:], dtype=x.dtype)
+                    trajectory[next(done), rows] = x.cpu()
 
             with each_step(pipe, after_step):
-                count = min(size, first + n - start)
                 images.append(run_batch(pipe, start, count, steps, seed, role, request))
-            if record:
-                trajectories.append(torch.stack(kept))
-    return Samples(torch.cat(images), torch.cat(trajectories, dim=1) if record else None)
+    return Samples(torch.cat(images), trajectory)

@@ -63,23 +63,48 @@ SAMPLERS = {
 }
 """The class and settings of each sampler by name."""
 
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""The noise schedules that all of them know by name."""
 
-def make_scheduler(sampler: str, config: dict, latent: bool) -> SchedulerMixin:
-    """Return the named sampler with the noise schedule of ``config``, which is another scheduler's config.
+
+def make_scheduler(sampler: str, own: SchedulerMixin, latent: bool) -> SchedulerMixin:
+    """Return the named sampler with the noise schedule of another scheduler.
 
     Args:
         sampler: a key of ``SAMPLERS``.
+        own: the scheduler that the network was trained for. A schedule that the new one does not know by name
+            (such as "sigmoid") is passed on as numbers.
         latent: whether x_t is a latent, which is never clipped.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the network predicts its variance, or another scheduler has no
+            noise schedule of this kind.
     """
     if sampler not in SAMPLERS:
         names = ", ".join(map(repr, SAMPLERS))
         raise ValueError(
             f"sampler={sampler!r} is unknown; use {names}, or None for the pipeline's own scheduler"
         )
+    check_schedule(sampler, own)
     kind, settings = SAMPLERS[sampler]
+    if own.config.get("beta_schedule") not in SCHEDULES and own.config.get("trained_betas") is None:
+        settings = {**settings, "beta_schedule": "linear", "trained_betas": own.betas.tolist()}
     if latent and "clip_sample" in inspect.signature(kind.__init__).parameters:
         settings = {**settings, "clip_sample": False}
-    return kind.from_config(config, **settings)
+    return kind.from_config(own.config, **settings)
+
+
+def check_schedule(sampler: str, own: SchedulerMixin) -> None:
+    """Raise ValueError for a scheduler whose place the samplers of ``SAMPLERS`` cannot take."""
+    kind, variance = type(own).__name__, own.config.get("variance_type")
+    if variance in ("learned", "learned_range"):
+        raise ValueError(
+            f"sampler={sampler!r}: the network predicts its variance too (variance_type={variance!r}), which "
+            f"only {kind} uses: draw with the pipeline's own sampler (sampler=None, on the command line "
+            "--sampler own)"
+        )
+    if getattr(own, "betas", None) is None:
+        raise ValueError(
+            f"sampler={sampler!r}: {kind} has no noise schedule of betas that others could take: draw with "
+            "the pipeline's own sampler (sampler=None, on the command line --sampler own)"
+        )

@@ -1,5 +1,8 @@
 """The errors of trajectories and images against those of the full-precision model."""
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor
 
 
@@ -14,7 +17,12 @@ def trajectory_mse(reference: Tensor, other: Tensor) -> Tensor:
             f"reference is {tuple(reference.shape)}, other is {tuple(other.shape)}: give two trajectories "
             "(T, N, C, H, W) of the same steps and samples"
         )
-    return (reference.double() - other.double()).square().flatten(1).mean(dim=1)
+    return mean_squares(a.to(torch.float64, copy=True).sub_(b) for a, b in zip(reference, other, strict=True))
+
+
+def mean_squares(steps: Iterable[Tensor]) -> Tensor:
+    """The mean square of each tensor, which may be changed, float64 (T,): one is held at a time."""
+    return torch.tensor([step.square_().mean().item() for step in steps], dtype=torch.float64)
 
 
 def trajectory_snr(reference: Tensor, other: Tensor) -> Tensor:
@@ -23,7 +31,7 @@ def trajectory_snr(reference: Tensor, other: Tensor) -> Tensor:
     ``10 log10(mean(reference^2) / MSE)``. Arguments and errors are those of ``trajectory_mse``.
     """
     error = trajectory_mse(reference, other)
-    return 10 * (reference.double().square().flatten(1).mean(dim=1) / error).log10()
+    return 10 * (mean_squares(step.to(torch.float64, copy=True) for step in reference) / error).log10()
 
 
 def image_psnr(reference: Tensor, other: Tensor) -> float:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..modules.quant_layer import QUANTIZABLE
+from .finite import is_finite
 from .hooks import hooked
 from .model_inputs import flat_inputs
 
@@ -162,8 +163,13 @@ class _Tracer:
 
         return hook
 
-    def leave_layer(self, module, args, kwargs, out):
-        self.found.widest = max(self.found.widest, out[0].numel())
+    def leave_layer(self, name: str):
+        def hook(module, args, kwargs, out):
+            self.found.widest = max(self.found.widest, out[0].numel())
+            if not is_finite(out):
+                raise ValueError(f"layer {name!r} puts out values that are not finite: look for an overflow")
+
+        return hook
 
 
 def trace(unet: nn.Module, inputs: dict) -> Trace:
@@ -175,7 +181,7 @@ def trace(unet: nn.Module, inputs: dict) -> Trace:
 
     Raises:
         ValueError: a unit runs twice in the pass, or does not return exactly one tensor. Its output could not
-            be cached.
+            be cached. Or a layer puts out a value that is not finite.
     """
     tracer = _Tracer(inputs)
     before = [(module, tracer.enter_unit(name)) for name, module in unit_modules(unet).items()]
@@ -185,7 +191,7 @@ def trace(unet: nn.Module, inputs: dict) -> Trace:
             after.append((module, tracer.leave_outlet(name)))
         if isinstance(module, QUANTIZABLE):
             before.append((module, tracer.enter_layer(name)))
-            after.append((module, tracer.leave_layer))
+            after.append((module, tracer.leave_layer(name)))
     with hooked(before, after), torch.no_grad(), tracer.marks:
         unet(**inputs)
     return tracer.found

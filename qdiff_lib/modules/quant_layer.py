@@ -36,27 +36,37 @@ QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution without its weight: the settings of an ``nn.Conv1d`` or ``nn.Conv2d``."""
+    """A convolution without its weight: the settings of an ``nn.Conv1d`` or ``nn.Conv2d``.
+
+    pads: how much is added before and after each axis, the last axis first, as ``F.pad`` takes it. It serves
+    every padding of torch: a number, "same" (which may differ before and after), circular, reflect.
+    """
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
     dilation: tuple[int, ...]
     groups: int
     padding_mode: str
+    pads: tuple[int, ...]
 
     @classmethod
     def of(cls, layer: nn.Module) -> "Convolution":
         """Return the settings of a convolution layer."""
-        return cls(**{name: getattr(layer, name) for name in cls.__dataclass_fields__})
+        fixed = (layer.kernel_size, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
+        return cls(*fixed, tuple(layer._reversed_padding_repeated_twice))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return ``x`` (B, C_in, ...) with its padding."""
+        return F.pad(x, self.pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution of ``x`` (B, C_in, ...) with ``weight`` (C_out, C_in / groups, ...)."""
         function = {3: F.conv1d, 4: F.conv2d}[weight.ndim]
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, [size for size in reversed(padding) for _ in range(2)], mode=self.padding_mode)
-            padding = 0
+        before, after = self.pads[::2], self.pads[1::2]
+        if self.padding_mode == "zeros" and before == after:
+            padding = before[::-1]
+        else:
+            x, padding = self.pad(x), 0
         return function(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 

@@ -15,7 +15,7 @@ from ..modules.quant_layer import QuantLayer, quant_layers
 from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
-from .gptq import gptq_levels, second_moments
+from .gptq import gptq_levels, in_groups, is_compensable, second_moments
 from .replay import UnitInputs
 
 
@@ -142,9 +142,17 @@ class UnitFitter(Fitter):
         decide(layers)
 
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
-        """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit."""
-        moments = second_moments(layers, self.run, len(self.batches), self.generator)
-        return {layer: gptq_levels(layer, moment) for layer, moment in moments.items()}
+        """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit.
+
+        Grouped convolutions have none, and start at their fractions.
+        """
+        levels = {}
+        for group in in_groups([layer for layer in layers if is_compensable(layer)]):
+            moments = second_moments(group, self.run, len(self.batches), self.generator)
+            while moments:
+                layer, moment = moments.popitem()
+                levels[layer] = gptq_levels(layer, moment)
+        return levels
 
     @torch.no_grad()
     def run(self) -> None:

@@ -12,29 +12,25 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..graph.hooks import hooked
-from ..modules.quant_layer import QuantLayer
+from ..modules.quant_layer import Convolution, QuantLayer
 
 PATCHES = 16_384  # random input patches of each layer: many times K, but a limited time
 DAMPING = 0.01  # added to the diagonal of H, as a share of its mean, as H may be singular
+MOST_BYTES = 2**30  # of the second moments that are held at once, unless one alone is larger
 BLOCK = 64  # columns that are rounded before all later columns are changed
 
 
 def windows(operation: Callable, x: Tensor) -> Tensor:
     """The input patch of each output position of a convolution or linear layer, as a view without a copy.
 
-    operation: an ``nn.Conv1d``, ``nn.Conv2d`` or ``Convolution``; anything else is a linear layer. x: its
-    input. Returns (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
-
-    Raises ValueError for grouped convolutions, and for padding other than a fixed number of zeros.
+    operation: a ``Convolution`` with one group; anything else is a linear layer. x: its input. Returns
+    (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
     """
-    if not hasattr(operation, "kernel_size"):
+    if not isinstance(operation, Convolution):
         return x.reshape(-1, x.shape[-1])
-    if operation.groups != 1 or operation.padding_mode != "zeros" or isinstance(operation.padding, str):
-        raise ValueError(f"rounding_start='gptq' does not support {operation}; use rounding_start='fraction'")
-    x = pad(x, [size for size in reversed(operation.padding) for _ in range(2)])
+    x = operation.pad(x)
     for axis, (size, gap, stride) in enumerate(
         zip(operation.kernel_size, operation.dilation, operation.stride, strict=True), 2
     ):
@@ -50,7 +46,7 @@ class SecondMoment:
 
     def __init__(self, layer: QuantLayer, generator: torch.Generator, per_batch: int):
         self.layer, self.generator, self.per_batch = layer, generator, per_batch
-        self.total, self.count = 0.0, 0
+        self.total, self.count = None, 0
 
     def add(self, x: Tensor) -> None:
         """Add at most ``per_batch`` random patches of one input of the layer."""
@@ -58,12 +54,16 @@ class SecondMoment:
         positions = seen.shape[: seen.ndim - self.layer.weight.ndim + 1]
         index = torch.randperm(prod(positions), generator=self.generator)[: self.per_batch]
         rows = seen[torch.unravel_index(index.to(x.device), positions)].flatten(1)
-        self.total = self.total + (rows.T @ rows).double()
+        if self.total is None:
+            width = rows.shape[1]
+            self.total = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+        self.total += rows.T @ rows
         self.count += len(rows)
 
     def mean(self) -> Tensor:
-        """H, (K, K)."""
-        return self.total / self.count
+        """H, (K, K), which is then no longer held here."""
+        total, self.total = self.total, None
+        return total.div_(self.count)
 
 
 @torch.no_grad()
@@ -85,29 +85,55 @@ def second_moments(
     return {layer: moment.mean() for layer, moment in moments.items()}
 
 
+def is_compensable(layer: QuantLayer) -> bool:
+    """Whether GPTQ can start this layer: all its output channels read the same inputs."""
+    return not (isinstance(layer.operation, Convolution) and layer.operation.groups > 1)
+
+
+def moment_bytes(layer: QuantLayer) -> int:
+    """Bytes of the layer's second moment."""
+    return 8 * layer.weight[0].numel() ** 2
+
+
+def in_groups(layers: list[QuantLayer]) -> list[list[QuantLayer]]:
+    """The layers in order, in groups whose second moments take ``MOST_BYTES`` together, or a single layer."""
+    groups: list[list[QuantLayer]] = []
+    for layer in layers:
+        if groups and sum(map(moment_bytes, [*groups[-1], layer])) <= MOST_BYTES:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return groups
+
+
 @torch.no_grad()
 def gptq_levels(layer: QuantLayer, moment: Tensor) -> Tensor:
     """GPTQ's integers q - z for the weight of a layer, in the weight's shape.
 
-    layer: its weight range is set. moment: H, (K, K). Columns are rounded in descending order of H's
-    diagonal.
+    layer: its weight range is set. moment: H, (K, K), which is changed. Columns are rounded in descending
+    order of H's diagonal.
     """
     weight = layer.weight
     scale, zero_point = (torch.cat(part, dim=1).flatten(1).double() for part in layer.column_grids())
     order = moment.diagonal().argsort(descending=True)
     codes = _round_in_order(
         weight.flatten(1).double()[:, order], scale[:, order], zero_point[:, order],
-        2**layer.weight_grid.bits - 1, _compensation(moment[order][:, order]),
+        2**layer.weight_grid.bits - 1, _compensation(moment, order),
     )  # fmt: skip
     return codes[:, order.argsort()].to(weight.dtype).view_as(weight)
 
 
-def _compensation(moment: Tensor) -> Tensor:
-    """The upper Cholesky factor U of H^-1: an error e in column i changes column j > i by -e U_ij / U_ii."""
-    damping = DAMPING * moment.diagonal().mean().clamp(min=1e-12)
-    moment = moment + damping * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
-    return torch.linalg.cholesky(inverse, upper=True)
+def _compensation(moment: Tensor, order: Tensor) -> Tensor:
+    """The upper Cholesky factor U of H^-1: an error e in column i changes column j > i by -e U_ij / U_ii.
+
+    H's rows and columns are taken in this order. Nothing is held longer than needed: at most two (K, K).
+    """
+    moment.diagonal().add_(DAMPING * moment.diagonal().mean().clamp(min=1e-12))
+    factor = moment[order]
+    moment.copy_(factor[:, order])
+    torch.linalg.cholesky(moment, out=factor)
+    torch.cholesky_inverse(factor, out=moment)
+    return torch.linalg.cholesky(moment, upper=True, out=factor)
 
 
 def _round_in_order(weight: Tensor, scale: Tensor, zero_point: Tensor, top: int, factor: Tensor) -> Tensor:

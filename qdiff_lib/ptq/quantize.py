@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.record import record
 from ..diffusion.capabilities import check_pipeline
 from ..diffusion.pipelines import with_components, with_sampler
+from ..graph.finite import check_weights, is_finite
 from ..graph.model_inputs import example_inputs
 from ..graph.networks import evaluating
 from ..graph.tracing import trace
@@ -20,6 +21,7 @@ from ..io.native import make_native
 from ..io.quantization import Quantization, UnitReport
 from ..recipes.parts import Calibration
 from ..recipes.recipe import Recipe
+from .arithmetic import float32_arithmetic
 from .bias_correction import BiasCorrection
 from .insertion import insert_quantizers
 from .memory_budget import check_disk
@@ -66,12 +68,14 @@ def quantize(
             ``work``; or the ``work`` folder is in use by another process, or has files of another run,
             damaged files, files of another program, or results to resume from while ``resume`` is False.
     """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe={recipe!r:.80} must be a Recipe, such as Recipe.qdiffusion(weights=4)")
     check_quantizable(pipe, calibration, prompts, class_labels)
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start, learned = time.monotonic(), recipe.rounding.learned
-    with evaluating(pipe.unet) as full:
-        found = trace(full, example_inputs(full, device=full.device))
+    with float32_arithmetic(pipe.unet.device), evaluating(pipe.unet) as full:
+        found = trace(full, one_input(full, calibration))
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
             check_disk(found, samples, memory_gb, work)
@@ -112,6 +116,33 @@ def learn(
     return reports
 
 
+def one_input(unet: nn.Module, calibration: CalibrationSet | None) -> dict[str, Tensor]:
+    """What the network is traced on: the first row of a given calibration set, else zeros.
+
+    Raises ValueError for a set that has no rows, holds values that are not finite, or has other inputs than
+    the network takes.
+    """
+    inputs = example_inputs(unet, device=unet.device)
+    if calibration is None:
+        return inputs
+    tensors = calibration.tensors()
+    if not len(calibration):
+        raise ValueError("calibration has no inputs: record some from this pipeline")
+    for name, value in tensors.items():
+        if not is_finite(value):
+            raise ValueError(f"calibration: its {name!r} holds values that are not finite: record it again")
+    row = calibration.rows(slice(0, 1), unet.device)
+    channels = {"sample": 1, "encoder_hidden_states": -1}  # the axes that a network fixes
+    wrong = sorted(row.keys() ^ inputs.keys())
+    shared = [name for name in channels if name in row and name in inputs]
+    wrong += [n for n in shared if row[n].shape[channels[n]] != inputs[n].shape[channels[n]]]
+    if wrong:
+        raise ValueError(
+            f"calibration: {wrong[0]!r} is not what this network takes: record the set from this pipeline"
+        )
+    return row
+
+
 def kept_files(
     pipe: DiffusionPipeline,
     recipe: Recipe,
@@ -142,6 +173,12 @@ def check_quantizable(
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
     if pipe.unet.dtype != torch.float32:
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
+    if any(value.is_meta for value in pipe.unet.parameters()):
+        raise ValueError(
+            "the UNet's weights are not in memory (offloaded by accelerate, or on the meta device): load the "
+            "pipeline without offloading, for example with qdiff_lib.load"
+        )
+    check_weights(pipe.unet, "the UNet")
     for name, given in (("prompts", prompts), ("class_labels", class_labels)):
         if calibration is not None and given is not None:
             raise ValueError(f"{name}={list(given)[:3]}: leave them out, as the calibration set has its own")

@@ -5,6 +5,7 @@ unit come from the units before it, which are already quantized. The target is t
 full-precision unit on full-precision inputs.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -56,7 +57,7 @@ def reconstruct(
                 fit_unit(k, replaced, given, target, rounding, step_sizes, run.seed, bar.tick)
             output = replaced.advance(k, given)
             if report is None:
-                error = mean_loss(output, target, replaced.batches())
+                error = check_learned(mean_loss(output, target, replaced.batches()), f"unit {unit.name!r}")
                 report = UnitReport(unit.name, k, error, time.monotonic() - start)
                 if run.files:
                     run.files.save_unit(report, replaced.modules[k])
@@ -81,6 +82,16 @@ def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:
     """The reconstruction loss over all rows of ``output`` and ``target``; ``batches`` covers all rows."""
     losses = [reconstruction_loss(output[rows], target[rows]) * (rows.stop - rows.start) for rows in batches]
     return float(sum(losses)) / target.shape[0]
+
+
+def check_learned(error: float, what: str) -> float:
+    """Return the error. Raises ValueError where it is not finite: learning diverged."""
+    if not math.isfinite(error):
+        raise ValueError(
+            f"the error of {what} is {error} after learning: lower the rates (lr, lr_step_sizes, lr_network, "
+            "lr_codes) of the recipe"
+        )
+    return error
 
 
 def fit_unit(

@@ -109,6 +109,7 @@ class Replay:
     @torch.no_grad()
     def _until_reached(self, forwards: dict[nn.Module, Callable], batch: dict[str, Any]):
         """Run the network on a batch, with other forwards for some modules, until one raises ``_Reached``."""
+        own = {module: vars(module).get("forward") for module in forwards}  # some libraries set one
         for module, forward in forwards.items():
             module.forward = forward
         try:
@@ -116,8 +117,10 @@ class Replay:
         except _Reached as reached:
             return reached.found
         finally:
-            for module in forwards:
+            for module, forward in own.items():
                 del module.forward
+                if forward is not None:
+                    module.forward = forward
         raise RuntimeError("the pass ended without reaching what it looked for")
 
     def _stubs(self, k: int, rows: slice) -> dict[nn.Module, Callable]:

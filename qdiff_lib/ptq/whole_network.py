@@ -27,7 +27,7 @@ from ..recipes.parts import WholeNetwork
 from ..utils.progress import progress_bar
 from .activation_store import Rows, RowStore
 from .fitting import Fitter, biases_of, decide, unit_seed
-from .reconstruction import mean_loss
+from .reconstruction import check_learned, mean_loss
 from .replay import InputRows, UnitInputs, row_batches
 from .run import Run
 
@@ -125,6 +125,7 @@ def fit_network(
         learning = (settings, batch_size, unit_seed(run.seed, index), bar.update)
         NetworkFitter(whole, full, given, target, weights, *learning).fit()
         error = mean_loss(outputs(whole, given, batches, store), target, batches)
+        check_learned(error, "the whole network")
     finally:
         bar.close()
         store.close()

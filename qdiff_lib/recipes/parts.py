@@ -124,7 +124,7 @@ class Rounding(Checked):
     batch_size: int = setting(
         32, Whole(1), "Calibration inputs in each iteration, here and in all later learning."
     )
-    lr: float = setting(1e-3, Number(0), "Adam's learning rate on the rounding variables V.")
+    lr: float = setting(1e-3, Number(0, zero=False), "Adam's learning rate on the rounding variables V.")
     regularization: float = setting(0.01, Number(0), "Weight of the rounding regularizer.")
     beta: tuple[float, float] = setting(
         (20.0, 2.0),
@@ -155,7 +155,7 @@ class StepSizes(Checked):
     )
     lr_step_sizes: float = setting(
         4e-4,
-        Number(0),
+        Number(0, zero=False),
         "Adam's learning rate on the log step sizes of activations, with cosine decay. learn_affine uses "
         "it too.",
     )

@@ -142,9 +142,9 @@ def test_later_images_of_a_seed_can_be_drawn_alone():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(n=0, steps=2), "n=0 must be at least 1"),
-        (dict(n=1, steps=0), "steps=0 must be at least 1"),
-        (dict(n=1, steps=2, batch_size=-1), "batch_size=-1 must be at least 1"),
+        (dict(n=0, steps=2), "n=0 must be an integer of at least 1"),
+        (dict(n=1, steps=0), "steps=0 must be an integer of at least 1"),
+        (dict(n=1, steps=2, batch_size=-1), "batch_size=-1 must be an integer of at least 1"),
         (dict(n=1, steps=101), "steps=101 exceeds the 100 steps"),
     ],
     ids=["no-images", "no-steps", "no-batch", "too-many-steps"],

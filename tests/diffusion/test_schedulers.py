@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from latent_models import latent_diffusion, stable_diffusion
-from tiny_models import ddim, ddpm
+from tiny_models import ddim, ddpm, unet2d
 
-from qdiff_lib import sample, with_sampler
+from qdiff_lib import Recipe, quantize, sample, with_sampler
 from qdiff_lib.diffusion.schedulers import SAMPLERS, QuadraticDDIM, make_scheduler
 
 
@@ -75,15 +82,15 @@ def test_latent_pipelines_take_every_sampler(make, sampler, kind):
 
 
 def test_plms_has_no_runge_kutta_steps():
-    scheduler = make_scheduler("plms", DDIMScheduler().config, latent=True)
+    scheduler = make_scheduler("plms", DDIMScheduler(), latent=True)
     scheduler.set_timesteps(50)
     assert len(scheduler.timesteps) == 51
 
 
 def test_latents_are_not_clipped_but_pixels_are():
-    config = PNDMScheduler().config  # knows nothing of clipping
-    assert make_scheduler("ddim", config, latent=False).config.clip_sample
-    assert not make_scheduler("ddim", config, latent=True).config.clip_sample
+    own = PNDMScheduler()  # knows nothing of clipping
+    assert make_scheduler("ddim", own, latent=False).config.clip_sample
+    assert not make_scheduler("ddim", own, latent=True).config.clip_sample
 
 
 @pytest.mark.parametrize("sampler", ["plms"])
@@ -99,5 +106,26 @@ def test_a_pipeline_that_makes_its_own_scheduler():
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="sampler='heun' is unknown; use 'ddim', 'ddim-quadratic'") as error:
-        make_scheduler("heun", {}, latent=False)
+        make_scheduler("heun", DDIMScheduler(), latent=False)
     assert all(repr(name) in str(error.value) for name in SAMPLERS)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddim-quadratic", "plms", "dpm++"])
+def test_a_schedule_that_others_do_not_know_by_name_is_passed_on_as_numbers(sampler):
+    own = DDPMScheduler(beta_schedule="sigmoid")
+    assert torch.equal(make_scheduler(sampler, own, latent=False).betas, own.betas)
+
+
+def test_a_network_that_predicts_its_variance_needs_its_own_sampler():
+    pipe = DDPMPipeline(unet2d(out_channels=2), DDPMScheduler(variance_type="learned_range"))
+    with pytest.raises(ValueError, match="predicts its variance too.*--sampler own"):
+        with_sampler(pipe, "ddim")
+    quantized = quantize(pipe, Recipe.linear(4, 8, steps=2, samples=4, sampler=None), progress=False)
+    assert sample(quantized, 1, 2).images.shape == (1, 1, 8, 8)
+
+
+def test_a_scheduler_without_betas_is_refused():
+    pipe = DDPMPipeline(unet2d(), DDPMScheduler())
+    pipe.register_modules(scheduler=FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no noise schedule of betas"):
+        with_sampler(pipe, "ddim")

@@ -23,6 +23,11 @@ LAYERS = {  # the layer, and the shape of its input
     "conv2d": (lambda: nn.Conv2d(6, 5, 3, padding=1), (2, 6, 7, 8)),
     "conv2d-stride": (lambda: nn.Conv2d(6, 5, (3, 2), stride=(2, 1), padding=(0, 2)), (2, 6, 7, 8)),
     "conv2d-same": (lambda: nn.Conv2d(6, 5, 3, padding="same", bias=False), (2, 6, 7, 8)),
+    "conv2d-same-uneven": (lambda: nn.Conv2d(6, 5, (2, 4), padding="same"), (2, 6, 7, 8)),
+    "conv2d-same-circular": (
+        lambda: nn.Conv2d(6, 5, 3, padding="same", padding_mode="circular"),
+        (2, 6, 7, 8),
+    ),
     "conv2d-reflect": (lambda: nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), (2, 6, 7, 8)),
     "conv2d-circular": (lambda: nn.Conv2d(6, 5, 3, padding=2, padding_mode="circular"), (2, 6, 7, 8)),
     "conv2d-1x1": (lambda: nn.Conv2d(6, 5, 1), (2, 6, 7, 8)),
@@ -377,3 +382,16 @@ def test_lists_of_layers_and_quantizers():
     assert quant_layers(pair) == [pair.shortcut, pair.inner[0], pair.inner[2]]
     assert quant_layers(pair.shortcut) == [pair.shortcut]
     assert activation_quantizers(pair) == [*pair.shortcut.inputs, *pair.inner[0].inputs]
+
+
+@torch.no_grad()
+def test_a_grouped_convolution_is_quantized_as_one_part():
+    layer, x = nn.Conv2d(6, 4, 3, padding=1, groups=2), torch.randn(2, 6, 7, 8)
+    expected = layer(x)
+    quantized = QuantLayer(layer, 4, None, (3,))
+    torch.testing.assert_close(quantized(x), expected)
+    quantized.find_weight_range("min_max")
+    quantized.round_weight()
+    expected = nn.functional.conv2d(x, quantized.weight, quantized.bias, padding=1, groups=2)
+    torch.testing.assert_close(quantized(x), expected)
+    assert quantized.weight.unique().numel() <= 4 * 16

@@ -6,8 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qdiff_lib.modules.quant_layer import Convolution, QuantLayer
-from qdiff_lib.ptq.gptq import SecondMoment, gptq_levels, second_moments, windows
+from qdiff_lib.modules.quant_layer import QuantLayer
+from qdiff_lib.ptq import gptq
+from qdiff_lib.ptq.gptq import (
+    SecondMoment,
+    gptq_levels,
+    in_groups,
+    is_compensable,
+    second_moments,
+    windows,
+)
 from qdiff_lib.quantizers.adaround import AdaRound
 
 LAYERS = {
@@ -56,17 +64,17 @@ def test_windows_times_weight_are_the_layer(name):
     torch.testing.assert_close(out, expected.reshape(-1, out.shape[1]))
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(4, 4, 3, groups=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
-        nn.Conv1d(2, 2, 3, padding_mode="circular"),
-    ],
-)
-def test_unsupported_layers_are_named_with_the_way_out(layer):
-    with pytest.raises(ValueError, match="does not support Convolution.*rounding_start='fraction'"):
-        windows(Convolution.of(layer), torch.zeros(1, layer.in_channels, 8, 8))
+def test_grouped_convolutions_have_no_second_moment():
+    assert is_compensable(quant_layer(nn.Linear(4, 4), 4)) and is_compensable(
+        quant_layer(nn.Conv2d(4, 4, 3), 4)
+    )
+    assert not is_compensable(quant_layer(nn.Conv2d(4, 4, 3, groups=2), 4))
+
+
+def test_wide_layers_are_taken_one_at_a_time(monkeypatch):
+    layers = [quant_layer(nn.Linear(width, 2), 4) for width in (4, 4, 16, 4)]
+    monkeypatch.setattr(gptq, "MOST_BYTES", 8 * (4**2 + 4**2))
+    assert in_groups(layers) == [layers[:2], layers[2:3], layers[3:]]
 
 
 @given(st.integers(0, 1000), st.sampled_from([2, 3, 4, 8]))
@@ -91,7 +99,7 @@ def test_the_output_error_falls_below_that_of_nearest(bits, sizes):
     weight = layer.weight.clone()
     x = correlated_inputs((8, 16, 8, 8))
     moments = second_moments([layer], lambda: layer(x), 1, torch.Generator().manual_seed(0))
-    codes = gptq_levels(layer, moments[layer])
+    codes = gptq_levels(layer, moments[layer].clone())
     layer.round_weight()
     nearest = output_error(weight, layer.weight, moments[layer])
     assert output_error(weight, scaled(layer, codes), moments[layer]) < 0.6 * nearest

@@ -4,6 +4,7 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from tiny_models import (
     assert_same_tensors,
@@ -115,16 +116,46 @@ def test_all_layers_are_chosen_by_default():
     assert names_of(with_quantizers(unet)) == every
 
 
-def test_an_excluded_attention_keeps_its_products():
+def test_a_modules_name_means_all_within():
     quantized = with_quantizers(unet2d(), Grids(exclude=("mid_block.attentions.0",)))
-    assert isinstance(quantized.mid_block.attentions[0].processor, AttnProcessor2_0)
-    assert isinstance(quantized.mid_block.attentions[0].to_q, QuantLayer)
+    excluded = quantized.mid_block.attentions[0]
+    assert not any(isinstance(module, QuantLayer | QuantAttention) for module in excluded.modules())
     assert isinstance(quantized.down_blocks[1].attentions[0], QuantAttention)
+    quantized = with_quantizers(unet2d(), Grids(include=("mid_block",)))
+    assert {name.partition(".")[0] for name in names_of(quantized)} == {"mid_block"}
 
 
 @pytest.mark.parametrize(
-    "patterns", [dict(include=("nothing*",)), dict(exclude=("*",))], ids=["include", "exclude"]
+    "patterns, words",
+    [
+        (dict(exclude=("conv_ot",)), "exclude has the pattern 'conv_ot'.*'conv_out'"),
+        (dict(exclude=("time_emb",)), "exclude has the pattern 'time_emb'.*'time_embedding'"),
+        (dict(include=("mid_block", "nothing*")), "include has the pattern 'nothing"),
+        (dict(exclude=("conv_norm_out",)), "matches no layer"),
+    ],
 )
+def test_a_pattern_that_matches_nothing_is_refused(patterns, words):
+    with pytest.raises(ValueError, match=words):
+        with_quantizers(unet2d(), Grids(**patterns))
+
+
+def test_hooks_stay_on_what_takes_their_modules_place():
+    unet, seen = unet2d(), []
+    for name in ("conv_in", "mid_block.attentions.0"):
+        module = unet.get_submodule(name)
+        module.register_forward_hook(lambda module, args, output: seen.append(type(module)))
+        add_hook_to_module(module, ModelHook())
+    quantized = with_quantizers(unet)
+    seen.clear()
+    quantized(**random_inputs(unet, 1).rows(slice(None)))
+    assert seen == [QuantLayer, QuantAttention]
+    for network in (unet, quantized):
+        for name in ("conv_in", "mid_block.attentions.0"):
+            module = network.get_submodule(name)
+            assert isinstance(module._hf_hook, ModelHook) and module.forward.args == (module,)
+
+
+@pytest.mark.parametrize("patterns", [dict(include=()), dict(exclude=("*",))], ids=["include", "exclude"])
 def test_patterns_that_choose_nothing_are_refused(patterns):
     with pytest.raises(ValueError, match="choose no layer"):
         with_quantizers(unet2d(), Grids(**patterns))

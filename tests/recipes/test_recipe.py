@@ -23,7 +23,7 @@ from qdiff_lib.utils.constants import ALLOWED_BITS, FLOAT_BITS, LAST_SEED
 bits = st.sampled_from([*ALLOWED_BITS, FLOAT_BITS])
 counts = st.integers(1, 10**6)
 shares = st.floats(0, 1)
-rates = st.floats(0, 1e3)
+rates = st.floats(1e-30, 1e3)
 names = st.lists(st.text(max_size=8), max_size=3).map(tuple)
 ranges = st.sampled_from([*RANGES])
 rules = st.one_of(
@@ -249,8 +249,13 @@ WIDTHS = "2, 3, 4, 5, 6, 7, 8, 16, 32"
         ),
         *(
             (field, value, "of at least 0")
-            for field in ("lr", "lr_step_sizes", "lr_network", "lr_codes", "regularization")
+            for field in ("lr_network", "lr_codes", "regularization")
             for value in (-1e-3, float("nan"), float("inf"))
+        ),
+        *(
+            (field, value, "above 0")
+            for field in ("lr", "lr_step_sizes")
+            for value in (0, -1e-3, float("nan"), float("inf"))
         ),
         *(("guidance", float(value), "a number that is finite") for value in ("nan", "inf")),
         *(
