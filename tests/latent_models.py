@@ -8,13 +8,18 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     LDMPipeline,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     VQModel,
 )
-from tiny_models import TRAINED_STEPS, conditional_unet, unet2d
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from tiny_models import ADDED, CLASSES, GUIDED, POOLED, TRAINED_STEPS, conditional_unet, ddim, ddpm, unet2d
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from qdiff_lib import with_sampler
 
 LATENT = dict(in_channels=4, out_channels=4)
 WIDTH = 12  # of a token's embedding, as conditional_unet reads it
@@ -38,20 +43,20 @@ def tokenizer():
         return CLIPTokenizer.from_pretrained(folder, model_max_length=16)
 
 
-def text_encoder(words):
-    """A CLIP text encoder of one layer."""
+def text_encoder(words, kind=CLIPTextModel, width=WIDTH):
+    """A CLIP text encoder of one layer; SDXL's second one also projects the whole text."""
     config = CLIPTextConfig(
         vocab_size=words,
-        hidden_size=WIDTH,
+        hidden_size=width,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=16,
-        projection_dim=WIDTH,
+        projection_dim=width,
         bos_token_id=words - 2,
         eos_token_id=words - 1,
     )
-    return CLIPTextModel(config)
+    return kind(config)
 
 
 def seeded(build, seed=0):
@@ -98,3 +103,49 @@ def latent_diffusion(unet=None):
     pipe = LDMPipeline(vqvae=vqvae, unet=unet or unet2d(**LATENT), scheduler=scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def latent_consistency(unet=None):
+    """A LatentConsistencyModelPipeline, whose network reads the guidance scale."""
+    words = tokenizer()
+    pipe = LatentConsistencyModelPipeline(
+        vae=first_stage(AutoencoderKL),
+        text_encoder=seeded(lambda: text_encoder(len(words))),
+        tokenizer=words,
+        unet=unet or conditional_unet(**LATENT, **GUIDED),
+        scheduler=LCMScheduler(**{**NOISE, "beta_end": 0.02}, original_inference_steps=10),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_xl(unet=None):
+    """A StableDiffusionXLPipeline: its network reads both texts, the second one as a whole, and sizes."""
+    words, second = tokenizer(), lambda: text_encoder(len(tokenizer()), CLIPTextModelWithProjection, POOLED)
+    pipe = StableDiffusionXLPipeline(
+        vae=first_stage(AutoencoderKL),
+        text_encoder=seeded(lambda: text_encoder(len(words))),
+        text_encoder_2=seeded(second),
+        tokenizer=words,
+        tokenizer_2=tokenizer(),
+        unet=unet or conditional_unet(**LATENT, **ADDED),
+        scheduler=DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+CONDITIONED = {
+    "ddpm-classes": (lambda: ddpm(unet2d(**CLASSES)), dict(class_labels=[2, 0, 1])),
+    "ddim-classes": (lambda: ddim(unet2d(**CLASSES)), dict(class_labels=[2, 0])),
+    "text-and-classes": (
+        lambda: with_sampler(stable_diffusion(conditional_unet(**LATENT, **CLASSES)), "ddim"),
+        dict(prompts=PROMPTS[:3], class_labels=[1, 2]),
+    ),
+    "sdxl": (stable_diffusion_xl, dict(prompts=PROMPTS[:3])),
+    "lcm": (latent_consistency, dict(prompts=PROMPTS[:3])),
+}
+"""Pipelines with more conditions than time and text, and what they are asked to draw."""

@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 from qdiff_lib.calibration.calibration_set import CalibrationSet, Shared
-from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.model_inputs import example_conditions, example_inputs, flat_inputs
 from qdiff_lib.graph.tracing import trace
 from qdiff_lib.ptq.insertion import insert_quantizers
 from qdiff_lib.recipes.parts import Grids
@@ -39,6 +39,16 @@ CONDITIONAL = dict(
     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
 )
+POOLED = 8  # features of the whole text that conditions SDXL's network
+ADDED = dict(
+    cross_attention_dim=12 + POOLED,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=POOLED + 6 * 4,
+)
+GUIDED = dict(time_cond_proj_dim=6)
+CLASSES = dict(num_class_embeds=3)
+"""What the networks of SDXL and LCM, and class-conditional ones, have beside PLAIN or CONDITIONAL."""
 
 
 def unet2d(seed=0, **changes):
@@ -70,7 +80,7 @@ def ddim(unet=None):
 
 
 def random_inputs(unet, n=6, seed=0):
-    """A calibration set of noise, with random timesteps."""
+    """A calibration set of noise, with random timesteps and conditions."""
     generator = torch.Generator().manual_seed(seed)
     size = unet.config.sample_size
     inputs = {
@@ -81,6 +91,11 @@ def random_inputs(unet, n=6, seed=0):
         width = unet.config.cross_attention_dim
         texts = torch.randn(n, TOKENS, width, generator=generator)
         inputs["encoder_hidden_states"] = Shared(texts, torch.arange(n))
+    for name, value in flat_inputs(example_conditions(unet, n)).items():
+        if value.dtype == torch.long:
+            inputs[name] = torch.randint(CLASSES["num_class_embeds"], value.shape, generator=generator)
+        else:
+            inputs[name] = torch.randn(value.shape, generator=generator)
     return CalibrationSet(inputs, torch.zeros(n, dtype=torch.long), {})
 
 

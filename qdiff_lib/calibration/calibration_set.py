@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..graph.model_inputs import nested_inputs
 from ..utils.sealed import load_sealed, save_sealed
 
 
@@ -29,9 +31,11 @@ class Shared:
 class CalibrationSet:
     """N calibration inputs of the noise network (Q-Diffusion, section 3.3.1).
 
-    inputs: tensors by argument name: ``sample`` (N, C, H, W), ``timestep`` (N,), and for text-guided models
-    ``encoder_hidden_states`` (N, tokens, width). step: the denoising step of each input, (N,), counted from
-    0, the noisy end. made_by: how the set was made, for the record: rule, seed, counts, prompts.
+    inputs: columns, by argument name: ``sample`` (N, C, H, W), ``timestep`` (N,), and for text-guided models
+    ``encoder_hidden_states`` (N, tokens, width). Networks with more conditions have more columns:
+    ``class_labels`` (N,), ``timestep_cond`` (N, D) for LCM, and for SDXL ``added_cond_kwargs.text_embeds``
+    (N, D) and ``added_cond_kwargs.time_ids`` (N, 6). step: the denoising step of each input, (N,), counted
+    from 0, the noisy end. made_by: how the set was made, for the record: rule, seed, counts, prompts.
     """
 
     inputs: dict[str, Tensor | Shared]
@@ -41,8 +45,15 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.step)
 
-    def rows(self, index, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """The network's keyword arguments for one batch; ``index``: a slice or a tensor of row numbers."""
+    def rows(self, index, device: str | torch.device = "cpu") -> dict[str, Any]:
+        """The network's keyword arguments for one batch; ``index``: a slice or a tensor of row numbers.
+
+        Columns with a name such as ``a.b`` come as a dict ``b`` of tensors under ``a``.
+        """
+        return nested_inputs(self.columns(index, device))
+
+    def columns(self, index, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+        """One batch of every column, by the name of the column; ``index`` as in ``rows``."""
         return {name: value[index].to(device) for name, value in self.inputs.items()}
 
     def tensors(self) -> dict[str, Tensor]:

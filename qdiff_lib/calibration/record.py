@@ -63,6 +63,7 @@ def record(
     prompts: Sequence[str] | None = None,
     guidance: float = GUIDANCE,
     eta: float = 0.0,
+    class_labels: Sequence[int] | None = None,
 ) -> CalibrationSet:
     """Run ``pipe`` from noise and keep inputs of its UNet as a calibration set (Q-Diffusion, section 3.3.1).
 
@@ -76,7 +77,7 @@ def record(
     Raises ValueError for counts below 1, an odd number of samples under guidance, a rule that chooses steps
     outside of the trajectory, and what ``sample`` refuses.
     """
-    request = Request.checked(pipe, prompts, guidance, eta)
+    request = Request.checked(pipe, prompts, guidance, eta, class_labels)
     check_counts(samples, steps, batch_size)
     times = sampling_times(pipe, steps).unique_consecutive()  # PLMS repeats one time
     size = batch_size or images_at_once(pipe)
@@ -102,8 +103,9 @@ def record(
 def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> CalibrationSet:
     """The calibration set of what ``recorder`` kept; ``order``, (N,), is a permutation of its rows."""
     inputs: dict[str, Tensor | Shared] = {k: torch.cat(rows)[order] for k, rows in recorder.kept.items()}
-    if recorder.texts:
-        numbers, index = torch.cat(recorder.text_of)[order].unique(return_inverse=True)
-        texts = torch.stack([recorder.texts[number] for number in numbers.tolist()])
-        inputs["encoder_hidden_states"] = Shared(texts, index)
+    if recorder.prompted:
+        numbers, index = torch.cat(recorder.prompt_of)[order].unique(return_inverse=True)
+        found = [recorder.prompted[number] for number in numbers.tolist()]
+        for name in found[0]:  # a copy of the index: files hold no tensor twice
+            inputs[name] = Shared(torch.stack([each[name] for each in found]), index.clone())
     return CalibrationSet(inputs, torch.cat(recorder.steps)[order], made_by)

@@ -5,7 +5,16 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-HANDLED = ("sample", "timestep", "encoder_hidden_states")
+from ..graph.model_inputs import flat_inputs
+
+HANDLED = ("sample", "timestep", "class_labels")
+PROMPTED = (
+    "encoder_hidden_states",
+    "added_cond_kwargs.text_embeds",
+    "added_cond_kwargs.time_ids",
+    "timestep_cond",
+)
+"""Inputs that are the same for all images of one prompt, and at all denoising steps."""
 
 
 class Enough(Exception):
@@ -19,8 +28,8 @@ class Recorder:
     trajectory i has text ``i % prompts``. passes: 2 under classifier-free guidance, otherwise 1.
 
     A guided call has all trajectories without text, then all with their text. Both rows of a chosen
-    trajectory are kept. Each text is kept once. If the scheduler (PLMS) calls the UNet twice at one time,
-    the first call is kept.
+    trajectory are kept. The inputs in ``PROMPTED`` are kept once for each text. If the scheduler (PLMS) calls
+    the UNet twice at one time, the first call is kept.
 
     A call raises ``Enough`` after the last chosen step, and ValueError for inputs that cannot be recorded.
     """
@@ -31,15 +40,15 @@ class Recorder:
         self.last = max(i for i, index in enumerate(chosen) if len(index))
         self.kept: dict[str, list[Tensor]] = {}
         self.steps: list[Tensor] = []
-        self.texts: dict[int, Tensor] = {}  # by prompt number; the key ``prompts`` is the empty text
-        self.text_of: list[Tensor] = []
+        self.prompted: dict[int, dict[str, Tensor]] = {}  # by prompt number; key ``prompts``: the empty text
+        self.prompt_of: list[Tensor] = []
 
     def begin(self, start: int, count: int) -> None:
         """Start a batch: the next calls hold trajectories ``start`` to ``start + count - 1``."""
         self.start, self.count, self.step, self.time = start, count, -1, None
 
     def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = self.signature.bind(*args, **kwargs).arguments
+        given = flat_inputs(self.signature.bind(*args, **kwargs).arguments)
         self.check(given)
         time = torch.as_tensor(given["timestep"]).flatten()[0].item()
         if time == self.time:
@@ -54,14 +63,15 @@ class Recorder:
         self.keep("sample", given["sample"], rows)
         self.keep("timestep", times, rows)
         self.steps.append(torch.full((len(rows),), self.step))
+        if given.get("class_labels") is not None:
+            self.keep("class_labels", given["class_labels"], rows)
         if self.prompts:
-            self.keep_texts(given["encoder_hidden_states"], rows)
+            self.keep_prompted({k: given[k] for k in PROMPTED if given.get(k) is not None}, rows)
 
     def check(self, given: dict) -> None:
         """Raise ValueError for an input that is not recorded, or an unexpected number of rows."""
-        other = [k for k, v in given.items() if k not in HANDLED and not (v is None or isinstance(v, bool))]
-        if not self.prompts and given.get("encoder_hidden_states") is not None:
-            other.append("encoder_hidden_states")
+        handled = HANDLED + (PROMPTED if self.prompts else ())
+        other = [k for k, v in given.items() if k not in handled and not (v is None or isinstance(v, bool))]
         if other:
             raise ValueError(f"the pipeline gives its UNet {other[0]!r}, which cannot be calibrated on")
         rows = len(given["sample"])
@@ -75,15 +85,16 @@ class Recorder:
         """Keep the chosen rows of one input, on the CPU."""
         self.kept.setdefault(name, []).append(value.detach().cpu()[rows])
 
-    def keep_texts(self, contexts: Tensor, rows: Tensor) -> None:
-        """Keep the texts of the chosen rows that are not kept yet, and the text number of each row.
+    def keep_prompted(self, inputs: dict[str, Tensor], rows: Tensor) -> None:
+        """Keep the inputs of the chosen rows' prompts that are not kept yet, and each row's prompt number.
 
-        contexts: (rows of the call, tokens, width). In a guided call the first half is without text.
+        inputs: those in ``PROMPTED``, (rows of the call, ...). In a guided call the first half of the rows is
+        without text.
         """
         numbers = (self.start + rows % self.count) % self.prompts
         if self.passes == 2:
             numbers = torch.where(rows < self.count, self.prompts, numbers)
-        self.text_of.append(numbers)
+        self.prompt_of.append(numbers)
         for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
-            if number not in self.texts:
-                self.texts[number] = contexts[row].detach().cpu()
+            if number not in self.prompted:
+                self.prompted[number] = {k: value[row].detach().cpu() for k, value in inputs.items()}

@@ -86,6 +86,10 @@ def quantize_options(add: Parser) -> None:
     models that draw from a text:
       Give --prompts, a UTF-8 file with one text per line, or --prompt, once for each text. Half of the
       calibration inputs have no text, as guidance needs both. Do not evaluate on the same prompts.
+      An LCM model reads the guidance scale instead, so all inputs have their text. It needs --sampler own.
+
+    models that draw a class:
+      Give the numbers of the classes, for example --class-labels 0 1 2. Images take them in turn.
 
     The output folder has the packed integers, report.json (the error of each unit), and work/ while the
     command runs. After an interruption, --resume continues from work/."""
@@ -105,7 +109,7 @@ def quantize_options(add: Parser) -> None:
     add.add_argument("--resume", action="store_true", help="continue an interrupted run in --out")
     memory = "maximum memory for cached activations; the rest goes to files in --out; default: 4"
     add.add_argument("--memory-gb", type=gigabytes, default=4.0, metavar="GB", help=memory)
-    add_prompts(add, f"the recipe's, {GUIDANCE}")
+    add_conditions(add, f"the recipe's, {GUIDANCE}")
     add_seed_and_device(add)
     add_fields(add, without=("weights", "activations", "edge_bits", "guidance"))  # they are above
 
@@ -120,7 +124,8 @@ def sample_options(add: Parser) -> None:
       The same --seed gives the same noise for every model. So a quantized model and its original draw the
       same images, and every difference comes from quantization.
       With more --steps the sampler is more exact. The time is proportional to n times steps.
-      Models that draw from a text use the prompts in turn: n = number of prompts uses each once."""
+      Models that draw from a text use the prompts in turn: n = number of prompts uses each once. Models that
+      draw a class use the class labels in the same way."""
     add_model(add)
     add.add_argument(
         "--n", type=argument(Whole(1, MOST_DRAWN)), default=64, help="number of images; default: 64"
@@ -129,7 +134,7 @@ def sample_options(add: Parser) -> None:
     add.add_argument(
         "--out", type=file_named(".png"), required=True, metavar="PNG", help="the picture to write"
     )
-    add_prompts(add, f"{GUIDANCE}")
+    add_conditions(add, f"{GUIDANCE}")
     add_seed_and_device(add)
 
 
@@ -164,7 +169,7 @@ def evaluate_options(add: Parser) -> None:
     add.add_argument(
         "--out", type=file_named(".json"), metavar="JSON", help="also write the scores to this file"
     )
-    add_prompts(add, f"{GUIDANCE}")
+    add_conditions(add, f"{GUIDANCE}")
     add_seed_and_device(add)
 
 
@@ -223,14 +228,16 @@ def add_steps(add: Parser) -> None:
     add.add_argument("--eta", type=argument(Number(0, 1)), default=0.0, help=eta)
 
 
-def add_prompts(add: Parser, default: str) -> None:
-    """Add ``--prompt``, ``--prompts`` and ``--guidance``; ``default`` describes the latter's default."""
+def add_conditions(add: Parser, default: str) -> None:
+    """Add ``--prompt``, ``--prompts``, ``--guidance`` and ``--class-labels``; default: of the guidance."""
     texts = add.add_mutually_exclusive_group()
     one = "a text to draw; repeat the option for more texts"
     texts.add_argument("--prompt", action="append", metavar="TEXT", help=one)
     texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text per line")
     scale = f"scale of classifier-free guidance; 1 is no guidance; default: {default}"
     add.add_argument("--guidance", type=argument(Number(0)), metavar="SCALE", help=scale)
+    labels = "numbers of the classes to draw, counted from 0, for models that have classes"
+    add.add_argument("--class-labels", type=argument(Whole(0)), nargs="+", metavar="CLASS", help=labels)
 
 
 def add_seed_and_device(add: Parser) -> None:

@@ -38,7 +38,7 @@ def run_quantize(args: argparse.Namespace) -> int:
         with during(f"loading --model {args.model}"):
             pipe = load(args.model, device)
         recipe = recipe_of(args)
-        settings = settings_of_run(pipe, recipe, prompts)
+        settings = settings_of_run(pipe, recipe, prompts, class_labels=args.class_labels)
         if (args.out / FINISHED).is_file():
             check_same_checkpoint(args.out, settings)
         else:
@@ -159,6 +159,7 @@ def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool
 
     guidance = GUIDANCE if args.guidance is None else args.guidance
     asked = dict(prompts=prompts, guidance=guidance, eta=args.eta, record=record)
+    asked |= {"class_labels": args.class_labels}
     with during(f"drawing {args.n} images"):
         return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
 

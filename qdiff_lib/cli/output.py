@@ -50,9 +50,9 @@ def write_checkpoint(
     options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb, prompts=prompts)
     with during(f"quantizing {args.model}"):
         if recipe.rounding.learned:
-            check_quantizable(pipe, None, prompts)
+            check_quantizable(pipe, None, prompts, args.class_labels)
             print(cache_of(pipe, recipe.calibration.samples, args.memory_gb), flush=True)
-        quantized = quantize(pipe, recipe, **options)
+        quantized = quantize(pipe, recipe, **options, class_labels=args.class_labels)
     with during(f"writing {args.out}"):
         save_quantized(quantized, args.out)
         report = {**quantized.unet.quantization.report(), "run": tensors_hash({}, settings)}

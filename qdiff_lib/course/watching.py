@@ -70,4 +70,4 @@ def chosen(inputs: CalibrationSet, rows: Tensor, count: int) -> CalibrationSet:
     index = rows.nonzero().flatten()[:count]
     if len(index) < count:
         raise ValueError(f"count={count}, but only {len(index)} inputs fit")
-    return CalibrationSet(inputs.rows(index), inputs.step[index], inputs.made_by)
+    return CalibrationSet(inputs.columns(index), inputs.step[index], inputs.made_by)

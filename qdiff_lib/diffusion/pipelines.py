@@ -21,12 +21,18 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
         sampler: a key of ``schedulers.SAMPLERS``; None: the pipeline's own.
 
     Raises:
-        ValueError: the name is unknown, or the pipeline cannot drive this sampler.
+        ValueError: the name is unknown, or the pipeline cannot drive this sampler, as LCM's, which needs its
+            own.
     """
     if sampler is None:
         return with_components(pipe)
     scheduler = make_scheduler(sampler, pipe.scheduler, latent=decoder_of(pipe) is not None)
     changed = with_components(pipe, scheduler=scheduler)
+    if "original_inference_steps" in inspect.signature(pipe.__call__).parameters:  # LCM
+        raise ValueError(
+            f"sampler={sampler!r}: {type(pipe).__name__} draws with its own sampler only; use sampler=None, "
+            "or on the command line --sampler own"
+        )
     unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it passes one to each step
     if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline turns any other into DDIM
         kind = type(scheduler).__name__
@@ -44,6 +50,8 @@ def with_components(pipe: DiffusionPipeline, **changes) -> DiffusionPipeline:
     components = {**pipe.components, **changes}
     names = inspect.signature(type(pipe).__init__).parameters
     settings = {name: pipe.config[name] for name in names if name in pipe.config and name not in components}
+    if "add_watermarker" in names:  # SDXL, which does not keep this setting
+        settings["add_watermarker"] = pipe.watermark is not None
     changed = type(pipe)(**components, **settings)
     changed.set_progress_bar_config(disable=True)
     return changed

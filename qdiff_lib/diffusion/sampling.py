@@ -11,6 +11,7 @@ from torch import Tensor
 from ..utils.constants import GUIDANCE, LAST_SEED
 from ..utils.kinds import Whole
 from ..utils.progress import progress_bar
+from .class_labels import labelled
 from .pipelines import decoder_of, each_step, finite_steps, seeded_steps
 from .request import PLAIN, Request
 
@@ -121,7 +122,8 @@ def run_batch(
             inputs are used.
     """
     generators = noise_generators(seed, start, count, role)
-    with seeded_steps(pipe, generators), finite_steps(pipe):
+    labels = labelled(pipe.unet, request.class_labels, start, count)
+    with seeded_steps(pipe, generators), finite_steps(pipe), labels:
         arguments = request.arguments(start, count)
         arguments |= {"generator": generators, "num_inference_steps": steps, "output_type": "np"}
         out = pipe(**arguments)
@@ -154,6 +156,7 @@ def sample(
     guidance: float = GUIDANCE,
     eta: float = 0.0,
     role: str = "evaluation",
+    class_labels: Sequence[int] | None = None,
 ) -> Samples:
     """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
 
@@ -167,13 +170,15 @@ def sample(
         guidance: scale of classifier-free guidance; 1 or less: no guidance.
         eta: share of fresh noise in each denoising step of DDIM, for pipelines that take it.
         role: whose noise is used: "evaluation", or "calibration", which no evaluation uses.
+        class_labels: for networks with classes: image i is of class ``class_labels[i % len(class_labels)]``.
 
     Raises:
-        ValueError: a count is below 1, there are more steps than the model has times, prompts are missing or
-            not taken by the pipeline, the pipeline takes no eta, or a safety checker made images black.
-        TypeError: the prompts are one string.
+        ValueError: a count is below 1, there are more steps than the model has times, prompts or class labels
+            are missing or not taken by the pipeline, the pipeline takes no eta, or a safety checker made
+            images black.
+        TypeError: the prompts are one string, or the class labels are no sequence of integers.
     """
-    request = Request.checked(pipe, prompts, guidance, eta)
+    request = Request.checked(pipe, prompts, guidance, eta, class_labels)
     check_counts(n, steps, batch_size)
     noise_generators(seed, Whole(0).checked("first", first) + n - 1, 1, role)  # all can be drawn
     calls = len(sampling_times(pipe, steps))

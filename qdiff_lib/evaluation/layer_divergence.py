@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ..calibration.calibration_set import CalibrationSet
 from ..graph.hooks import watched_outputs
@@ -75,7 +77,7 @@ def quantized_names(network: nn.Module) -> list[str]:
 
 
 def _counts(
-    networks: tuple[nn.Module, nn.Module], layers: Sequence[str], batches: list[dict[str, Tensor]], bins: int
+    networks: tuple[nn.Module, nn.Module], layers: Sequence[str], batches: list[dict[str, Any]], bins: int
 ) -> dict[str, list[Tensor]]:
     """For each layer, one histogram (bins,) for each network, over the joint range of both networks."""
     ranges = dict.fromkeys(layers, (math.inf, -math.inf))
@@ -99,9 +101,9 @@ def _counts(
 
 
 @torch.no_grad()
-def _run(network: nn.Module, layers: Sequence[str], batches: list[dict[str, Tensor]], look: Callable) -> None:
+def _run(network: nn.Module, layers: Sequence[str], batches: list[dict[str, Any]], look: Callable) -> None:
     """Run the network on the batches; ``look(layer, output)`` is called with each output of the layers."""
     device = next(network.parameters()).device
     with watched_outputs(network, layers, look):
         for batch in batches:
-            network(**{name: value.to(device) for name, value in batch.items()})
+            network(**tree_map(lambda value: value.to(device), batch))

@@ -44,8 +44,8 @@ def layer_costs(unet: nn.Module | Mapping[str, Any], inputs: dict | None = None)
         unet: a UNet of a class in `networks.UNET_CLASSES`, or a config for `networks.build`.
         inputs: arguments of the forward pass that replace or complete the defaults. The defaults are `sample`
             (1, C, H, W) from the config, `timestep` (1,) and, for UNet2DConditionModel,
-            `encoder_hidden_states` (1, 77, channels). Other conditions (`class_labels`, `added_cond_kwargs`)
-            have no default. Any device and batch size will do: the counts are for one sample.
+            `encoder_hidden_states` (1, 77, channels); class labels and the added conditions of SDXL and LCM
+            have defaults too. Any device and batch size will do: the counts are for one sample.
 
     Raises:
         TypeError: `unet` has another class.

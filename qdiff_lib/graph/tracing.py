@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ..modules.quant_layer import QUANTIZABLE
 from .finite import is_finite
 from .hooks import hooked
+from .model_inputs import flat_inputs
 
 BLOCKS = (ResnetBlock2D, ResnetBlockCondNorm2D, BasicTransformerBlock, Attention)
 OUTLETS = (Transformer2DModel,)
@@ -118,7 +119,7 @@ class _Tracer:
 
     def __init__(self, inputs: dict):
         self.found, self.marks, self.open_units = Trace([], {}), _Marks(), []
-        self.inputs = {id(value) for value in inputs.values()}
+        self.inputs = {id(value) for value in flat_inputs(inputs).values()}
 
     def enter_unit(self, name: str):
         def hook(module, args, kwargs):

@@ -104,6 +104,11 @@ class QuantLayer(HoldsIntegers):
         for name in ("codes", "weight_scale", "weight_zero_point"):
             self.register_buffer(name, None)
 
+    @property
+    def in_features(self) -> int:
+        """The input channels, as ``nn.Linear`` names them. The pipeline of SDXL reads them."""
+        return self.shape[1]
+
     def hold_integers(self, device: torch.device | str | None = None) -> None:
         """Make room for codes that are then loaded. They replace the floating-point weight."""
         if self.codes is None and self.weight_grid:

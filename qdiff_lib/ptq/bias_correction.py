@@ -27,6 +27,7 @@ from ..calibration.record import FRESH_DRAWS
 from ..diffusion.capabilities import takes_prompts
 from ..diffusion.pipelines import with_sampler
 from ..diffusion.sampling import sample
+from ..graph.model_inputs import reads_class_labels
 from ..io.quantization import UnitReport
 from ..recipes.parts import Calibration
 from .run import Run
@@ -40,13 +41,13 @@ class BiasCorrection:
     """Corrects the bias of the last layer of ``quantized`` (Nagel et al., 2019; not in the paper).
 
     full, quantized: the pipelines before and after quantization. inputs: the calibration set, which gives
-    texts, guidance and eta. images: how many images each pipeline draws. drawing: the sampler and the number
-    of denoising steps. run: the seed, and what else the stages share.
+    texts, class labels, guidance and eta. images: how many images each pipeline draws. drawing: the sampler
+    and the number of denoising steps. run: the seed, and what else the stages share.
 
     The full-precision images are drawn when the object is made, so that errors come before long work.
 
-    Raises ValueError for a calibration set without texts if the pipeline needs texts, and for what ``sample``
-    refuses.
+    Raises ValueError for a calibration set without texts or class labels if the pipeline needs them, and for
+    what ``sample`` refuses.
     """
 
     def __init__(
@@ -64,11 +65,17 @@ class BiasCorrection:
                 f"bias_correction_images={images} are drawn from texts, and the calibration set has none: "
                 "record it with prompts, or use bias_correction_images=0"
             )
+        if reads_class_labels(full.unet) and "class_labels" not in made_by:
+            raise ValueError(
+                f"bias_correction_images={images} are drawn from class labels, and the calibration set "
+                "has none: record it with class_labels, or use bias_correction_images=0"
+            )
         self.quantized, self.sampler, self.given = quantized, drawing.sampler, run
         first = max(len(inputs), FRESH_DRAWS)  # no calibration input has its noise
         self.order = dict(n=images, steps=drawing.steps, seed=run.seed, first=first, role="calibration")
         self.order |= {name: made_by.get(name, getattr(drawing, name)) for name in ("guidance", "eta")}
         self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=run.progress)
+        self.order |= {"class_labels": made_by.get("class_labels")}
         self.reference = self.draw(full)
 
     def draw(self, pipe: DiffusionPipeline) -> Tensor:

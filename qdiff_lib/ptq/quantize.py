@@ -42,6 +42,7 @@ def quantize(
     progress: bool = True,
     callback: Callable[[UnitReport], None] | None = None,
     prompts: Sequence[str] | None = None,
+    class_labels: Sequence[int] | None = None,
 ) -> DiffusionPipeline:
     """Quantize the UNet of ``pipe``; returns a new pipeline of the same class (Q-Diffusion, section 3.3).
 
@@ -57,18 +58,19 @@ def quantize(
         progress: whether progress bars are shown.
         callback: called with the report of each unit, and of each stage after the last unit.
         prompts: texts for the calibration set, for pipelines that draw from a text.
+        class_labels: numbers of classes for the calibration set, for networks that have classes.
 
     Raises:
         ValueError: the pipeline is refused by ``check_pipeline``; the model is already quantized or not in
-            float32; the recipe chooses no layer of it; both ``prompts`` and ``calibration`` are given; images
-            for bias correction cannot be drawn; the disk has too little room (see ``ptq.memory_budget``);
-            ``resume`` is given without ``work``; or the ``work`` folder is in use by another process, or has
-            files of another run, damaged files, files of another program, or results to resume from while
-            ``resume`` is False.
+            float32; the recipe chooses no layer of it; ``prompts`` or ``class_labels`` are given beside a
+            ``calibration``, or are missing, or not taken by the pipeline; images for bias correction cannot
+            be drawn; the disk has too little room (see ``ptq.memory_budget``); ``resume`` is given without
+            ``work``; or the ``work`` folder is in use by another process, or has files of another run,
+            damaged files, files of another program, or results to resume from while ``resume`` is False.
     """
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe={recipe!r:.80} must be a Recipe, such as Recipe.qdiffusion(weights=4)")
-    check_quantizable(pipe, calibration, prompts)
+    check_quantizable(pipe, calibration, prompts, class_labels)
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start, learned = time.monotonic(), recipe.rounding.learned
@@ -77,9 +79,10 @@ def quantize(
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
             check_disk(found, samples, memory_gb, work)
-        with kept_files(pipe, recipe, prompts, calibration, work, resume) as files:
+        with kept_files(pipe, recipe, prompts, calibration, work, resume, class_labels) as files:
             run = Run(recipe.seed, memory_gb, files, progress, callback)
-            inputs = calibration or recorded_set(pipe, recipe.calibration, prompts, run)
+            inputs = calibration or recorded_set(pipe, recipe.calibration, prompts, run, class_labels)
+            found = trace(full, inputs.rows(slice(0, 1), full.device))  # texts may have other lengths
             unet = insert_quantizers(full, recipe.grids, found)
             unet.quantization = done = Quantization(recipe, inputs.made_by, found)
             if learned:
@@ -147,6 +150,7 @@ def kept_files(
     calibration: CalibrationSet | None,
     work: Path | None,
     resume: bool,
+    class_labels: Sequence[int] | None = None,
 ) -> AbstractContextManager[WorkFolder | None]:
     """A context manager that gives the work folder, locked for this process; None if ``work`` is None.
 
@@ -154,11 +158,14 @@ def kept_files(
     """
     if work is None:
         return nullcontext()
-    return opened(work, settings_of_run(pipe, recipe, prompts, calibration), resume)
+    return opened(work, settings_of_run(pipe, recipe, prompts, calibration, class_labels), resume)
 
 
 def check_quantizable(
-    pipe: DiffusionPipeline, calibration: CalibrationSet | None, prompts: Sequence[str] | None
+    pipe: DiffusionPipeline,
+    calibration: CalibrationSet | None,
+    prompts: Sequence[str] | None,
+    class_labels: Sequence[int] | None,
 ) -> None:
     """Raise ValueError for what ``quantize`` refuses with any recipe."""
     check_pipeline(pipe)
@@ -172,16 +179,22 @@ def check_quantizable(
             "pipeline without offloading, for example with qdiff_lib.load"
         )
     check_weights(pipe.unet, "the UNet")
-    if calibration is not None and prompts is not None:
-        raise ValueError(f"prompts={list(prompts)[:3]}: leave them out, as the calibration set has its own")
+    for name, given in (("prompts", prompts), ("class_labels", class_labels)):
+        if calibration is not None and given is not None:
+            raise ValueError(f"{name}={list(given)[:3]}: leave them out, as the calibration set has its own")
 
 
 def recorded_set(
-    pipe: DiffusionPipeline, how: Calibration, prompts: Sequence[str] | None, run: Run
+    pipe: DiffusionPipeline,
+    how: Calibration,
+    prompts: Sequence[str] | None,
+    run: Run,
+    class_labels: Sequence[int] | None = None,
 ) -> CalibrationSet:
     """The calibration set drawn from ``pipe`` with the settings ``how``, or the one in the work folder."""
     sampler = with_sampler(pipe, how.sampler)
     asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=run.progress)
+    asked |= {"class_labels": class_labels}
 
     def recorded() -> CalibrationSet:
         return record(sampler, how.rule, how.samples, how.steps, run.seed, **asked)

@@ -10,12 +10,14 @@ not copied. Attention matrices occur only inside units, so they are never cached
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..calibration.calibration_set import CalibrationSet
+from ..graph.model_inputs import flat_inputs
 from ..graph.tracing import Trace
 from .activation_store import Rows, RowStore
 
@@ -36,7 +38,7 @@ class _Reached(Exception):
 class InputRows:
     """An argument of a unit that is an input of the network; its rows are in the calibration set.
 
-    inputs: the calibration set. name: the network's argument.
+    inputs: the calibration set. name: the column of the argument.
     """
 
     inputs: CalibrationSet
@@ -98,14 +100,14 @@ class Replay:
         """(args, kwargs) of unit ``k`` for these rows of the calibration set."""
         return self._arguments(k, rows, self.inputs.rows(rows, self.device))
 
-    def _arguments(self, k: int, rows: slice, batch: dict[str, Tensor]) -> tuple[tuple, dict]:
+    def _arguments(self, k: int, rows: slice, batch: dict[str, Any]) -> tuple[tuple, dict]:
         def reach(*args, **kwargs):
             raise _Reached((args, kwargs))
 
         return self._until_reached({**self._stubs(k, rows), self.modules[k]: reach}, batch)
 
     @torch.no_grad()
-    def _until_reached(self, forwards: dict[nn.Module, Callable], batch: dict[str, Tensor]):
+    def _until_reached(self, forwards: dict[nn.Module, Callable], batch: dict[str, Any]):
         """Run the network on a batch, with other forwards for some modules, until one raises ``_Reached``."""
         own = {module: vars(module).get("forward") for module in forwards}  # some libraries set one
         for module, forward in forwards.items():
@@ -153,10 +155,11 @@ class Replay:
                     kept[rows] = leaf
         return collected
 
-    def _allocate(self, leaves: list, batch: dict[str, Tensor]) -> list:
+    def _allocate(self, leaves: list, batch: dict[str, Any]) -> list:
         """Rows for each tensor with one row per input, except for inputs of the network."""
-        made: dict[int, Rows | InputRows] = {id(v): InputRows(self.inputs, k) for k, v in batch.items()}
-        count = len(next(iter(batch.values())))
+        given = flat_inputs(batch)
+        made: dict[int, Rows | InputRows] = {id(v): InputRows(self.inputs, k) for k, v in given.items()}
+        count = len(next(iter(given.values())))
         for leaf in leaves:
             if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count and id(leaf) not in made:
                 made[id(leaf)] = self.store.allocate((len(self.inputs), *leaf.shape[1:]))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..calibration.calibration_set import CalibrationSet
+from ..graph.model_inputs import nested_inputs
 from ..graph.tracing import Trace
 from ..io.quantization import UnitReport
 from ..modules.activation_quantizer import activation_quantizers
@@ -133,7 +134,9 @@ def fit_network(
 
 def all_inputs(inputs: CalibrationSet) -> UnitInputs:
     """The inputs of the network, in the form of the arguments of a unit."""
-    leaves, spec = tree_flatten(((), {name: InputRows(inputs, name) for name in inputs.inputs}))
+    leaves, spec = tree_flatten(
+        ((), nested_inputs({name: InputRows(inputs, name) for name in inputs.inputs}))
+    )
     return UnitInputs(leaves, spec)
 
 

@@ -23,6 +23,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..calibration.calibration_set import CalibrationSet
+from ..diffusion.class_labels import checked_labels
 from ..diffusion.pipelines import with_sampler
 from ..io.quantization import UnitReport
 from ..modules.state import quantized_state, restore_state
@@ -43,16 +44,20 @@ def settings_of_run(
     recipe: Recipe,
     prompts: Sequence[str] | None = None,
     calibration: CalibrationSet | None = None,
+    class_labels: Sequence[int] | None = None,
 ) -> dict:
     """The JSON form of everything that determines the result of ``quantize``; a hash stands for tensors.
 
-    The arguments are those of ``quantize``. Raises ValueError for a sampler that the pipeline cannot use.
+    The arguments are those of ``quantize``. Raises ValueError for a sampler that the pipeline cannot use, and
+    for class labels that are missing or that the network does not take.
     """
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     tensors = {f"{name}.{key}": v for name, part in networks.items() for key, v in part.state_dict().items()}
     settings = {"unet": settings_of(pipe.unet), "model": tensors_hash(tensors), "recipe": recipe.to_dict()}
     if calibration is None:
         settings["prompts"] = None if prompts is None else list(prompts)
+        labels = checked_labels(pipe.unet, class_labels)
+        settings |= {"class_labels": list(labels)} if labels else {}
         settings["scheduler"] = settings_of(with_sampler(pipe, recipe.calibration.sampler).scheduler)
     else:
         settings["calibration"] = tensors_hash(calibration.tensors(), calibration.made_by)

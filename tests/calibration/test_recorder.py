@@ -2,13 +2,22 @@
 
 import pytest
 import torch
-from latent_models import PROMPTS, latent_diffusion, stable_diffusion
+from latent_models import (
+    CONDITIONED,
+    PROMPTS,
+    latent_consistency,
+    latent_diffusion,
+    stable_diffusion,
+    stable_diffusion_xl,
+)
 
 from qdiff_lib import record, with_sampler
 from qdiff_lib.calibration.calibration_set import CalibrationSet, Shared
 from qdiff_lib.calibration.record import draw_counts
 from qdiff_lib.diffusion.request import Request
 from qdiff_lib.diffusion.sampling import run_batch, sampling_times
+from qdiff_lib.graph.hooks import hooked
+from qdiff_lib.graph.model_inputs import flat_inputs
 from qdiff_lib.recipes.timestep_rules import Uniform
 
 
@@ -86,6 +95,65 @@ def test_save_and_load_keep_texts_apart(guided, tmp_path):
     for index in (slice(2, 5), torch.tensor([7, 0])):
         for name, value in guided.rows(index).items():
             assert torch.equal(back.rows(index)[name], value)
+
+
+def calls_of(pipe, asked, count, steps):
+    """What the network saw in one batch of trajectories: all its inputs by column, one dict for each call."""
+    calls = []
+
+    def keep(module, args, kwargs):
+        given = flat_inputs({"sample": args[0], "timestep": args[1], **kwargs})
+        calls.append({name: value for name, value in given.items() if isinstance(value, torch.Tensor)})
+
+    request = Request.checked(pipe, asked.get("prompts"), 7.5, 0.0, asked.get("class_labels"))
+    with hooked(before=[(pipe.unet, keep)]):
+        run_batch(pipe, 0, count, steps, 3, "calibration", request)
+    return calls
+
+
+@pytest.mark.parametrize("make, asked", CONDITIONED.values(), ids=CONDITIONED.keys())
+def test_rows_have_all_conditions_that_the_network_saw(make, asked):
+    """Each recorded row is a row of one call, in every column at once."""
+    pipe = make()
+    found = record(pipe, Uniform(1), 18, 3, seed=3, batch_size=4, **asked)
+    assert ("class_labels" in found.inputs) == ("class_labels" in asked)
+    calls = calls_of(pipe, asked, 12, 3)
+    for i in range(len(found)):
+        call, row = calls[int(found.step[i])], found.columns(slice(i, i + 1))
+        assert row.keys() == call.keys() and row.pop("timestep").item() == call["timestep"].item()
+        same = [torch.isclose(call[name], row[name], atol=1e-3, rtol=1e-3) for name in row]
+        assert torch.stack([each.reshape(len(each), -1).all(1) for each in same]).all(0).any()
+    assert found.made_by.get("class_labels") == asked.get("class_labels")
+
+
+@pytest.mark.parametrize("make, asked", CONDITIONED.values(), ids=CONDITIONED.keys())
+def test_the_columns_come_back_as_keyword_arguments(make, asked, tmp_path):
+    pipe = make()
+    found = record(pipe, Uniform(1), 6, 3, **asked)
+    found.save(tmp_path / "set.safetensors")
+    back = CalibrationSet.load(tmp_path / "set.safetensors")
+    assert back.inputs.keys() == found.inputs.keys()
+    one, two = (made.columns(torch.tensor([4, 1])) for made in (found, back))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with torch.no_grad():
+        assert pipe.unet(**back.rows(slice(1, 4))).sample.isfinite().all()
+
+
+def test_the_added_conditions_of_sdxl_are_stored_once_for_each_prompt():
+    found = record(stable_diffusion_xl(), Uniform(1), 40, 2, prompts=PROMPTS[:3])
+    names = ["encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"]
+    assert found.inputs.keys() == {"sample", "timestep", *names}
+    assert all(isinstance(found.inputs[name], Shared) for name in names)
+    assert [len(found.inputs[name].values) for name in names] == [4, 4, 4]
+    assert found.inputs[names[2]].values.unique(dim=0).tolist() == [[16, 16, 0, 0, 16, 16]]
+    assert found.rows(slice(0, 2))["added_cond_kwargs"].keys() == {"text_embeds", "time_ids"}
+
+
+def test_a_consistency_model_gives_one_row_with_its_text_for_each_draw():
+    found = record(latent_consistency(), Uniform(1), 7, 2, prompts=PROMPTS[:3])
+    rows = found.inputs["sample"].flatten(1)
+    assert all((rows == row).all(1).sum() == 1 for row in rows)
+    assert len(found.inputs["encoder_hidden_states"].values) <= 3  # no empty text
 
 
 def test_an_odd_number_is_refused_under_guidance_only(pipe):

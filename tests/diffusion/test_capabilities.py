@@ -1,44 +1,57 @@
 """What cannot be quantized is refused before any work, with a word on what can be."""
 
 import pytest
+import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet3DConditionModel,
 )
-from tiny_models import CONDITIONAL, PLAIN, conditional_unet, ddpm, unet2d
+from latent_models import stable_diffusion
+from tiny_models import ADDED, CLASSES, CONDITIONAL, GUIDED, PLAIN, conditional_unet, ddpm, unet2d
 
 from qdiff_lib import Recipe, quantize, record, sample
 from qdiff_lib.diffusion.capabilities import check_pipeline, check_unet, takes_prompts
 from qdiff_lib.diffusion.pipelines import with_components
 from qdiff_lib.recipes.timestep_rules import Uniform
 
+SUPPORTED = {
+    "plain": unet2d,
+    "text": conditional_unet,
+    "projected-text": lambda: conditional_unet(encoder_hid_dim=6),
+    "classes": lambda: unet2d(**CLASSES),
+    "text-and-classes": lambda: conditional_unet(**CLASSES),
+    "sdxl": lambda: conditional_unet(**ADDED),
+    "lcm": lambda: conditional_unet(**GUIDED),
+}
 
-@pytest.mark.parametrize("make", [unet2d, conditional_unet, lambda: conditional_unet(encoder_hid_dim=6)])
-def test_plain_and_text_networks_are_supported(make):
+
+@pytest.mark.parametrize("make", SUPPORTED.values(), ids=SUPPORTED.keys())
+def test_networks_with_these_conditions_are_supported(make):
     check_unet(make())
 
 
-ADDED = dict(addition_embed_type="text_time", addition_time_embed_dim=8)
 REFUSED = {
-    "sdxl": (
-        dict(**ADDED, projection_class_embeddings_input_dim=60),
-        "addition_embed_type='text_time', added",
+    "added-text": (
+        dict(addition_embed_type="text", encoder_hid_dim=8),
+        "addition_embed_type='text', added conditions other than those of SDXL",
     ),
-    "classes": (dict(num_class_embeds=10), "num_class_embeds=10, class embeddings"),
+    "class-times": (dict(class_embed_type="timestep"), "class_embed_type='timestep', class embeddings"),
+    "class-vectors": (dict(class_embed_type="identity"), "class_embed_type='identity', class embeddings"),
+    "two-texts": (dict(dual_cross_attention=True), "dual_cross_attention=True, attention to two texts"),
     "class-projection": (
         dict(class_embed_type="projection", projection_class_embeddings_input_dim=8),
         "class_embed_type='projection', class embeddings",
     ),
-    "lcm": (dict(time_cond_proj_dim=8), "time_cond_proj_dim=8, an embedding of the guidance scale"),
-    "gligen": (dict(attention_type="gated"), "attention_type='gated'"),
+    "gligen": (dict(attention_type="gated"), "attention_type='gated', boxes with texts, as GLIGEN has"),
     "images": (
         dict(encoder_hid_dim_type="image_proj", encoder_hid_dim=6),
-        "encoder_hid_dim_type='image_proj'",
+        "encoder_hid_dim_type='image_proj', pictures as conditions",
     ),
 }
 
@@ -50,9 +63,28 @@ def test_other_conditions_are_refused(changes, message):
         quantize(with_components(ddpm(), unet=unet), Recipe())
 
 
-def test_class_embeddings_of_a_plain_network_are_refused():
-    with pytest.raises(ValueError, match="num_class_embeds=3, class embeddings"):
-        check_unet(unet2d(num_class_embeds=3))
+@pytest.mark.parametrize("kind", ["timestep", "identity"])
+def test_other_class_embeddings_of_a_plain_network_are_refused(kind):
+    with pytest.raises(ValueError, match=f"class_embed_type='{kind}', class embeddings other than"):
+        check_unet(unet2d(class_embed_type=kind, **CLASSES))
+
+
+def test_an_ip_adapter_is_refused_with_the_fix():
+    """diffusers sets only the attribute of the config when it loads one."""
+    unet, width = conditional_unet(), 12
+    processors = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    layers = [unet.get_submodule(name.removesuffix(".processor")).to_k for name in processors]
+    numbers = range(1, 2 * len(layers), 2)  # as in the files of IP-Adapter
+    keys = {
+        f"{i}.to_{part}_ip.weight": torch.zeros(layer.weight.shape)
+        for i, layer in zip(numbers, layers, strict=True)
+        for part in "kv"
+    }
+    projection = {"proj.weight": torch.zeros(4 * width, 5), "proj.bias": torch.zeros(4 * width)}
+    projection |= {f"norm.{name}": torch.zeros(width) for name in ("weight", "bias")}
+    unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": keys}])
+    with pytest.raises(ValueError, match=r"ip_image_proj.* call pipe\.unload_ip_adapter\(\) first"):
+        check_unet(unet)
 
 
 def test_other_classes_are_refused():
@@ -99,8 +131,19 @@ def test_diffusion_transformers_are_refused(use):
 
 
 def test_pipelines_that_start_from_an_image_are_refused():
-    with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline takes 'image'"):
+    with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline takes 'image', so .*from_pipe"):
         check_pipeline(image_to_image())
+
+
+def test_the_fix_for_such_a_pipeline_works():
+    pipe = StableDiffusionImg2ImgPipeline(**stable_diffusion().components, requires_safety_checker=False)
+    check_pipeline(StableDiffusionPipeline.from_pipe(pipe))
+
+
+def test_a_network_that_reads_an_image_beside_its_latent_is_refused():
+    unet = conditional_unet(in_channels=9, out_channels=4)
+    with pytest.raises(ValueError, match="reads 9 channels, and a latent of StableDiffusionPipeline has 4"):
+        check_pipeline(stable_diffusion(unet))
 
 
 def test_takes_prompts():

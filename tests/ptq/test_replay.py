@@ -3,13 +3,13 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
-from tiny_models import conditional_unet, output, random_inputs, traced, unet2d
+from tiny_models import ADDED, CLASSES, GUIDED, conditional_unet, output, random_inputs, traced, unet2d
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from qdiff_lib.modules.quant_layer import QUANTIZABLE
 from qdiff_lib.ptq.activation_store import RowStore
-from qdiff_lib.ptq.replay import Replay
+from qdiff_lib.ptq.replay import InputRows, Replay
 
 N, BATCH = 6, 4  # two batches, the second of them smaller
 BATCHES = 2
@@ -18,6 +18,9 @@ UNLIMITED = 2**30
 MODELS = {
     "plain": unet2d,
     "text": conditional_unet,
+    "classes": lambda: unet2d(**CLASSES),
+    "sdxl": lambda: conditional_unet(**ADDED),
+    "lcm": lambda: conditional_unet(**GUIDED),
     "resnet-sampling": lambda: unet2d(
         down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
@@ -183,6 +186,16 @@ def test_the_networks_own_inputs_are_not_stored_again():
         assert bool(texts) == replay.trace.units[k].name.endswith("transformer_blocks.0")
     assert tuple(text.shape) not in shapes
     assert shapes.count((N, 1, 8, 8)) == 1  # the network's output, not its input
+
+
+def test_an_input_of_the_network_that_a_unit_reads_comes_from_the_calibration_set():
+    replay = replay_of(conditional_unet(**GUIDED).requires_grad_(False))
+    first = replay.trace.units[0]
+    found = replay.collect(0).leaves
+    assert first.name == "time_embedding.cond_proj" and first.given == 0
+    assert [leaf.name for leaf in found if isinstance(leaf, InputRows)] == ["timestep_cond"]
+    assert torch.equal(found[0][slice(0, N)], replay.inputs.inputs["timestep_cond"])
+    assert not replay.store.held
 
 
 def test_repeated_arguments_share_their_rows():
