@@ -24,12 +24,15 @@ def feature_axis(output: Tensor) -> int:
     return 1 if output.ndim == 4 else -1
 
 
-def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """The squared error, summed over the feature axis and averaged over all other axes.
+def reconstruction_loss(output: Tensor, target: Tensor, power: float = 2.0) -> Tensor:
+    """``|error|^power``, summed over the feature axis and averaged over all other axes.
 
-    This is the loss of block reconstruction (Q-Diffusion, section 3.3.1). Both tensors have one shape.
+    With the squared error this is the loss of block reconstruction (Q-Diffusion, section 3.3.1). Both tensors
+    have one shape.
     """
-    return (output - target).square().sum(feature_axis(output)).mean()
+    error = output - target
+    powers = error.square() if power == 2 else error.abs().pow(power)
+    return powers.sum(feature_axis(output)).mean()
 
 
 def annealed_beta(iteration: int, rounding: Rounding) -> float:
@@ -43,7 +46,8 @@ class Fitter:
     """Learns parameters of ``unit`` from random batches of its inputs.
 
     inputs: the arguments of the unit for N calibration inputs. target: the full-precision output, N rows.
-    batch_size: rows in a batch. seed: of the batches. tick: called after each iteration.
+    batch_size: rows in a batch. seed: of the batches. tick: called after each iteration. power: of the error
+    in the loss.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class Fitter:
         batch_size: int,
         seed: int,
         tick: Callable,
+        power: float = 2.0,
     ):
+        self.power = power
         self.unit, self.inputs, self.target, self.tick = unit, inputs, target, tick
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
@@ -63,7 +69,7 @@ class Fitter:
     def loss(self, index: Tensor | slice) -> Tensor:
         """The reconstruction loss on the rows that ``index`` selects."""
         args, kwargs = self.inputs.batch(index, self.device)
-        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device))
+        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device), self.power)
 
     def draw(self) -> Tensor:
         """The row numbers of one random batch, (batch_size,)."""
@@ -105,8 +111,9 @@ class UnitFitter(Fitter):
         step_sizes: StepSizes,
         seed: int,
         tick: Callable,
+        power: float = 2.0,
     ):
-        super().__init__(unit, inputs, target, rounding.batch_size, seed, tick)
+        super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power)
         self.batches, self.rounding, self.step_sizes = batches, rounding, step_sizes
 
     def find_weight_ranges(self) -> None:
@@ -144,7 +151,7 @@ class UnitFitter(Fitter):
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit.
 
-        Grouped convolutions have none, and start at their fractions.
+        Layers for which GPTQ is not determined have none, and start at their fractions.
         """
         levels = {}
         for group in in_groups([layer for layer in layers if is_compensable(layer)]):
@@ -160,6 +167,19 @@ class UnitFitter(Fitter):
         for rows in self.batches:
             args, kwargs = self.inputs.batch(rows, self.device)
             self.unit(*args, **kwargs)
+
+    @torch.no_grad()
+    def mean_loss(self) -> float:
+        """The loss over all rows."""
+        total = sum(self.loss(rows) * (rows.stop - rows.start) for rows in self.batches)
+        return float(total) / self.target.shape[0]
+
+    def fit_activations(self) -> None:
+        """Find the ranges of the unit's activations, then learn their step sizes."""
+        if activation_quantizers(self.unit):
+            self.observe()
+            if self.step_sizes.step_size_iterations:
+                self.fit_step_sizes()
 
     def observe(self) -> None:
         """Set the activation ranges from all calibration inputs, whose time steps are in random order."""

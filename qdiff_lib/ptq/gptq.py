@@ -86,8 +86,13 @@ def second_moments(
 
 
 def is_compensable(layer: QuantLayer) -> bool:
-    """Whether GPTQ can start this layer: all its output channels read the same inputs."""
-    return not (isinstance(layer.operation, Convolution) and layer.operation.groups > 1)
+    """Whether GPTQ can start this layer.
+
+    All its output channels must read the same inputs. And it must have no more columns than patches are
+    taken: the second moment of a wider layer is not determined by them, and takes gigabytes.
+    """
+    grouped = isinstance(layer.operation, Convolution) and layer.operation.groups > 1
+    return not grouped and layer.weight[0].numel() <= PATCHES
 
 
 def moment_bytes(layer: QuantLayer) -> int:

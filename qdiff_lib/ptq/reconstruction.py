@@ -8,6 +8,7 @@ full-precision unit on full-precision inputs.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
@@ -15,13 +16,14 @@ from ..calibration.calibration_set import CalibrationSet
 from ..graph.cost import layer_costs
 from ..graph.tracing import Trace
 from ..io.quantization import UnitReport
-from ..modules.activation_quantizer import activation_quantizers
 from ..recipes.parts import Rounding, StepSizes
 from ..utils.progress import UnitsBar
 from .activation_store import Rows
 from .fitting import UnitFitter, reconstruction_loss, unit_seed
 from .replay import Replay, UnitInputs
 from .run import Run
+
+POWER = 2.4  # of the error, in the second pass of the paper's code
 
 
 def reconstruct(
@@ -36,15 +38,37 @@ def reconstruct(
     """Fit the units of ``quantized``, in place, one after the other; returns one report for each unit.
 
     full, quantized: the network before quantization, and its copy with quantizers. trace: its units, in
-    execution order. inputs: the calibration set. Units that are finished in the work folder are loaded from
-    there.
+    execution order. inputs: the calibration set. With ``second_pass`` of the recipe all units get their
+    weights first, and then all get their step sizes. Units that are finished in the work folder are loaded
+    from there.
 
-    Raises ValueError for a damaged file of a unit.
+    Raises ValueError for a damaged file of a unit, and for learning that diverges.
+    """
+    reports = fit_units(full, quantized, trace, inputs, rounding, step_sizes, run)
+    if not step_sizes.second_pass:
+        return reports
+    second = fit_all_step_sizes(full, quantized, trace, inputs, rounding, step_sizes, run)
+    pairs = zip(reports, second, strict=True)
+    return [replace(old, error=new.error, seconds=old.seconds + new.seconds) for old, new in pairs]
+
+
+def fit_units(
+    full: nn.Module,
+    quantized: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    run: Run,
+) -> list[UnitReport]:
+    """Fit the weights of each unit, and its step sizes unless they have a second pass.
+
+    Each unit gets what the quantized prefix gives it, and the loss is the squared error.
     """
     store = run.store()
     original = Replay(full, trace, inputs, store)
     replaced = Replay(quantized, trace, inputs, store)
-    iterations = rounding.iterations + step_sizes.step_size_iterations
+    iterations = rounding.iterations + (0 if step_sizes.second_pass else step_sizes.step_size_iterations)
     bar = UnitsBar(unit_macs(full, trace), iterations, run.progress)
     reports = []
     try:
@@ -66,6 +90,49 @@ def reconstruct(
             replaced.finish(k)
             bar.end(k)
             reports.append(run.finished(report))
+    finally:
+        bar.close()
+        store.close()
+    return reports
+
+
+def fit_all_step_sizes(
+    full: nn.Module,
+    quantized: nn.Module,
+    trace: Trace,
+    inputs: CalibrationSet,
+    rounding: Rounding,
+    step_sizes: StepSizes,
+    run: Run,
+) -> list[UnitReport]:
+    """The second pass of the paper's code: ranges and step sizes of the activations, unit by unit.
+
+    Weights are finished. Each unit gets full-precision inputs, and the loss is ``|error|^POWER``.
+    """
+    store, first = run.store(), len(trace.units)
+    original = Replay(full, trace, inputs, store)
+    bar = UnitsBar(unit_macs(full, trace), step_sizes.step_size_iterations, run.progress)
+    reports = []
+    try:
+        for k, unit in enumerate(trace.units):
+            name = f"{unit.name}, step sizes"
+            bar.begin(name)
+            start, module = time.monotonic(), quantized.get_submodule(unit.name)
+            given = original.collect(k)
+            target = original.advance(k, given)
+            report = run.files.load_unit(first + k, module) if run.files else None
+            if report is None:
+                settings = (rounding, step_sizes, unit_seed(run.seed, first + k), bar.tick)
+                fitter = UnitFitter(module, given, target, original.batches(), *settings, power=POWER)
+                fitter.fit_activations()
+                error = check_learned(fitter.mean_loss(), f"unit {unit.name!r}")
+                report = UnitReport(name, k, error, time.monotonic() - start)
+                if run.files:
+                    run.files.save_unit(replace(report, index=first + k), module)
+            given.free(store)
+            original.finish(k)
+            bar.end(k)
+            reports.append(run.finished(replace(report, index=k)))
     finally:
         bar.close()
         store.close()
@@ -107,13 +174,11 @@ def fit_unit(
     """Quantize unit ``k``: weight ranges, rounding, then activation ranges and step sizes (section 3.3.1).
 
     inputs: its arguments from the quantized prefix. target: its full-precision output. tick: called after
-    each iteration.
+    each iteration. Activations that have a second pass stay in floating point.
     """
     given = (replay.modules[k], inputs, target, replay.batches())
     fitter = UnitFitter(*given, rounding, step_sizes, unit_seed(seed, k), tick)
     fitter.find_weight_ranges()
     fitter.fit_weights()
-    if activation_quantizers(fitter.unit):
-        fitter.observe()
-        if step_sizes.step_size_iterations:
-            fitter.fit_step_sizes()
+    if not step_sizes.second_pass:
+        fitter.fit_activations()

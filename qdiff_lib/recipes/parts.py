@@ -153,6 +153,13 @@ class StepSizes(Checked):
         Whole(0),
         "Iterations in which each unit learns its activations' step sizes. 0 keeps the observed ranges.",
     )
+    second_pass: bool = setting(
+        False,
+        Flag(),
+        "Learn the step sizes of all units after the weights of all units, as the paper's code does: on "
+        "full-precision inputs, with |error|^2.4. Otherwise each unit's follow its weights, with the squared "
+        "error on what the quantized units before it give.",
+    )
     lr_step_sizes: float = setting(
         4e-4,
         Number(0, zero=False),

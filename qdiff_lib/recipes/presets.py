@@ -83,9 +83,9 @@ PRESETS = {
     ),
     "sd-v1.4": Preset(
         SD_V1_4,
-        sampling=dict(sampler="plms", guidance=7.5, softmax_bits=16, **LARGE),
+        sampling=dict(sampler="plms", guidance=7.5, softmax_bits=16, batch_size=8, **LARGE),
         ranges=dict(weight_range="mse_search", split=True, **ASYMMETRIC),
-        numbers=dict(steps=50, rule=Uniform(2), samples=25 * 128 * 2, batch_size=8),
+        numbers=dict(steps=50, rule=Uniform(2), samples=25 * 128 * 2),
         hub="CompVis/stable-diffusion-v1-4",
     ),
 }

@@ -31,7 +31,7 @@ PROFILES = {
         **SHORT,
     ),
     "gpu": dict(steps=100, samples=2560, iterations=5_000, step_size_iterations=1_000, lr=3e-3),
-    "paper": dict(),
+    "paper": dict(second_pass=True),
 }
 """The numbers of each profile: "tiny" takes seconds to minutes on a CPU, "paper" is for a GPU."""
 

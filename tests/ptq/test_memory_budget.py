@@ -24,12 +24,14 @@ from qdiff_lib.modules.state import quantized_state
 from qdiff_lib.ptq import run
 from qdiff_lib.ptq.activation_store import RowStore
 from qdiff_lib.ptq.fitting import reconstruction_loss
+from qdiff_lib.ptq.gptq import MOST_BYTES, is_compensable, moment_bytes
 from qdiff_lib.ptq.insertion import insert_quantizers
 from qdiff_lib.ptq.memory_budget import FLOAT_BYTES, cache_line, cached_bytes, check_disk
 from qdiff_lib.ptq.reconstruction import reconstruct
 from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
 from qdiff_lib.recipes.presets import PRESETS
+from qdiff_lib.recipes.recipe import PROFILES
 
 ROOT = Path(__file__).parents[2]
 TEXT, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/memory.md", "README.md"))
@@ -222,6 +224,9 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     finished = sum(tensor.nbytes for tensor in quantized_state(quantized).values())
     device = 2 * weights + finished + TEXT_MODELS + max(running, *fitting.values())
     ram = 16 * 2**30 + inputs + text
+    moments = [moment_bytes(layer) for layer in quant_layers(quantized) if is_compensable(layer)]
+    gptq = MOST_BYTES + max(running, *moments)
+    assert gptq < max(fitting.values())  # so that it changes nothing in the sum
     stated = {
         "inputs": inputs + text,
         "cache": max(cached),
@@ -231,6 +236,7 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
         "weights": 2 * weights,
         "fitting": max(fitting.values()),
         "running": running,
+        "gptq": gptq,
         "device": device,
     }
     for name, value in stated.items():
@@ -238,6 +244,11 @@ def test_the_calibration_of_stable_diffusion_fits(full_size):
     assert f"`{found.units[cached.index(max(cached))].name}`" in TEXT
     assert f"`{max(fitting, key=fitting.get)}`" in TEXT
     assert ram + 2e9 < 24e9 and device < 16e9
+    for profile in PROFILES:
+        recipe = PRESETS["sd-v1.4"].recipe(profile=profile)
+        assert recipe.calibration.samples <= PAPER.calibration.samples
+        assert recipe.rounding.batch_size == PAPER.rounding.batch_size
+        assert not recipe.whole_network.network_iterations
 
 
 def test_the_full_precision_unit_holds_no_attention_matrix(full_size):

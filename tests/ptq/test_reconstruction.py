@@ -16,6 +16,7 @@ from tiny_models import (
 from torch.nn import functional
 
 from qdiff_lib import Recipe, quantize
+from qdiff_lib.graph.hooks import watched_inputs
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.fitting import reconstruction_loss
@@ -26,7 +27,8 @@ from qdiff_lib.ptq.work_folder import WorkFolder
 from qdiff_lib.quantizers.adaround import AdaRound
 from qdiff_lib.quantizers.grid import dequantize
 from qdiff_lib.quantizers.grid import quantize as codes_of
-from qdiff_lib.recipes.recipe import METHODS
+from qdiff_lib.quantizers.range_finders import find_activation_range
+from qdiff_lib.recipes.recipe import METHODS, PROFILES
 
 WAY_UP = "up_blocks.1.resnets.0"  # reads a concatenation of 24 and 8 channels
 
@@ -265,3 +267,42 @@ def test_a_small_memory_budget_changes_no_bit(tmp_path):
     )
     assert_same_tensors(snapshot(little), snapshot(plenty))
     assert not list(tmp_path.glob("activations-*"))
+
+
+SECOND = dict(second_pass=True, step_size_iterations=3)
+
+
+def test_a_second_pass_leaves_the_weights_of_the_first():
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    alone, _ = rebuilt(unet, small(4, 32), inputs)
+    both, reports = rebuilt(unet, small(4, 8, quantize_attention=False, **SECOND), inputs)
+    pairs = zip(quant_layers(alone), quant_layers(both), strict=True)
+    assert all(torch.equal(a.codes, b.codes) and torch.equal(a.bias, b.bias) for a, b in pairs)
+    assert [report.name for report in reports] == [unit.name for unit in traced(unet).units]
+    assert [report.index for report in reports] == list(range(len(reports)))
+
+
+def test_a_second_pass_observes_full_precision_inputs():
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    found, _ = rebuilt(unet, small(3, 8, second_pass=True, step_size_iterations=0), inputs)
+    name = "up_blocks.1.resnets.0.conv1"
+    seen = []
+    with watched_inputs(unet, [name], lambda _, x: seen.append(x)), torch.no_grad():
+        unet(**inputs.rows(slice(None)))
+    parts = seen[0].split(found.get_submodule(name).sizes, dim=1)
+    for part, quantizer in zip(parts, found.get_submodule(name).inputs, strict=True):
+        expected = find_activation_range(part, quantizer.grid, "min_max")
+        torch.testing.assert_close(quantizer.scale, expected.scale)
+
+
+def test_the_loss_of_the_second_pass_is_its_power():
+    error = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    expected = (1 + 2**2.4 + 3**2.4 + 0.5**2.4) / 2
+    assert reconstruction_loss(error, torch.zeros(2, 2), 2.4).item() == pytest.approx(expected)
+
+
+def test_the_paper_learns_step_sizes_in_a_second_pass_and_no_other_profile_does():
+    passes = {name: Recipe.qdiffusion(profile=name).step_sizes.second_pass for name in PROFILES}
+    assert [name for name, second in passes.items() if second] == ["paper"]

@@ -104,6 +104,24 @@ def test_an_interrupted_run_ends_with_the_same_bits(work, uninterrupted, fitted,
     assert fitted[0] == 3
 
 
+@pytest.mark.parametrize("index", [2, 1000])
+def test_a_run_that_is_interrupted_in_either_pass_ends_with_the_same_bits(tmp_path, index):
+    recipe = RECIPE.replace(second_pass=True)
+    seen = []
+    expected = run(recipe=recipe, callback=seen.append)
+    count = len(seen) // 2 + 1 if index == 1000 else index  # in the second pass, or in the first
+
+    def stop(report):
+        seen.append(report)
+        if len(seen) == count:
+            raise KeyboardInterrupt
+
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "work", recipe, callback=stop)
+    assert_same_tensors(run(tmp_path / "work", recipe, resume=True), expected)
+
+
 def test_a_finished_run_fits_nothing_again(work, uninterrupted, fitted):
     run(work, resume=True)
     fitted.clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 from qdiff_lib.graph.cost import parameter_count
 from qdiff_lib.graph.networks import build
 from qdiff_lib.recipes.paper_networks import DDPM_CIFAR10
+from qdiff_lib.recipes.recipe import Recipe
 
 from ..expansion import ROOT
 from .source import fixed, flow, pair, share, spread, table
@@ -15,6 +16,7 @@ from .source import fixed, flow, pair, share, spread, table
 FULL, OURS = "full precision", "Q-Diffusion"
 OWN, INCEPTION = "fashion-classifier", "inception"
 PAPER = ROOT / "data" / "paper" / "table1.json"
+SHOWN = ("batch_size", "lr", "lr_step_sizes", "regularization", "beta")
 
 Key = tuple[str, int, int]  # label, bits of weights and activations
 
@@ -152,12 +154,22 @@ def differences(data: dict) -> str:
         on after the last unit with {own["network_iterations"]:,} iterations in which all layers learn
         together. "All stages" is the profile as it is: then both networks draw
         {own["bias_correction_images"]} images, and a bias correction of the last layer makes the typical one
-        as bright. The last row of our table is without all of this: the paper's method. The baselines
+        as bright. The last row of our table is without all of this: the paper's method, but with this
+        profile's numbers ({numbers()}), and with the step sizes of each unit right after its weights. The
+        paper's code learns them in a second pass, as the profile "paper" does. The baselines
         quantize every layer alike, as the paper's do; `qdiff_lib/recipes/recipe.py` says what each takes from
         its own paper.
         """,
     ]
     return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)
+
+
+def numbers() -> str:
+    """The settings of learning in which the profile of the table is not the paper's."""
+    ours, theirs = (Recipe.qdiffusion(profile=profile).flat() for profile in ("laptop", "paper"))
+    return "; ".join(
+        f"`{name}` {ours[name]} instead of {theirs[name]}" for name in SHOWN if ours[name] != theirs[name]
+    )
 
 
 def number(entry: dict) -> str:
