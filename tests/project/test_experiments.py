@@ -101,7 +101,8 @@ class TestTable1:
         paper = Recipe.qdiffusion(profile="paper").flat()
         plain = recipes["Q-Diffusion, as in the paper", 4, 0].flat()
         changed = {name for name in paper if plain[name] != paper[name]}
-        assert changed == {*PROFILES["laptop"], "sampler"} - set(STAGES)
+        unlike = {"second_pass"}  # recorded with the order of the other profiles, as RESULTS says
+        assert changed == {*PROFILES["laptop"], "sampler"} - set(STAGES) | unlike
 
 
 class TestDrawing:
