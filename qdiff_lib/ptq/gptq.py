@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..graph.hooks import hooked
 from ..modules.quant_layer import Convolution, QuantLayer
@@ -25,9 +25,12 @@ BLOCK = 64  # columns that are rounded before all later columns are changed
 def windows(operation: Callable, x: Tensor) -> Tensor:
     """The input patch of each output position of a convolution or linear layer, as a view without a copy.
 
-    operation: a ``Convolution`` with one group; anything else is a linear layer. x: its input. Returns
+    operation: a ``Convolution`` or a layer of torch, with one group; anything else is a linear layer. x: its
+    input. Returns
     (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
     """
+    if isinstance(operation, nn.Conv1d | nn.Conv2d):
+        operation = Convolution.of(operation)
     if not isinstance(operation, Convolution):
         return x.reshape(-1, x.shape[-1])
     x = operation.pad(x)
