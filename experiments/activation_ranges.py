@@ -10,7 +10,6 @@ from qdiff_lib.diffusion.sampling import run_batch
 from qdiff_lib.graph.hooks import watched_inputs
 from qdiff_lib.graph.model_inputs import example_inputs
 from qdiff_lib.graph.tracing import trace
-from qdiff_lib.quantizers.observer import ActivationObserver
 from qdiff_lib.utils.progress import progress_bar
 
 VALUES = 4096  # of each layer and step, over all batches, from which the percentiles are taken
@@ -23,10 +22,16 @@ def watched(lab: Lab, layers: list[str], start: int, count: int, steps: int, val
 
     def make() -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(start)
-        seen = {layer: ActivationObserver(generator, values) for layer in layers}
-        with watched_inputs(lab.ddim.unet, layers, lambda layer, x: seen[layer].add(x)):
+        seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+
+        def look(layer: str, x: Tensor) -> None:
+            flat = x.detach().flatten()
+            drawn = flat[torch.randint(flat.numel(), (values,), generator=generator)]
+            seen[layer].append(torch.cat([drawn, flat.amin()[None], flat.amax()[None]]))
+
+        with watched_inputs(lab.ddim.unet, layers, look):
             run_batch(lab.ddim, start, count, steps, SEED)
-        return {"seen": torch.stack([torch.stack(observer.kept) for observer in seen.values()])}
+        return {"seen": torch.stack([torch.stack(kept) for kept in seen.values()])}
 
     made_by = lab.made_by(start=start, n=count, steps=steps, values=values, seed=SEED)
     return lab.cache.tensors("activation-ranges", made_by, make)["seen"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -192,10 +193,15 @@ def changed_model(model: Path, folder: Path, **changes) -> Path:
 
 @pytest.mark.parametrize("command", ["quantize", "sample"])
 def test_too_little_memory(command, server, model, tmp_path):
-    """Images of 10^6 x 10^6 pixels."""
-    huge = changed_model(model, tmp_path / "huge", sample_size=10**6)
-    argv = filled(command, huge, tmp_path)
-    ended = server.run(argv, tmp_path / "log", watch=limited(resource.RLIMIT_AS, 2**40))
+    """64 images of 1,024 x 1,024 pixels: 2 GiB for the output of one layer, and 1 GiB is left."""
+    huge = changed_model(model, tmp_path / "huge", sample_size=1024)
+    argv = filled(command, huge, tmp_path) + (["--n", "64"] if command == "sample" else ["--samples", "64"])
+
+    def limit(child: int) -> None:
+        held = int(re.search(r"VmSize:\s+(\d+)", Path(f"/proc/{child}/status").read_text())[1]) * 1024
+        resource.prlimit(child, resource.RLIMIT_AS, (held + 2**30, held + 2**30))
+
+    ended = server.run(argv, tmp_path / "log", watch=limit)
     line = error_of(ended)
     assert "not enough memory" in line and "bytes" in line and "use a smaller --" in line
     assert not list(tmp_path.glob("new*")) and not debris(tmp_path)
@@ -205,15 +211,12 @@ def test_too_little_memory(command, server, model, tmp_path):
 
 
 def test_an_error_of_a_library(server, model, tmp_path):
-    broken = changed_model(model, tmp_path / "broken")
-    (broken / "unet" / "config.json").write_text("[" * 100_000 + "]" * 100_000)
+    broken = changed_model(model, tmp_path / "broken", down_block_types=["DownBlock2D", "Nothing"])
     argv = filled("sample", broken, tmp_path)
     line = error_of(server.run(argv, tmp_path / "log"))
-    assert f"while loading {broken}: RecursionError: " in line and line.endswith(
-        "add --traceback to see where"
-    )
+    assert str(broken) in line and "Nothing" in line
     shown = server.run([*argv, "--traceback"], tmp_path / "log")
-    assert shown.status == 1 and "RecursionError" in shown.text.split("Traceback")[1]
+    assert shown.status == 1 and "Nothing" in shown.text.split("Traceback")[1]
 
 
 @pytest.mark.parametrize("channels", [2, 4])

@@ -430,7 +430,7 @@ class TestRun:
     def test_a_built_lesson_is_fresh_run_and_the_same_each_time(self, sources, tmp_path):
         bar = "for _ in progress_bar(range(3), shown=True):\n    pass"
         folder = sources(
-            'print("seen")', f'from qdiff_lib.progress import progress_bar\n{bar}\nprint("seen")'
+            'print("seen")', f'from qdiff_lib.utils.progress import progress_bar\n{bar}\nprint("seen")'
         )
         texts = []
         for _ in range(2):
