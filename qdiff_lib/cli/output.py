@@ -51,7 +51,7 @@ def write_checkpoint(
     with during(f"quantizing {args.model}"):
         if recipe.rounding.learned:
             check_quantizable(pipe, None, prompts, args.class_labels)
-            print(cache_of(pipe, recipe.calibration.samples, args.memory_gb), flush=True)
+            print(cache_of(pipe, recipe.calibration, args.memory_gb), flush=True)
         quantized = quantize(pipe, recipe, **options, class_labels=args.class_labels)
     with during(f"writing {args.out}"):
         save_quantized(quantized, args.out)
@@ -59,15 +59,16 @@ def write_checkpoint(
         write_json(args.out / FINISHED, report)
 
 
-def cache_of(pipe, n: int, memory_gb: float) -> str:
-    """A line that says how much memory and disk the cached activations of ``n`` inputs take."""
+def cache_of(pipe, how, memory_gb: float) -> str:
+    """A line that says how much memory and disk the cached activations take; ``how``: the recipe's part."""
     from ..graph.model_inputs import example_inputs
     from ..graph.networks import evaluating
     from ..graph.tracing import trace
     from ..ptq.memory_budget import cache_line
 
     with evaluating(pipe.unet) as unet:
-        return cache_line(trace(unet, example_inputs(unet, device=unet.device)), n, memory_gb)
+        found = trace(unet, example_inputs(unet, device=unet.device))
+    return cache_line(found, how.samples, memory_gb, how.cache_bits)
 
 
 def check_same_checkpoint(out: Path, settings: dict) -> None:

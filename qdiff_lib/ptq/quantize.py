@@ -78,9 +78,9 @@ def quantize(
         found = trace(full, one_input(full, calibration))
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
-            check_disk(found, samples, memory_gb, work)
+            check_disk(found, samples, memory_gb, work, recipe.calibration.cache_bits)
         with kept_files(pipe, recipe, prompts, calibration, work, resume, class_labels) as files:
-            run = Run(recipe.seed, memory_gb, files, progress, callback)
+            run = Run(recipe.seed, memory_gb, files, recipe.calibration.cache_bits, progress, callback)
             inputs = calibration or recorded_set(pipe, recipe.calibration, prompts, run, class_labels)
             found = trace(full, inputs.rows(slice(0, 1), full.device))  # texts may have other lengths
             unet = insert_quantizers(full, recipe.grids, found)

@@ -87,6 +87,11 @@ class Calibration(Checked):
         Number(),
         "Scale of classifier-free guidance, for pipelines that draw from a text. 1 or less: no guidance.",
     )
+    cache_bits: int = setting(
+        32,
+        OneOf((16, 32)),
+        "Bits of each cached activation, a floating-point number. 16 halves memory, files and transfers.",
+    )
     samples: int = setting(
         5120,
         Whole(1),

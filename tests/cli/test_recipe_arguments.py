@@ -28,6 +28,7 @@ WORDS = {
     "eta": ("0.5", 0.5),
     "guidance": ("3", 3.0),
     "samples": ("64", 64),
+    "cache_bits": ("16", 16),
     "weight_range": ("percentile", "percentile"),
     "weight_rounding": ("nearest", "nearest"),
     "rounding_start": ("fraction", "fraction"),

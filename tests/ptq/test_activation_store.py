@@ -170,3 +170,16 @@ def test_rows_in_a_file_are_written_as_rows_in_ram_are(tmp_path):
         rows[slice(2, 4)] = torch.ones(5, 3, 2).permute(2, 1, 0) / 3  # not contiguous
         found.append(rows[slice(None)])
     assert same_bits(*found)
+
+
+@pytest.mark.parametrize("budget", [0, 10_000], ids=["file", "ram"])
+def test_half_precision_takes_half_of_the_bytes(budget, tmp_path):
+    store = RowStore(budget, tmp_path, bits=16)
+    rows, values = store.allocate((8, 5)), torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    rows[slice(0, 8)] = values
+    assert torch.equal(rows[slice(2, 6)], values[2:6].half().float())
+    assert torch.equal(rows[torch.tensor([7, 0])], values[[7, 0]].half().float())
+    assert (rows.ram_bytes or rows.path.stat().st_size) == 2 * 8 * 5
+    with pytest.raises(ValueError, match="too large for cache_bits=16"):
+        rows[slice(0, 1)] = torch.full((1, 5), 1e5)
+    store.close()

@@ -26,7 +26,7 @@ from qdiff_lib.ptq.activation_store import RowStore
 from qdiff_lib.ptq.fitting import reconstruction_loss
 from qdiff_lib.ptq.gptq import MOST_BYTES, is_compensable, moment_bytes
 from qdiff_lib.ptq.insertion import insert_quantizers
-from qdiff_lib.ptq.memory_budget import FLOAT_BYTES, cache_line, cached_bytes, check_disk
+from qdiff_lib.ptq.memory_budget import cache_line, cached_bytes, check_disk
 from qdiff_lib.ptq.reconstruction import reconstruct
 from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
@@ -34,6 +34,7 @@ from qdiff_lib.recipes.presets import PRESETS
 from qdiff_lib.recipes.recipe import PROFILES
 
 ROOT = Path(__file__).parents[2]
+FLOAT_BYTES = 4
 TEXT, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/memory.md", "README.md"))
 PAPER = PRESETS["sd-v1.4"].recipe()
 RECIPE = Recipe.qdiffusion(**{**SMALL, "iterations": 1, "step_size_iterations": 1})

@@ -53,6 +53,7 @@ VALUES = dict(
     weight_rounding=st.sampled_from(["nearest", "squant", "adaround"]),
     rounding_start=st.sampled_from(["fraction", "gptq"]),
     learn_affine=st.booleans(),
+    cache_bits=st.sampled_from([16, 32]),
     second_pass=st.booleans(),
     iterations=counts,
     batch_size=counts,
