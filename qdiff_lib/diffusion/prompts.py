@@ -30,11 +30,12 @@ def checked_prompts(prompts: Sequence[str], source: str = "prompts") -> tuple[st
     """
     if isinstance(prompts, str):
         raise TypeError(f"{source}={prompts!r} must be a list of texts, not one string")
+    prompts = tuple(prompts)
     if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
         raise ValueError(
             f"{source} holds {list(prompts)[:3]}: give at least one prompt, and none that is empty"
         )
-    return tuple(prompts)
+    return tuple(map(str, prompts))
 
 
 def check_disjoint(calibration: Sequence[str], evaluation: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from ..utils.constants import GUIDANCE, LAST_SEED
+from ..utils.constants import GUIDANCE, LAST_SEED, MOST_DRAWN
 from ..utils.kinds import Whole
 from ..utils.progress import progress_bar
 from .class_labels import labelled
@@ -16,7 +16,6 @@ from .pipelines import decoder_of, each_step, finite_steps, seeded_steps
 from .request import PLAIN, Request
 
 ROLES = ("evaluation", "calibration")
-LAST_IMAGE = 2**20 - 1
 MOST_IMAGES = 64  # the most images drawn at once
 MOST_DECODED = 2**21  # the most pixels decoded at once: 8 images of Stable Diffusion
 
@@ -54,8 +53,8 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
         raise ValueError(f"role={role!r} is unknown; use one of {ROLES}")
     if not 0 <= seed <= LAST_SEED:
         raise ValueError(f"seed={seed!r} must be from 0 to {LAST_SEED}")
-    if start + count > LAST_IMAGE + 1:
-        raise ValueError(f"image {start + count - 1} is beyond {LAST_IMAGE}, the last one of a seed")
+    if start + count > MOST_DRAWN:
+        raise ValueError(f"image {start + count - 1} is beyond {MOST_DRAWN - 1}, the last one of a seed")
     base = ROLES.index(role) << 31 | seed << 20
     return [torch.Generator().manual_seed(base + i) for i in range(start, start + count)]
 

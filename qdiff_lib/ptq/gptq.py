@@ -26,8 +26,8 @@ def windows(operation: Callable, x: Tensor) -> Tensor:
     """The input patch of each output position of a convolution or linear layer, as a view without a copy.
 
     operation: a ``Convolution`` or a layer of torch, with one group; anything else is a linear layer. x: its
-    input. Returns
-    (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear layer.
+    input. Returns (N, H_out, W_out, C, K_h, K_w) for a 2-d convolution, (n, C) for a linear
+    layer.
     """
     if isinstance(operation, nn.Conv1d | nn.Conv2d):
         operation = Convolution.of(operation)

@@ -5,5 +5,5 @@ FLOAT_BITS = 32  # the bit width that means floating point
 GUIDANCE = 7.5  # the paper's scale of classifier-free guidance for Stable Diffusion
 EXTRACTORS = ("fashion-classifier", "inception")  # networks that compute the features for the scores
 LAST_SEED = 2**11 - 1  # a seed has 11 bits: see ``noise_generators`` in ``diffusion.sampling``
-MOST_DRAWN = 2**20  # images of a seed: see ``LAST_IMAGE`` in ``diffusion.sampling``
+MOST_DRAWN = 2**20  # images of a seed: 20 bits of a random generator's seed, see ``diffusion.sampling``
 LAST_STEP = 1000  # diffusion times of the training process, so the most denoising steps of a sampler

@@ -246,13 +246,10 @@ def test_help_says_what_the_numbers_mean(command, capsys):
 
 
 def test_the_choices_are_those_of_the_library():
-    from qdiff_lib.diffusion import sampling
     from qdiff_lib.io import compvis, models
     from qdiff_lib.recipes import presets
-    from qdiff_lib.utils import constants
 
     assert set(arguments.ORIGINALS) == set(compvis.ORIGINALS)
-    assert sampling.LAST_IMAGE + 1 == constants.MOST_DRAWN
     assert {preset.hub for preset in presets.PRESETS.values() if preset.hub} <= set(models.HUB)
 
 

@@ -1,5 +1,6 @@
 """Prompt files and what is wrong with them; prompts that were calibrated on are not evaluated on."""
 
+import numpy as np
 import pytest
 
 from qdiff_lib.diffusion.prompts import check_disjoint, checked_prompts, read_prompts
@@ -47,3 +48,9 @@ def test_an_overlap_is_named_whatever_its_case_and_spaces():
     check_disjoint([], ["flag"])
     with pytest.raises(ValueError, match=r"2 of 3 prompts were calibrated on, the first is ' Red  APPLE'"):
         check_disjoint(["flag", "red apple"], ["cat", " Red  APPLE", "flag"])
+
+
+@pytest.mark.parametrize("prompts", [np.array(["a", "b"]), ("a", "b"), {"a": 1, "b": 2}.keys()])
+def test_prompts_may_be_any_sequence(prompts):
+    found = checked_prompts(prompts)
+    assert found == ("a", "b") and all(type(prompt) is str for prompt in found)

@@ -146,8 +146,10 @@ def test_later_images_of_a_seed_can_be_drawn_alone():
         (dict(n=1, steps=0), "steps=0 must be an integer of at least 1"),
         (dict(n=1, steps=2, batch_size=-1), "batch_size=-1 must be an integer of at least 1"),
         (dict(n=1, steps=101), "steps=101 exceeds the 100 steps"),
+        (dict(n=1, steps=2, first=-1), "first=-1 must be an integer of at least 0"),
+        (dict(n=2, steps=2, first=2**20 - 1), "image 1048576 is beyond 1048575"),
     ],
-    ids=["no-images", "no-steps", "no-batch", "too-many-steps"],
+    ids=["no-images", "no-steps", "no-batch", "too-many-steps", "before-all", "beyond-all"],
 )
 def test_wrong_counts_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

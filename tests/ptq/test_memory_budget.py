@@ -44,29 +44,31 @@ TEXT_MODELS = 0.83e9  # bytes of the text encoder (123 M parameters) and the aut
 # Rows in RAM and in files
 
 
-def held_by_unit(monkeypatch, unet, n):
+def held_by_unit(monkeypatch, unet, n, bits):
     """The most bytes that the store held during each unit of a real reconstruction."""
     most = [0]
 
     class Watched(RowStore):
         def allocate(self, shape):
             rows = super().allocate(shape)
-            most[-1] = max(most[-1], sum(FLOAT_BYTES * prod(held.shape) for held in self.held))
+            most[-1] = max(most[-1], sum(held.bits // 8 * prod(held.shape) for held in self.held))
             return rows
 
     monkeypatch.setattr(run, "RowStore", Watched)
     found, inputs = traced(unet), random_inputs(unet, n)
     quantized = insert_quantizers(unet, RECIPE.grids, found)
-    how = Run(progress=False, callback=lambda _: most.append(0))
+    how = Run(cache_bits=bits, progress=False, callback=lambda _: most.append(0))
     reconstruct(unet, quantized, found, inputs, RECIPE.rounding, RECIPE.step_sizes, how)
     return found, most[:-1]
 
 
+@pytest.mark.parametrize("bits", [32, 16])
 @pytest.mark.parametrize("make", [unet2d, conditional_unet])
-def test_every_byte_that_is_cached_was_foretold(make, monkeypatch):
+def test_every_byte_that_is_cached_was_foretold(make, bits, monkeypatch):
     for n in (4, 6):
-        found, most = held_by_unit(monkeypatch, make(), n)
-        assert most == cached_bytes(found, n)
+        found, most = held_by_unit(monkeypatch, make(), n, bits)
+        assert most == cached_bytes(found, n, bits)
+        assert 32 // bits * max(most) == max(cached_bytes(found, n))
 
 
 @pytest.mark.parametrize(
