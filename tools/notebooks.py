@@ -40,16 +40,17 @@ from .expansion import (
     solution_lines,
 )
 
-BUILDER = 1  # to be increased when the same source gives another notebook
+BUILDER = 2  # to be increased when the same source gives another notebook
 CELL_SECONDS = 600  # limit for a cell, for a busy machine; nbval has a limit of 120
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network
+FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network, no progress file
     "PYTHONPATH": str(ROOT),
     "QDIFF_PROFILE": "tiny",
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "PYTHONHASHSEED": "0",
+    "QDIFF_PROGRESS": "off",
 }
 USAGE = """
 import resource, sys

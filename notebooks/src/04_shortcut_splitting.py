@@ -5,7 +5,7 @@
 # |---|---|
 # | You will be able to | **find** the shortcut layers of a U-shaped network, which read `concat(deep, skip)`; **predict** from the ratio of two ranges when one grid erases the smaller half; **write** the shortcut split, and check equation 8 in exact integers; **tell** by measurement whether a model needs the split |
 # | You need | lesson 00 (grids), PyTorch |
-# | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
+# | Time | about 40 minutes; half a minute to run on a CPU, less on a GPU |
 # | Memory | below 900 MB |
 # | In the paper | sections 3.2 and 3.3.2, Figures 6 and 7, equations 6 to 8 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
 

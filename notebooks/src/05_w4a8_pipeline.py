@@ -5,7 +5,7 @@
 # |---|---|
 # | You will be able to | say what each part of Q-Diffusion does and costs, implement AdaRound's penalty and decision, pack 4-bit codes, quantize a diffusion model of your own |
 # | You need | lessons 0 to 4 |
-# | Minutes | 40 to work through; the cells run in less than a minute on two CPU cores |
+# | Time | about 40 minutes; the cells run in less than a minute on two CPU cores |
 # | Memory | below 900 MB |
 # | In the paper | sections 3.3 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
