@@ -114,7 +114,7 @@ def own_and_true(
     axis.plot(counts, own, "s-", color="C6", label="error on its own calibration inputs")
     axis.axhline(white, color="0.5", ls="--", lw=1.5, label="round to nearest, true error")
     axis.axhline(best, color="C3", ls=":", lw=1.5, label="floor: the best rounding")
-    axis.set(xlabel="calibration inputs", ylabel="mean squared error (step of the grid = 1)")
+    axis.set(xlabel="calibration inputs", ylabel="mean squared error (scale of the grid = 1)")
     axis.set(xscale="log", yscale="log")
     plain_log_ticks(axis)
     axis.set_xticks(counts, [str(count) for count in counts])
