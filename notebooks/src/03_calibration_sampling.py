@@ -152,13 +152,9 @@ ups = torch.cartesian_prod(*[torch.arange(2.0, dtype=torch.float64)] * PIXELS)  
 d = w.floor()[:, None] + ups - w[:, None]  # (neurons, 256, 8)
 E = torch.einsum("nki,tij,nkj->tnk", d, C, d)  # error of every rounding at every step
 nearest = d.square().sum(-1).argmin(-1)
-print(
-    "at the noisy end the largest difference of C and I is", f"{(C[0] - torch.eye(PIXELS)).abs().max():.1g}"
-)
-print(
-    f"correlation of neighbouring pixels: {C[0, 0, 1] / C[0, 0, 0]:.2f} at the first step, "
-    f"{C[-1, 0, 1] / C[-1, 0, 0]:.2f} at the last"
-)
+print(f"largest difference of C and I at the noisy end: {(C[0] - torch.eye(PIXELS)).abs().max():.1g}")
+at_first, at_last = ((c[0, 1] / c[0, 0]).item() for c in C[[0, -1]])
+print(f"correlation of neighbouring pixels: {at_first:.2f} at the first step, {at_last:.2f} at the last")
 
 # %% [markdown]
 # In white noise the error is $d^\top I d = \sum_i d_i^2$.

@@ -57,8 +57,8 @@ def heat_map(ranges: dict) -> tuple[Figure, str]:
     widest, narrowest = (names[order[int(i)]] for i in (least.argmax(), least.argmin()))
     return figure, (
         f"{len(names)} layers over {steps} steps, {ranges['n']} runs. The narrowest range of a layer, as a "
-        f"share of its range over all steps: {median:.0%} for the median layer, {least.min():.0%} for {narrowest}, "
-        f"{least.max():.0%} for {widest}."
+        f"share of its range over all steps: {median:.0%} for the median layer, "
+        f"{least.min():.0%} for {narrowest}, {least.max():.0%} for {widest}."
     )
 
 
