@@ -23,7 +23,7 @@ def width(x: Tensor) -> float:
 
 @styled
 def pictures(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
-    """Each row: images of one model, uint8 (n, 1, H, W), from the same noise; the first row is the reference."""
+    """Each row: images of one model, uint8 (n, 1, H, W), from the same noise. The first is the reference."""
     reference = next(iter(rows.values()))
     labelled = {label.replace(", ", ",\n"): images for label, images in rows.items()}
     title = f"Each column starts from the same noise; {steps} steps"
@@ -53,8 +53,8 @@ def ranges_along_network(widths: Sequence[float], at_concat: Sequence[bool], n: 
     axis.legend()
     largest = widths[at_concat].max()
     return figure, (
-        f"The widest concatenation has a range of {largest:.1f}. This is {largest / others:.1f} times the median of "
-        f"the {(~at_concat).sum()} other layers ({others:.1f}). "
+        f"The widest concatenation has a range of {largest:.1f}. This is {largest / others:.1f} times the "
+        f"median of the {(~at_concat).sum()} other layers ({others:.1f}). "
         f"{np.sum(at_concat[np.argsort(widths)[-10:]])} of the 10 widest inputs are concatenations."
     )
 
@@ -93,7 +93,7 @@ def halves(cases: dict[str, tuple[Tensor, Tensor]], deep: int) -> tuple[Figure, 
 
 @styled
 def magnifier(deep: Tensor, skip: Tensor, ratio: float, bits: int) -> tuple[Figure, str]:
-    """The integer grid under a magnifier: the skip half is scaled, so that the ratio skip / deep is ``ratio``.
+    """The integer grid under a magnifier: the skip half is scaled so that skip / deep is ``ratio``.
 
     Left: both halves and the codes of the grid that they share. Right: the deep half alone, enlarged, with
     the codes of the shared grid that lie in its range, and those of its own grid.
