@@ -251,7 +251,10 @@ explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7,
 # First the theory. The error of an input passes through its weights. So the noise power of the output is proportional to
 # $s_1^2 \lVert W_1 \rVert^2 + s_2^2 \lVert W_2 \rVert^2$, with the scales $s_1$ and $s_2$ of the two halves. With one
 # grid, both scales are the larger one. For equal weights and a ratio $r$, two grids divide the noise power by
-# $2 r^2 / (r^2 + 1)$:
+# $2 r^2 / (r^2 + 1)$.
+#
+# **Predict:** in this model the ratio is at most about 2. With 4-bit inputs, how many times larger is the error of a
+# layer with one grid than with two: at most 1.5 times, about 2 times, or about 4 times?
 
 # %% tags=["nbval-check-output"]
 for ratio in (1.0, 1.7, 5.0, 50.0):

@@ -179,13 +179,8 @@ def start_unit():
 
 
 soft, at_first = start_unit()
-plain = quantized_unit(pipe.unet, NAME, recipe)
-for layer in quant_layers(plain):
-    layer.round_weight()  # to nearest
 print(f"{len(quant_layers(soft))} layers, {len(at_first)} grids, {len(caught.output)} calibration inputs")
-print(
-    f"output error: {unit_error(soft, caught):.3f} before learning, {unit_error(plain, caught):.3f} with nearest"
-)
+print(f"output error before learning, with h between 0 and 1: {unit_error(soft, caught):.3f}")
 
 # %%
 how, (unit, rounds) = recipe.rounding, start_unit()
@@ -207,7 +202,9 @@ for iteration in range(how.iterations):
 # %%
 import copy
 
-hard = copy.deepcopy(unit)
+plain, hard = quantized_unit(pipe.unet, NAME, recipe), copy.deepcopy(unit)
+for layer in quant_layers(plain):
+    layer.round_weight()  # to nearest
 for layer in quant_layers(hard):
     layer.finish_rounding()  # as learned
 at_nearest, at_learned, last = unit_error(plain, caught), unit_error(hard, caught), moments[-1]
@@ -217,9 +214,8 @@ claim(
     0.01 < last.flipped < 0.4, f"{last.flipped:.1%} of {len(last.h):,} weights are not at the nearest value"
 )
 claim(at_learned < at_nearest / 1.5, f"the unit's error is {at_learned:.2f}; with nearest: {at_nearest:.2f}")
-by_iteration = {each.iteration: each for each in moments}
-picture = lambda iteration: figures.rounding_variables(by_iteration[iteration])
-explore(picture, "iteration", values=list(by_iteration), twin=[0, 60, 105, 150])
+picture = lambda i: figures.rounding_variables(next(m for m in moments if m.iteration == i))
+explore(picture, "iteration", values=[m.iteration for m in moments], twin=[0, 60, 105, 150])
 
 # %% [markdown]
 # ## Learned step sizes
@@ -333,10 +329,7 @@ print(ladder.source())
 removes, adds, worse = figures.notable_stages(rows[:-1])
 print(f"the smallest 'left': {removes}; the most seconds: {adds}; more error than before: {', '.join(worse)}")
 gain, price = first["trajectory_mse"] / best["trajectory_mse"], best["seconds"] / first["seconds"]
-claim(
-    gain > 10,
-    f"from the first stage to the last the error falls {gain:.0f} times; the kind of file is the same",
-)
+claim(gain > 10, f"from the first to the last stage the error falls {gain:.0f} times; the kind of file stays")
 claim(price > 5, f"the calibration takes {price:.0f} times as long, once: {best['seconds']:.0f} s")
 beside = {row["label"]: row["trajectory_mse"] for row in ladder.data["besides"]}
 alone = beside["linear, 16-bit first and last layer"]

@@ -437,7 +437,11 @@ class TestStudents:
 
     def test_the_folder_has_lessons_and_contents(self, sources, tmp_path):
         write_students(tmp_path / "out", sources())
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00_first.ipynb", "README.md"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            "00_first.ipynb",
+            "README.md",
+            "notation.md",
+        ]
         nbformat.validate(json.loads((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8")))
 
 

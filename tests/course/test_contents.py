@@ -82,10 +82,12 @@ def test_a_page_without_marks_is_refused(page):
 
 def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
     write_students(tmp_path)
-    page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)]+)\)", page)
-    assert links == [f"{name}.ipynb" for name in lesson_names()]
-    assert all((tmp_path / link).is_file() for link in links)
+    lessons = [f"{name}.ipynb" for name in lesson_names()]
+    for page in ("README.md", *lessons):
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")}
+        assert links >= ({*lessons, "notation.md"} if page == "README.md" else {"README.md", "notation.md"})
+        assert all((tmp_path / link).is_file() for link in links), page
 
 
 def test_all_lessons_of_the_course_are_there():

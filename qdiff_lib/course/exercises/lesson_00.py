@@ -118,7 +118,7 @@ QUIZ = (
             ("Their grid gets finer.", "The scale grows with the range, so the grid gets coarser."),
             (
                 "They share very few codes.",
-                "The grid must reach the large number. So its scale is large, and small numbers share a code.",
+                "The grid must reach the large number. So its scale is large: small numbers share a code.",
             ),
         ),
         right=2,
