@@ -74,7 +74,7 @@ def test_recorded_rules():
     assert "last 10% 0.05 and 6; Floor" not in figure.get_label()
     assert "uniform 0.01 and 3; step 10 alone 0.04 and 5" in figure.get_label()
     assert "Floor of the distance: 0.8" in figure.get_label()
-    assert "3 seeds of the uniform rule: 0.01 to 0.03 and 3 to 3." in figure.get_label()
+    assert "3 seeds of one recipe: 0.01 to 0.03 and 3 to 3." in figure.get_label()
     (band,) = figure.axes[0].patches
     assert (band.get_y(), band.get_height()) == pytest.approx((0.01, 0.02))
     last = next(line for line in figure.axes[0].lines if line.get_label() == "last steps")

@@ -183,7 +183,7 @@ def recorded_rules(data: dict) -> tuple[Figure, str]:
 def by_chance(seeds: list[dict]) -> str:
     """A sentence about the band."""
     mse, distance = ("{:.4g} to {:.4g}".format(*ends(seeds, name)) for name in ("trajectory_mse", "frechet"))
-    return f"{len(seeds)} seeds of the uniform rule: {mse} and {distance}."
+    return f"{len(seeds)} seeds of one recipe: {mse} and {distance}."
 
 
 def ends(rows: list[dict], score: str) -> tuple[float, float]:
