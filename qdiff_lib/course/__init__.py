@@ -1,11 +1,15 @@
-"""What only the lessons need: checks, hints, quizzes, widgets, figures, recorded results."""
+"""What only the lessons need: checks, hints, quizzes, widgets, figures, progress, recorded results."""
 
-from .checks import Outcome, Verdict, check
+from . import checks
+from .checks import Outcome, Verdict
 from .figures import show
 from .lesson import Lesson, start
 from .recorded import recorded
+from .solved import progress, remembered
 from .text import claim, hints, quiz
 from .widgets import explore
+
+check = remembered(checks.check)
 
 __all__ = [
     "Lesson",
@@ -15,6 +19,7 @@ __all__ = [
     "claim",
     "explore",
     "hints",
+    "progress",
     "quiz",
     "recorded",
     "show",
