@@ -91,7 +91,9 @@ def changed(node: ast.AST, names: list[str]) -> Iterator[ast.AST | None]:
     if isinstance(node, ast.Constant):
         yield from constants(node.value)
     elif isinstance(node, ast.BinOp):
-        yield from (node.left, node.right, ast.BinOp(node.right, node.op, node.left))
+        yield from (node.left, node.right)
+        if not isinstance(node.op, ast.Add | ast.Mult):  # these commute: the same number
+            yield ast.BinOp(node.right, node.op, node.left)
     elif isinstance(node, ast.UnaryOp):
         yield node.operand
     elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
@@ -127,7 +129,7 @@ def calls(node: ast.Call) -> Iterator[ast.AST]:
     for i in range(len(node.args)):
         rest = node.args[:i] + node.args[i + 1 :]
         yield ast.Call(node.func, rest, node.keywords)
-        if i:
+        if i and getattr(node.func, "id", "") not in ("min", "max"):  # these commute
             swapped = [*node.args[: i - 1], node.args[i], node.args[i - 1], *node.args[i + 1 :]]
             yield ast.Call(node.func, swapped, node.keywords)
     for keyword in node.keywords:
