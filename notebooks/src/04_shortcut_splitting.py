@@ -186,7 +186,7 @@ from qdiff_lib.course.exercises.lesson_04 import Half
 
 
 def shortcut_output(first: Half, second: Half) -> Tensor:
-    """The layer's output (N, O), in floating point; all products are taken between integers."""
+    """The layer's output (N, O), in floating point; products and sums of integers are exact."""
     # BEGIN SOLUTION
     output = 0
     for half in (first, second):

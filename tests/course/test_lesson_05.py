@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from solutions import solution
 from tiny_models import ddim, random_inputs
 
 from qdiff_lib import Recipe, quantize, save_quantized
@@ -13,6 +14,7 @@ from qdiff_lib.course.packed_file import file_parts
 from qdiff_lib.course.recorded import Recorded
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
+from qdiff_lib.quantizers.adaround import AdaRound
 
 # Helpers
 
@@ -137,3 +139,11 @@ def test_notable_stages():
     columns = zip("abcd", (0.2, 0.1, 0.3, 0.03), (10.0, 90.0, 20.0, 60.0), strict=True)
     rows = [dict(label=label, trajectory_mse=mse, seconds=seconds) for label, mse, seconds in columns]
     assert figures.notable_stages(rows) == ("d", "b", ["c"])
+
+
+def test_the_codes_of_the_exercise_are_those_of_the_library():
+    generator = torch.Generator().manual_seed(6)
+    w, h = torch.randn(40, generator=generator), torch.rand(40, generator=generator)
+    library = AdaRound(w, torch.tensor(0.125), torch.tensor(7.0), 4)
+    library.h = lambda: h
+    assert torch.equal(library.decided() / 0.125 + 7, solution("05.decide_codes")(w, 0.125, 7.0, h, 4))
