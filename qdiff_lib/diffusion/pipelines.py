@@ -35,8 +35,11 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
         )
     unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it passes one to each step
     if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline turns any other into DDIM
-        kind = type(scheduler).__name__
-        raise ValueError(f"sampler={sampler!r}: {type(pipe).__name__} cannot drive a {kind}; use 'ddim'")
+        kind, own = type(scheduler).__name__, "sampler=None, or on the command line --sampler own"
+        raise ValueError(
+            f"sampler={sampler!r}: {type(pipe).__name__} cannot drive a {kind}; use "
+            f"{own if sampler == 'ddim' else repr('ddim')}"
+        )
     return changed
 
 
