@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..graph.model_inputs import reads_log_time, reads_text, text_width
 from ..graph.networks import UNET_CLASSES
+from ..utils.typed import check_type
 from .pipelines import decoder_of, takes_generator
 
 SUPPORTED = (
@@ -69,7 +70,9 @@ def check_pipeline(pipe: DiffusionPipeline) -> None:
     Raises:
         ValueError: otherwise, for example for diffusion transformers (DiT), ControlNet, inpainting and
             pipelines that start from an image.
+        TypeError: ``pipe`` is no pipeline.
     """
+    check_type("pipe", pipe, DiffusionPipeline, "a pipeline of diffusers, such as load('ddpm-fashion')")
     name, unet = type(pipe).__name__, getattr(pipe, "unet", None)
     if unet is None:
         networks = ", ".join(f"{key} ({type(part).__name__})" for key, part in pipe.components.items())
@@ -104,11 +107,9 @@ def check_scheduler(pipe: DiffusionPipeline) -> None:
             f"{name} draws with a {kind}, which does not go from one time of the training to the next: "
             "quantize a network that was trained for times, as those of DDPMPipeline are"
         )
-    scaled = getattr(scheduler, "init_noise_sigma", 1) != 1
-    if isinstance(pipe, DDPMPipeline) and (scaled or not takes_generator(scheduler)):
-        reason = "scales its noise" if scaled else "takes no generator"
+    if isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler):
         raise ValueError(
-            f"{name} cannot drive a {kind}, which {reason}: use the sampler 'ddim' (with_sampler(pipe, "
+            f"{name} cannot drive a {kind}, which takes no generator: use the sampler 'ddim' (with_sampler(pipe, "
             "'ddim'), sampler='ddim' in a recipe, --sampler ddim in a command)"
         )
 

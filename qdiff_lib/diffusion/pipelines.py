@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from ..graph.finite import check_weights, is_finite
+from ..utils.typed import check_type
 from .schedulers import make_scheduler
 
 
@@ -24,6 +25,7 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
         ValueError: the name is unknown, or the pipeline cannot drive this sampler, as LCM's, which needs its
             own.
     """
+    check_type("pipe", pipe, DiffusionPipeline, "a pipeline of diffusers, such as load('ddpm-fashion')")
     if sampler is None:
         return with_components(pipe)
     scheduler = make_scheduler(sampler, pipe.scheduler, latent=decoder_of(pipe) is not None)

@@ -11,6 +11,7 @@ from .index import COPY, INDEX, read_index, reason, refuse_code
 from .shipped_data import embedded_folder, embedded_names, is_embedded
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
@@ -33,9 +34,20 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
             reached or has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
+    device = known_device(device)
     pipe = _open(name_or_path)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def known_device(device: str) -> "torch.device":
+    """The torch device of this name. Raises ValueError for a name that torch does not know."""
+    import torch
+
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r:.60} is no device: use 'cpu', 'cuda' or 'cuda:0'") from error
 
 
 def _open(name_or_path: str | Path) -> "DiffusionPipeline":

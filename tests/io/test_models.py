@@ -270,3 +270,12 @@ def test_loading_warns_of_nothing():
     code += "; load('ddpm-fashion')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_folder_in_place_of_weights_is_refused(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(ValueError, match="model.safetensors is no file: copy the whole pipeline"):
+        models.load(tmp_path / "model")
