@@ -109,8 +109,8 @@ def check_scheduler(pipe: DiffusionPipeline) -> None:
         )
     if isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler):
         raise ValueError(
-            f"{name} cannot drive a {kind}, which takes no generator: use the sampler 'ddim' (with_sampler(pipe, "
-            "'ddim'), sampler='ddim' in a recipe, --sampler ddim in a command)"
+            f"{name} cannot drive a {kind}, which takes no generator: use the sampler 'ddim' "
+            "(with_sampler(pipe, 'ddim'), sampler='ddim' in a recipe, --sampler ddim in a command)"
         )
 
 
