@@ -7,6 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,9 @@ def tiny_pipeline():
         up_block_types=("UpBlock2D",),
     )
     return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
+
+
+TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +200,56 @@ def test_a_silent_hub_leaves_what_was_loaded_before(silent_hub, saved, tmp_path,
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(revision)
     assert type(models.load("owner/name")).__name__ == "DDPMPipeline"
+
+
+@pytest.fixture
+def faltering_hub(monkeypatch, tmp_path):
+    """A hub that knows every model, sends the first bytes of each file, and falls silent."""
+    about = {"_id": "1", "id": "a/b", "sha": "0" * 40, "siblings": [], "private": False, "tags": []}
+
+    class Faltering(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_HEAD(self):
+            self.send_response(200)
+            for name, value in {"X-Repo-Commit": "0" * 40, "ETag": '"abc"', "Content-Length": "1000"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self):
+            if self.path.startswith("/api/models"):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(about).encode())
+            else:
+                self.do_HEAD()
+                self.wfile.write(b'{"_class_name": ')
+                self.wfile.flush()
+                over.wait()
+
+    over, server = threading.Event(), ThreadingHTTPServer(("127.0.0.1", 0), Faltering)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": hub, "HF_HUB_CACHE": str(tmp_path)}.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", hub + TEMPLATE, raising=False
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub + TEMPLATE)
+    monkeypatch.setattr(models, "HUB_SECONDS", 1)
+    yield
+    over.set()
+    server.shutdown()
+
+
+def test_a_hub_that_falls_silent_midway_is_given_up(faltering_hub, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"a/b.*did not answer within 1 seconds"):
+        models.load("a/b")
+    assert time.monotonic() - start < 30
+    assert list(tmp_path.rglob("*.incomplete"))  # it did begin to send
 
 
 def test_folders_without_a_model(tmp_path):
