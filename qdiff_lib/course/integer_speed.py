@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from ..engines.run import why_missing
 
 PRODUCTS = "products"
+MOVING, MEANS = "moving data", "means of norms"
 KINDS = {  # by OpenVINO's type of operation
     **dict.fromkeys(("Convolution", "FullyConnected", "MatMul"), PRODUCTS),
-    **dict.fromkeys(("Reorder", "Transpose", "Concatenation", "Split"), "moving data"),
-    "Reduce": "means of norms",
+    **dict.fromkeys(("Reorder", "Transpose", "Concat", "VariadicSplit", "Broadcast", "Pad"), MOVING),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceL2"), MEANS),
 }
 OTHERS = "element-wise"
 EXPORT = """
@@ -112,19 +113,16 @@ def measure(full: nn.Module, network: Any, batch: int, repeats: int) -> Speed:
 
     full: the network in full precision, on the CPU. network: the ``OpenVINONetwork`` of the quantized one.
     """
-    inputs = network_inputs(full, batch)
+    inputs, plain = network_inputs(full, batch), network.fixed
     arrays = [value.numpy() for value in inputs.values()]
-    models = {"floats": without_quantizers(network.fixed(inputs)), "integers": network.fixed(inputs)}
-    compiled = {name: compile_counting(model) for name, model in models.items()}
-    requests = {name: each.create_infer_request() for name, each in compiled.items()}
-    calls = {name: partial(request.infer, arrays) for name, request in requests.items()}
+    runs = {
+        "floats": Counted.of(without_quantizers(plain(inputs)), operand_bytes=4),
+        "integers": Counted.of(plain(inputs), operand_bytes=1),
+    }
+    calls = {name: partial(run.request.infer, arrays) for name, run in runs.items()}
     times = in_turns(calls | {"torch": partial(without_gradient, full, inputs)}, repeats)
-    size = {"floats": 4, "integers": 1}  # bytes of an operand
-    runs = [
-        Execution(times[name], *taken_apart(requests[name], compiled[name], models[name], size[name]))
-        for name in models
-    ]
-    return Speed(times["torch"], *runs, machine_rates(repeats))
+    found = {name: Execution(times[name], *run.taken_apart()) for name, run in runs.items()}
+    return Speed(times["torch"], found["floats"], found["integers"], machine_rates(repeats))
 
 
 @torch.no_grad()
@@ -170,29 +168,48 @@ def without_quantizers(model: Any) -> Any:
     return model
 
 
-def taken_apart(
-    request: Any, compiled: Any, model: Any, operand_bytes: int
-) -> tuple[dict[str, float], tuple[Product, ...]]:
-    """Milliseconds of the last call by kind of operation, and its products."""
-    sizes = product_sizes(model, operand_bytes)
-    layers = {
-        node.get_friendly_name(): node.get_rt_info()["originalLayersNames"].astype(str).split(",")
-        for node in compiled.get_runtime_model().get_ops()
-    }
-    kinds, found = dict.fromkeys((PRODUCTS, "moving data", "means of norms", OTHERS), 0.0), []
-    for node in request.get_profiling_info():
-        seconds = node.real_time.total_seconds()
-        inside = [sizes[name] for name in layers.get(node.node_name, ()) if name in sizes]
-        kind = PRODUCTS if inside else KINDS.get(node.node_type, OTHERS)
-        kinds[kind] += 1000 * seconds
-        if inside and seconds:
-            macs, moved = (sum(column) for column in zip(*inside, strict=True))
-            found.append(Product(macs, macs / moved, seconds))
-    return kinds, tuple(found)
+@dataclass(frozen=True)
+class Counted:
+    """A compiled model. sizes: see ``product_sizes``. layers: what each of its operations was made of."""
+
+    request: Any
+    sizes: dict[str, tuple[int, int]]
+    layers: dict[str, set[str]]
+
+    @classmethod
+    def of(cls, model: Any, operand_bytes: int) -> "Counted":
+        """Compile a model."""
+        compiled = compile_counting(model)
+        layers = {
+            node.get_friendly_name(): set(
+                map(layer_of, node.get_rt_info()["originalLayersNames"].astype(str).split(","))
+            )
+            for node in compiled.get_runtime_model().get_ops()
+        }
+        return cls(compiled.create_infer_request(), product_sizes(model, operand_bytes), layers)
+
+    def taken_apart(self) -> tuple[dict[str, float], tuple[Product, ...]]:
+        """Milliseconds of the last call by kind of operation, and its products."""
+        kinds, found = dict.fromkeys((PRODUCTS, MOVING, MEANS, OTHERS), 0.0), []
+        for node in self.request.get_profiling_info():
+            seconds = node.real_time.total_seconds()
+            inside = [self.sizes[name] for name in self.layers.get(node.node_name, ()) if name in self.sizes]
+            fused = inside and node.node_type == "Subgraph"  # attention's products
+            kind = PRODUCTS if fused else KINDS.get(node.node_type, OTHERS)
+            kinds[kind] += 1000 * seconds
+            if inside and seconds and kind == PRODUCTS:
+                macs, moved = (sum(column) for column in zip(*inside, strict=True))
+                found.append(Product(macs, macs / moved, seconds))
+        return kinds, tuple(found)
+
+
+def layer_of(operation: str) -> str:
+    """The name of the layer that an operation belongs to."""
+    return operation.rpartition("/")[0]
 
 
 def product_sizes(model: Any, operand_bytes: int) -> dict[str, tuple[int, int]]:
-    """Multiply-accumulates, and bytes read and written, of each product of a model by its name.
+    """Multiply-accumulates, and bytes read and written, of each product of a model by the name of its layer.
 
     An operand's number takes ``operand_bytes``, and an output's four.
     """
@@ -207,7 +224,7 @@ def product_sizes(model: Any, operand_bytes: int) -> dict[str, tuple[int, int]]:
             depth = first[-2 if node.get_attributes()["transpose_a"] else -1]
         operands = int(np.prod(first)) + int(np.prod(second))
         outputs = int(np.prod(out))
-        found[node.get_friendly_name()] = (outputs * depth, operands * operand_bytes + 4 * outputs)
+        found[layer_of(node.get_friendly_name())] = (outputs * depth, operands * operand_bytes + 4 * outputs)
     return found
 
 
@@ -223,7 +240,7 @@ def machine_rates(repeats: int, size: int = 512) -> dict[str, float]:
     for name, operands in {"float": [x, op.constant(values)], "int8": rounded}.items():
         model = product_model(operands, x)
         calls[name] = partial(compile_counting(model).create_infer_request().infer, [given])
-    large = np.zeros(2**24, dtype=np.float32)  # 64 MB, more than most caches hold
+    large = np.zeros(2**23, dtype=np.float32)  # 32 MB
     calls["memory"] = large.copy
     times = in_turns(calls, 2 * repeats)
     work = {"float": size**3, "int8": size**3, "memory": 2 * large.nbytes}
