@@ -58,7 +58,7 @@ def channel_pictures(sums: Tensor, bits: int) -> tuple[Figure, str]:
     figure = Figure(figsize=(6.0, 3.0))
     held = wrapped(sums, bits)
     limit = sums.abs().max().item()
-    for axis, values, title in zip(figure.subplots(1, 2), (sums, held), ("int32", f"int{bits}"), strict=True):
+    for axis, values, title in zip(figure.subplots(1, 2), (sums, held), ("int64", f"int{bits}"), strict=True):
         axis.imshow(values.tolist(), cmap="RdBu", vmin=-limit, vmax=limit)
         axis.set(title=f"accumulator {title}", xticks=[], yticks=[])
         axis.grid(False)
