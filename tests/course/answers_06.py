@@ -98,7 +98,7 @@ RIGHT = {
         bias_in_numpy,
         bias_by_a_product,
         lambda q_w, z_w, z_x, bias: torch.stack(
-            [b - z_x * row.sum() for b, row in zip(bias, levels(q_w, z_w))]
+            [b - z_x * row.sum() for b, row in zip(bias, levels(q_w, z_w), strict=True)]
         ),
     ],
     "06.requantize": [

@@ -7,7 +7,7 @@ from ..checks import Answer, exercise
 from ..text import Question
 from .answers import FLOAT32, compare, numbers, sources
 
-MANY = 6000  # inputs of a neuron whose correction is above 2^24
+MANY = 9000  # inputs of a neuron whose correction is above 2^24
 EXACT = "whole numbers are exact"
 
 
@@ -28,7 +28,7 @@ def folded_bias(answer: Answer, seed: int) -> str:
         if inputs == MANY:
             q_w[0] |= 8
             q_w[0, 0], z_w[0] = 15 - int(q_w[0, 1:].sum()) % 2, 2  # an odd correction above 2^24
-        bias = torch.randint(-9999, 10_000, (outputs,), generator=generator, dtype=torch.int32)
+        bias = 2 * torch.randint(-4999, 5000, (outputs,), generator=generator, dtype=torch.int32)
         found = numbers(answer(q_w, z_w, z_x, bias), (outputs,), "one whole number for each output channel")
         levels = q_w.long() - z_w.long()[:, None]
         right = (bias.long() - z_x * levels.sum(1)).double()
@@ -75,7 +75,7 @@ def requantize(answer: Answer, seed: int) -> str:
     ):
         n, reach = dice.randint(40, 80), 300 * 2**shift // multiplier
         sums = torch.randint(-reach, reach + 1, (n,), generator=generator).to(torch.int32)
-        sums[0], sums[1], sums[2], sums[3] = reach, -reach, 8, -8  # both ends, and halves if 3 / 16
+        sums[:6] = torch.tensor([reach, -reach, 8, -8, 24, -24])  # both ends, and halves if the factor is 3 / 16
         found = numbers(answer(sums, multiplier, shift, z), (n,), "one code for each sum")
         right = ((sums.long() * multiplier + 2 ** (shift - 1)) >> shift).add(z).clamp(0, 255).double()
         case = f"with multiplier={multiplier}, shift={shift}, zero_point={z}, sum"
@@ -122,7 +122,7 @@ def code_mistakes(sums: Tensor, multiplier: int, shift: int, z: int) -> dict[str
 )
 def amdahl_speedup(answer: Answer, seed: int) -> str:
     dice, generator = sources("06.amdahl_speedup", seed)
-    for n, rate, added in ((4, 4.0, 0.0), (7, dice.uniform(1.5, 9), dice.uniform(0.5, 3)), (5, 0.5, 2.0)):
+    for n, rate, added in ((4, 4.0, dice.uniform(0.3, 1)), (7, dice.uniform(1.5, 9), dice.uniform(0.5, 3)), (5, 0.5, 2.0)):
         milliseconds = 0.2 + 9.8 * torch.rand(n, generator=generator)
         products = torch.zeros(n, dtype=torch.bool)
         products[torch.randperm(n, generator=generator)[: n // 2]] = True
