@@ -75,7 +75,9 @@ def requantize(answer: Answer, seed: int) -> str:
     ):
         n, reach = dice.randint(40, 80), 300 * 2**shift // multiplier
         sums = torch.randint(-reach, reach + 1, (n,), generator=generator).to(torch.int32)
-        sums[:6] = torch.tensor([reach, -reach, 8, -8, 24, -24])  # both ends, and halves if the factor is 3 / 16
+        sums[:6] = torch.tensor(
+            [reach, -reach, 8, -8, 24, -24]
+        )  # both ends, and halves if the factor is 3 / 16
         found = numbers(answer(sums, multiplier, shift, z), (n,), "one code for each sum")
         right = ((sums.long() * multiplier + 2 ** (shift - 1)) >> shift).add(z).clamp(0, 255).double()
         case = f"with multiplier={multiplier}, shift={shift}, zero_point={z}, sum"
@@ -122,7 +124,11 @@ def code_mistakes(sums: Tensor, multiplier: int, shift: int, z: int) -> dict[str
 )
 def amdahl_speedup(answer: Answer, seed: int) -> str:
     dice, generator = sources("06.amdahl_speedup", seed)
-    for n, rate, added in ((4, 4.0, dice.uniform(0.3, 1)), (7, dice.uniform(1.5, 9), dice.uniform(0.5, 3)), (5, 0.5, 2.0)):
+    for n, rate, added in (
+        (4, 4.0, dice.uniform(0.3, 1)),
+        (7, dice.uniform(1.5, 9), dice.uniform(0.5, 3)),
+        (5, 0.5, 2.0),
+    ):
         milliseconds = 0.2 + 9.8 * torch.rand(n, generator=generator)
         products = torch.zeros(n, dtype=torch.bool)
         products[torch.randperm(n, generator=generator)[: n // 2]] = True

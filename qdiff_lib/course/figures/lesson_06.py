@@ -1,4 +1,4 @@
-"""Figures of lesson 6: pictures of three arithmetics, accumulators, a roofline, time by kind, Amdahl's law."""
+"""Figures of lesson 6: pictures, accumulators, a roofline, time by kind of operation, Amdahl's law."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ RATES = [2 ** (i / 8) for i in range(41)]  # from 1 to 32
 
 @styled
 def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]:
-    """The first images of each arithmetic, uint8 (N, C, H, W); the second row simulates the third."""
+    """The first images of each arithmetic, uint8 (N, C, H, W): full, simulated, integers."""
     figure = image_rows(rows, "Each column starts from the same noise", columns)
     full, simulated, integers = rows.values()
     return figure, (
