@@ -223,18 +223,14 @@ def requantize(sums: torch.Tensor, multiplier: int, shift: int, zero_point: int)
 
 # %%
 from qdiff_lib.cli.doctor import check_engines
-from qdiff_lib.course.integer_speed import measure, network_inputs
+from qdiff_lib.course.integer_speed import measure
 
 speed = None
 print(check_engines().detail)
 if engine == "openvino":
-    from qdiff_lib.engines.openvino_engine import integer_share
-
-    network = integers.unet.forward.engine
-    layers = network.layers(network_inputs(learned.unet, batch))
-    share = integer_share(layers)
-    claim(share > 0.95, f"{share:.1%} of the multiply-accumulates run in integers, in {len(layers)} products")
-    speed = measure(pipe.unet, network, batch, repeats)
+    speed = measure(pipe.unet, integers.unet.forward.engine, batch, repeats)
+    share = speed.integer_share
+    claim(share > 0.95, f"{share:.1%} of the multiply-accumulates run in integers")
     print(f"{batch} images, {torch.get_num_threads()} thread(s): torch {speed.torch:.0f} ms")
 else:
     print("Without OpenVINO there is nothing fast to measure: read on, with the recorded results below.")
