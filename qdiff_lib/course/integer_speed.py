@@ -4,6 +4,7 @@ Both run on OpenVINO, from the same graph. In floating point, its quantizers are
 comes from the integers alone. OpenVINO is imported only where it is needed: it may not be installed.
 """
 
+import gc
 import os
 import statistics
 import subprocess
@@ -54,7 +55,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Execution:
-    """One call. milliseconds: the median. kinds: milliseconds by kind of operation. products: of the layers."""
+    """One call. milliseconds: the median. kinds: milliseconds by kind. products: of the layers."""
 
     milliseconds: float
     kinds: dict[str, float]
@@ -119,6 +120,8 @@ def measure(full: nn.Module, network: Any, batch: int, repeats: int) -> Speed:
     full: the network in full precision, on the CPU. network: the ``OpenVINONetwork`` of the quantized one.
     """
     network.compiled.clear()  # memory; the next image compiles again, from the cache
+    rates = machine_rates(repeats)
+    gc.collect()
     inputs, plain = network_inputs(full, batch), network.fixed
     arrays = [value.numpy() for value in inputs.values()]
     runs = {
@@ -129,7 +132,7 @@ def measure(full: nn.Module, network: Any, batch: int, repeats: int) -> Speed:
     times = in_turns(calls | {"torch": partial(without_gradient, full, inputs)}, repeats)
     found = {name: Execution(times[name], *run.taken_apart()) for name, run in runs.items()}
     share = runs["integers"].integer_share()
-    return Speed(times["torch"], found["floats"], found["integers"], machine_rates(repeats), share)
+    return Speed(times["torch"], found["floats"], found["integers"], rates, share)
 
 
 @torch.no_grad()
@@ -258,7 +261,7 @@ def machine_rates(repeats: int, size: int = 512) -> dict[str, float]:
     for name, operands in {"float": [x, op.constant(values)], "int8": rounded}.items():
         model = product_model(operands, x)
         calls[name] = partial(compile_counting(model).create_infer_request().infer, [given])
-    large = np.zeros(2**23, dtype=np.float32)  # 32 MB
+    large = np.zeros(2**22, dtype=np.float32)  # 16 MB
     calls["memory"] = large.copy
     times = in_turns(calls, 2 * repeats)
     work = {"float": size**3, "int8": size**3, "memory": 2 * large.nbytes}
