@@ -267,7 +267,7 @@ def machine_rates(repeats: int, channels: int = 256) -> dict[str, float]:
         calls[name] = partial(compile_counting(wide(operands, x)).create_infer_request().infer, [given])
     large = np.zeros(2**22, dtype=np.float32)  # 16 MB
     calls["memory"] = large.copy
-    times = in_turns(calls, 2 * repeats, min)
+    times = in_turns(calls, 4 * repeats, min)
     macs = channels * 32 * 32 * channels * 9
     work = {"float": macs, "int8": macs, "memory": 2 * large.nbytes}
     return {name: work[name] / times[name] / 1e6 for name in calls}
