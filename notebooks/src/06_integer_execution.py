@@ -142,14 +142,12 @@ def folded_bias(q_w: torch.Tensor, z_w: torch.Tensor, z_x: int, bias: torch.Tens
 # the simulated layer. The reference computes in integers of 64 bits.
 
 # %% tags=["nbval-check-output"]
+from qdiff_lib.course.integer_speed import input_of
 from qdiff_lib.engines.reference import input_levels, integer_sums, weight_levels
 
-layer, seen = learned.unet.down_blocks[1].resnets[0].conv1, []
-hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-with torch.no_grad():
-    learned.unet(truth[-5][:4], 200)
-hook.remove()
-levels, weight = input_levels(layer.inputs[0], seen[0]), weight_levels(layer)[0]
+layer = learned.unet.down_blocks[1].resnets[0].conv1
+x = input_of(layer, learned.unet, truth[-5][:4], time=200)
+levels, weight = input_levels(layer.inputs[0], x), weight_levels(layer)[0]
 padded = torch.nn.functional.pad(levels, (1, 1, 1, 1))
 height, width = levels.shape[2:]
 total = torch.zeros(4, len(weight), height, width, dtype=torch.long)
@@ -158,13 +156,13 @@ for row in range(3):
         window = padded[:, :, row : row + height, column : column + width]
         total += torch.einsum("nchw,oc->nohw", window, weight[:, :, row, column])
 claim(
-    torch.equal(total, integer_sums(layer, seen[0])[0]),
+    torch.equal(total, integer_sums(layer, x)[0]),
     "each whole sum equals that of the library's reference",
 )
 
 # %%
 scale = layer.inputs[0].scale.double() * layer.weight_scale.double()  # one for each output channel
-output = layer(seen[0]).detach()
+output = layer(x).detach()
 scaled = scale[:, :, None] * total + layer.bias.double()[:, None, None]
 difference, size = (scaled - output).abs().max().item(), output.abs().max().item()
 claim(
@@ -268,11 +266,6 @@ if speed:
 else:
     print("not measured: OpenVINO is not installed here")
 
-# %% [markdown]
-# ## Why the prediction and the measurement differ
-#
-# The engine counts the time of each operation. Look at what becomes shorter, and at what does not.
-
 # %%
 if speed:
     show(figures.time_by_kind({"floats": speed.floats, "integers": speed.integers}))
@@ -287,7 +280,9 @@ else:
     print("not measured: OpenVINO is not installed here")
 
 # %% [markdown]
-# **Observe.** Three things separate the two numbers:
+# ## Why the prediction and the measurement differ
+#
+# **Observe.** The engine counts the time of each operation. Three things separate the two numbers:
 #
 # 1. *Norms, activation functions and additions stay floating point.* Their time does not shrink. This is Amdahl's law.
 # 2. *Small layers do not reach the roof.* A product of few channels is over before the unit is well filled. So compare the
@@ -358,12 +353,8 @@ for title, found, table in (
 # quite other numbers?
 
 # %%
-last, caught = learned.unet.conv_out, []
-hook = last.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
-with torch.no_grad():
-    learned.unet(truth[0][:4], 999)
-hook.remove()
-big = integer_sums(last, caught[0])[0]
+last = learned.unet.conv_out
+big = integer_sums(last, input_of(last, learned.unet, truth[0][:4], time=999))[0]
 other = (figures.wrapped(big, 32) != big).double().mean().item()
 show(figures.channel_pictures(figures.largest_channel(big), bits=32))
 claim(

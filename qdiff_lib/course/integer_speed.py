@@ -94,6 +94,18 @@ def network_inputs(unet: nn.Module, batch: int) -> dict[str, Tensor]:
     return {"sample": noisy, "timestep": torch.full((batch,), 500.0)}
 
 
+def input_of(layer: nn.Module, unet: nn.Module, noisy: Tensor, time: int) -> Tensor:
+    """What a layer of a network gets as its input, when the network gets noisy images (B, C, H, W)."""
+    caught = []
+    hook = layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
+    try:
+        with torch.no_grad():
+            unet(noisy, time)
+    finally:
+        hook.remove()
+    return caught[0]
+
+
 def prepare(name: str, unet: nn.Module) -> None:
     """Export the network of a shipped model, if this was never done before: in a process of its own.
 

@@ -227,7 +227,7 @@ QUIZ = (
         right=1,
     ),
     Question(
-        "The packed file takes 14 % of the original's bytes, and simulated sampling from it is no faster. Why?",
+        "The packed file takes 14 % of the original's bytes. Simulated sampling is no faster. Why?",
         (
             (
                 "The course simulates integers in floating point; speed needs kernels for integers.",
