@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import ddim
@@ -98,7 +99,7 @@ def test_without_quantizers_a_model_computes_in_floats():
     import openvino
     from openvino import opset13 as op
 
-    x = op.parameter([1, 2, 4, 4], "f32")
+    x = op.parameter([1, 2, 4, 4], np.float32)
     kernel = op.constant(torch.full((3, 2, 3, 3), 0.3).numpy())
     model = integer_speed.wide((integer_speed.levels(x, 0, 255), integer_speed.levels(kernel, -128, 127)), x)
     given = torch.full((1, 2, 4, 4), 0.4).numpy()

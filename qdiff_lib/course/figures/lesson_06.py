@@ -80,14 +80,8 @@ def roofline(speed: Speed) -> tuple[Figure, str]:
         roof = [min(rates[name], rates["memory"] * value) for value in x]
         axis.plot(x, roof, color=colour, label=f"roof, {name}: {rates[name]:.0f}")
         size = [2 + 60 * p.seconds / max(q.seconds for q in run.products) for p in run.products]
-        axis.scatter(
-            [p.intensity for p in run.products],
-            [p.rate for p in run.products],
-            size,
-            colour,
-            marker,
-            alpha=0.6,
-        )
+        places = [p.intensity for p in run.products], [p.rate for p in run.products]
+        axis.scatter(*places, size, colour, marker=marker, alpha=0.6)
         whole = sum(p.macs for p in run.products) / sum(p.seconds for p in run.products) / 1e9
         listed.append(f"{name}: roof {rates[name]:.0f}, all products together {whole:.0f}")
     axis.set(xscale="log", yscale="log", ylim=(rates["float"] / 300, 3 * max(rates.values())))
