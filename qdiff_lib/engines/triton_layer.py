@@ -32,7 +32,7 @@ def why_float(layer: QuantLayer) -> str:
             return f"its padding is {layer.operation.padding_mode}"
     if len(layer.sizes) > MOST_PARTS:
         return f"its input has {len(layer.sizes)} parts"
-    largest = (2 ** layer.inputs[0].grid.bits - 1) * layer.weight_grid.top
+    largest = max(q.grid.top for q in layer.inputs) * layer.weight_grid.top
     if prod(layer.shape[1:]) * largest >= 2**31:
         return f"a sum of {prod(layer.shape[1:])} products can exceed 32 bits"
     return ""
@@ -55,7 +55,9 @@ class GPULayer(HoldsIntegers):
         self.linear, self.pads = operation is None, (0, 0, 0, 0)
         self.kernel = self.stride = self.dilation = (1, 1)
         if operation is not None:
-            wide = [(1,) * (2 - len(v)) + v for v in (operation.kernel_size, operation.stride, operation.dilation)]
+            wide = [
+                (1,) * (2 - len(v)) + v for v in (operation.kernel_size, operation.stride, operation.dilation)
+            ]
             self.kernel, self.stride, self.dilation = wide
             self.pads = operation.pads + (0,) * (4 - len(operation.pads))
         self.bias = layer.bias
@@ -131,6 +133,11 @@ class TritonLayer(GPULayer):
         """Return a weight (C_out, C_in, ...) as (C_out, KH, KW, C_in)."""
         return weight.reshape(*self.shape[:2], *self.kernel).movedim(1, -1).contiguous()
 
+    def work(self) -> tuple:
+        """Return what decides, beside the input, how long this layer takes."""
+        geometry = (self.kernel, self.stride, self.dilation, self.pads)
+        return self.shape, self.sizes, geometry, self.weight.dtype, self.move is None, self.bias is None
+
     def product(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the output (B, H_out, W_out, C_out) in the type ``dtype``.
 
@@ -142,7 +149,12 @@ class TritonLayer(GPULayer):
         size = [
             (length + pads - dilation * (kernel - 1) - 1) // stride + 1
             for length, pads, dilation, kernel, stride in zip(
-                x.shape[1:3], (top + bottom, left + right), self.dilation, self.kernel, self.stride, strict=True
+                x.shape[1:3],
+                (top + bottom, left + right),
+                self.dilation,
+                self.kernel,
+                self.stride,
+                strict=True,
             )
         ]
         geometry = [*self.kernel, *self.stride, *self.dilation, top, left, *size]
@@ -164,6 +176,7 @@ class BF16Layer(GPULayer):
     """
 
     held, middle = torch.bfloat16, 0
+    reason = ""  # why this layer does not run in int8
 
     def __init__(self, layer: QuantLayer):
         super().__init__(layer)
@@ -174,7 +187,9 @@ class BF16Layer(GPULayer):
     def product(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the output (B, H_out, W_out, C_out) in the type ``dtype``."""
         total = None if self.bias is None else self.bias.float()
-        pieces = zip(x.split(self.sizes, -1), self.levels.split(self.sizes, 1), self.weight_scale, strict=True)
+        pieces = zip(
+            x.split(self.sizes, -1), self.levels.split(self.sizes, 1), self.weight_scale, strict=True
+        )
         for piece, weight, scale in pieces:
             out = self.sums(piece, weight).float()
             total = out * scale if total is None else torch.addcmul(total, out, scale)
