@@ -7,7 +7,6 @@ imported without Triton and without a GPU.
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +39,7 @@ def triton_network(unet: nn.Module, batch: int = 8, measure: bool | None = None)
     Args:
         unet: a UNet on a GPU, quantized or not. Later changes of its quantized weights have no effect.
         batch: images at a time for which layers are measured.
-        measure: run a layer in bf16 if that is faster. None: measure on a GPU, not under Triton's interpreter.
+        measure: run a layer in bf16 if that is faster. None: yes on a GPU, no under Triton's interpreter.
 
     Raises:
         ValueError: ``batch`` is not positive, or the network is on the CPU and Triton does not interpret.
@@ -119,16 +118,16 @@ def layer_inputs(network: nn.Module, batch: int) -> dict[str, Tensor]:
     return found
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return the median duration of a call after warm-up, in seconds."""
-    run()
-    if torch.cuda.is_available():
+def seconds(layer: nn.Module, x: Tensor) -> float:
+    """Return the median duration of a call of a layer after warm-up, in seconds."""
+    layer(x)
+    if x.is_cuda:
         from triton.testing import do_bench
 
-        return do_bench(run, warmup=10, rep=30, return_mode="median") / 1000
+        return do_bench(lambda: layer(x), warmup=10, rep=30, return_mode="median") / 1000
     measured = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        run()
+        layer(x)
         measured.append(time.perf_counter() - start)
     return statistics.median(measured)

@@ -26,7 +26,7 @@ ROUNDER = tl.constexpr(1.5 * 2**23)  # x + ROUNDER - ROUNDER is x rounded to eve
 def configurations() -> list[triton.Config]:
     """Return the block sizes among which the autotuner chooses; one under the interpreter."""
     if INTERPRETED:
-        return [triton.Config({"BLOCK_M": 256, "BLOCK_N": 32, "BLOCK_K": 64})]
+        return [triton.Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 128})]
     sizes = (  # pixels, columns, channels, warps, stages; a program computes twice the columns at 4 bits
         (16, 32, 128, 4, 3),
         (32, 32, 64, 4, 4),
@@ -215,7 +215,7 @@ def integer_product(
     Args:
         x: int8 codes minus 128, (B, H, W, C).
         weight: (columns, KH, KW, C). uint8: row n holds the codes of output n in its lower 4 bits and those
-            of output ``columns + n`` in its upper ones. int8: levels, or codes minus 128 if ``move`` is given.
+            of output ``columns + n`` in its upper ones. int8: levels, or codes minus 128 with ``move``.
         zero: int8 (parts, 2 columns): zero points of 4-bit codes.
         pad: int8 (parts,): the zero points of the input minus 128.
         constant: int32 (parts, N), added to each sum.

@@ -6,7 +6,7 @@ This module can be imported without Triton. Running its layers needs it.
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..modules.integers import HoldsIntegers
@@ -146,17 +146,9 @@ class TritonLayer(GPULayer):
         from .triton_kernels import integer_product
 
         left, right, top, bottom = self.pads
-        size = [
-            (length + pads - dilation * (kernel - 1) - 1) // stride + 1
-            for length, pads, dilation, kernel, stride in zip(
-                x.shape[1:3],
-                (top + bottom, left + right),
-                self.dilation,
-                self.kernel,
-                self.stride,
-                strict=True,
-            )
-        ]
+        padded = (x.shape[1] + top + bottom, x.shape[2] + left + right)
+        axes = zip(padded, self.kernel, self.dilation, self.stride, strict=True)
+        size = [(length - dilation * (taps - 1) - 1) // stride + 1 for length, taps, dilation, stride in axes]
         geometry = [*self.kernel, *self.stride, *self.dilation, top, left, *size]
         operands = (self.weight, self.zero, self.pad, self.constant, self.move, self.weight_scale, self.bias)
         return integer_product(x, *operands, self.sizes[0], geometry, dtype)
