@@ -17,7 +17,7 @@ from ..graph.sharing import copy_sharing_tensors
 from ..modules.quant_layer import QuantLayer
 from .triton_layer import BF16Layer, TritonLayer, why_float
 
-REPEATS = 5  # of a measurement on the CPU
+REPEATS = 3  # of a measurement on the CPU
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,7 @@ def use_faster_layers(network: nn.Module, unet: nn.Module, batch: int) -> None:
         key = (layer.work(), tuple(x.shape), x.stride(), x.dtype)
         if key not in found:
             x = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=layer.scale.device).normal_()
-            found[key] = (
-                seconds(lambda layer=layer, x=x: layer(x)),
-                seconds(lambda other=other, x=x: other(x)),
-            )
+            found[key] = (seconds(layer, x), seconds(other, x))
         integers, floats = found[key]
         if floats < integers:
             other.reason = f"{1e6 * floats:.1f} us in bf16, {1e6 * integers:.1f} us in int8"

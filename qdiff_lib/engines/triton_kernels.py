@@ -26,7 +26,7 @@ ROUNDER = tl.constexpr(1.5 * 2**23)  # x + ROUNDER - ROUNDER is x rounded to eve
 def configurations() -> list[triton.Config]:
     """Return the block sizes among which the autotuner chooses; one under the interpreter."""
     if INTERPRETED:
-        return [triton.Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 128})]
+        return [triton.Config({"BLOCK_M": 128, "BLOCK_N": 32, "BLOCK_K": 128})]
     sizes = (  # pixels, columns, channels, warps, stages; a program computes twice the columns at 4 bits
         (16, 32, 128, 4, 3),
         (32, 32, 64, 4, 4),

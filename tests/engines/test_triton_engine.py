@@ -1,6 +1,8 @@
 """Networks on the GPU's kernels: which layer runs where, and that each computes what the reference does."""
 
 import copy
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from integer_layers import WHY_NOT_CPU, on_each_device
-from tiny_models import SMALL, conditional_unet, ddim, random_inputs, unet2d
+from tiny_models import SMALL, conditional_unet, ddim, output, random_inputs, unet2d, with_quantizers
 
 from qdiff_lib import Recipe, quantize
 from qdiff_lib.diffusion.pipelines import with_components
 from qdiff_lib.diffusion.sampling import sample
 from qdiff_lib.engines.reference import layer_output
 from qdiff_lib.engines.triton_engine import layer_reports, triton_network
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import QuantLayer, quant_layers
+from qdiff_lib.quantizers.observer import ActivationObserver
 
 pytest.importorskip("triton", reason="Triton is not installed: torch for CUDA on Linux brings it")
 
@@ -26,7 +30,7 @@ interpreted = pytest.mark.skipif(bool(WHY_NOT_CPU), reason=WHY_NOT_CPU or "runs"
 @pytest.fixture(scope="module")
 def pipe():
     """A tiny quantized pipeline, with a split layer and edges of 16 bits."""
-    recipe = Recipe.qdiffusion(4, 8, weight_rounding="nearest", **SMALL)
+    recipe = Recipe.qdiffusion(4, 8, weight_rounding="nearest", edge_bits=16, **SMALL)
     return quantize(ddim(unet2d()), recipe, progress=False)
 
 
@@ -89,21 +93,26 @@ def test_the_copy_holds_no_weight_in_floating_point(pipe):
 @interpreted
 def test_pipelines_draw_with_it(pipe):
     drawing = with_components(pipe, unet=triton_network(pipe.unet))
-    images = sample(drawing, n=2, steps=2, batch_size=2)
-    simulated = sample(pipe, n=2, steps=2, batch_size=2)
-    assert images.shape == simulated.shape and images.isfinite().all()
-    assert (images - simulated).abs().mean() < 0.05  # of a range of 1
+    images, simulated = (sample(each, n=1, steps=2).images.float() for each in (drawing, pipe))
+    assert images.shape == simulated.shape
+    assert (images - simulated).abs().mean() < 8  # of 255; two other images differ by more than 50
 
 
 @interpreted
-def test_text_conditional_networks_run(pipe):
+def test_text_conditional_networks_run():
     unet = conditional_unet()
-    recipe = Recipe.linear(4, 8, **SMALL)
-    quantized = quantize(unet, recipe, calibration=random_inputs(unet), progress=False)
+    calibration = random_inputs(unet, 2)
+    quantized = with_quantizers(unet)
+    for layer in quant_layers(quantized):
+        layer.find_weight_range("min_max")
+        layer.round_weight()
+    for quantizer in activation_quantizers(quantized):
+        quantizer.observer = ActivationObserver(torch.Generator().manual_seed(0), 10_000)
+    output(quantized, calibration)
+    for quantizer in activation_quantizers(quantized):
+        quantizer.set_observed_range("min_max")
     network = triton_network(quantized)
-    inputs = random_inputs(unet, 2).rows(slice(None))
-    with torch.no_grad():
-        found, exact = network(**inputs).sample, quantized(**inputs).sample
+    found, exact = output(network, calibration), output(quantized, calibration)
     assert (found - exact).norm() < 0.1 * exact.norm()
 
 
@@ -113,10 +122,11 @@ def test_no_images_are_refused(pipe):
         triton_network(pipe.unet, batch=0)
 
 
-def run_natively(script, *arguments):
-    """Run a script beside this file without the interpreter, and return what it prints."""
-    code = f"import os; os.environ['TRITON_INTERPRET'] = '0'; import runpy; runpy.run_path({str(script)!r})"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+def run_natively(script, cache):
+    """Run a script without the interpreter, with a folder for compiled kernels; return what it prints."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
+    command = [sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -129,4 +139,18 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path):
         "try:\n    triton_network(nn.Linear(2, 2))\n"
         "except ValueError as error:\n    print(error)\n"
     )
-    assert "call pipe.to('cuda') first" in run_natively(script)
+    assert "call pipe.to('cuda') first" in run_natively(script, tmp_path)
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_gpus_to_integer_instructions(tmp_path):
+    """Triton compiles to the text of a GPU's instructions without one. The traced layer has two kernels."""
+    found = json.loads(run_natively(HERE / "native_triton.py", tmp_path))
+    for name in ("packed 80", "moved 80"):
+        assert found[name]["s32.s8.s8.s32"] > 0  # mma.sync of int8
+    for name in ("packed 90", "moved 90"):
+        assert found[name]["wgmma"] > 0 and found[name][".s32.s8.s8"] > 0
+    for name in ("quantize 80", "quantize 90"):
+        assert found[name]["div.rn.f32"] > 0 and not found[name]["div.full"]  # as torch divides
+        assert found[name]["cvt.rni"] == 0 and found[name]["add"] > 0
+    assert found["traced"] == 2
