@@ -66,6 +66,7 @@ def test_reports_name_every_layer_and_the_reason(pipe):
     assert not reports["mid_block.resnets.0.conv1"].reason
 
 
+@pytest.mark.slow
 @interpreted
 def test_a_layer_that_bf16_computes_faster_runs_in_bf16(pipe):
     """Torch multiplies faster than an interpreter. Both results are close."""
@@ -90,6 +91,7 @@ def test_the_copy_holds_no_weight_in_floating_point(pipe):
     assert network.conv_norm_out.weight is pipe.unet.conv_norm_out.weight
 
 
+@pytest.mark.slow
 @interpreted
 def test_pipelines_draw_with_it(pipe):
     drawing = with_components(pipe, unet=triton_network(pipe.unet))
@@ -98,6 +100,7 @@ def test_pipelines_draw_with_it(pipe):
     assert (images - simulated).abs().mean() < 8  # of 255; two other images differ by more than 50
 
 
+@pytest.mark.slow
 @interpreted
 def test_text_conditional_networks_run():
     unet = conditional_unet()
