@@ -149,7 +149,7 @@ def test_without_a_gpu_it_says_what_to_do(tmp_path):
 def test_kernels_compile_for_gpus_to_integer_instructions(tmp_path):
     """Triton compiles to the text of a GPU's instructions without one. The traced layer has two kernels."""
     found = json.loads(run_natively(HERE / "native_triton.py", tmp_path))
-    for name in ("packed 80", "moved 80"):
+    for name in ("packed 80", "moved 80", "ones", "sums"):
         assert found[name]["s32.s8.s8.s32"] > 0  # mma.sync of int8
     for name in ("packed 90", "moved 90"):
         assert found[name]["wgmma"] > 0 and found[name][".s32.s8.s8"] > 0
