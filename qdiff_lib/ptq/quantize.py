@@ -173,6 +173,10 @@ def check_quantizable(
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
+    if "forward" in vars(pipe.unet):
+        raise ValueError(
+            "an engine computes the pipeline's UNet; quantize the pipeline that run_on was given"
+        )
     if pipe.unet.dtype != torch.float32:
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
     if any(value.is_meta for value in pipe.unet.parameters()):

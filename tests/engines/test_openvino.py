@@ -6,7 +6,7 @@ import torch
 from layers import inputs_of, quantized
 from torch import nn
 
-from qdiff_lib import load, run_on, sample, trajectory_mse, with_sampler
+from qdiff_lib import Recipe, load, quantize, run_on, sample, trajectory_mse, with_sampler
 from qdiff_lib.engines.exported import ExportedLayer
 from qdiff_lib.engines.openvino_engine import OpenVINONetwork, integer_share
 from qdiff_lib.engines.reference import layer_output
@@ -136,6 +136,16 @@ class TestPipelines:
 
 
 class TestErrors:
+    def test_an_engine_is_replaced_and_not_quantized(self):
+        pipe = run_on(load("ddpm-fashion"), "openvino", progress=False)
+        x = torch.zeros(1, 1, 32, 32)
+        again = run_on(pipe, "simulated")
+        with torch.no_grad():
+            assert torch.equal(again.unet(x, 5).sample, load("ddpm-fashion").unet(x, 5).sample)
+        assert run_on(pipe, "openvino").unet.forward.engine.unet.forward.__func__ is type(pipe.unet).forward
+        with pytest.raises(ValueError, match="the pipeline that run_on was given"):
+            quantize(pipe, Recipe.linear(4, 8))
+
     @pytest.mark.parametrize(
         "engine, settings, words",
         [
