@@ -27,7 +27,7 @@ def twice(monkeypatch):
     monkeypatch.setattr(checks, "EXERCISES", dict(checks.EXERCISES))
 
     @checks.exercise("00.twice", hints=("add it to itself", "2 * x & <more>"))
-    def test(answer):
+    def test(answer, seed):
         if answer(3) == 9:
             raise Wrong("that is the square")
         assert answer(3) == 6

@@ -1,12 +1,10 @@
 """Exercises and quiz of lesson 0: bytes of a file, an integer dot product."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ...quantizers.packing import packed_bytes
-from ..checks import Wrong, exercise
+from ..checks import Answer, Wrong, exercise
 from ..text import Question
 
 CASES = ((36_864, 4, 64), (7, 3, 1), (1_000, 8, 10), (9, 2, 3))  # numbers, bits, channels
@@ -20,7 +18,7 @@ CASES = ((36_864, 4, 64), (7, 3, 1), (1_000, 8, 10), (9, 2, 3))  # numbers, bits
         "Add 8 bytes for each channel: 4 for its scale, 4 for its zero point.",
     ),
 )
-def file_bytes(answer: Callable[[int, int, int], int]) -> str:
+def file_bytes(answer: Answer, seed: int) -> str:
     for count, bits, channels in CASES:
         found, codes, grids = answer(count, bits, channels), packed_bytes(count, bits), 8 * channels
         if found != codes + grids:
@@ -50,8 +48,8 @@ def bytes_mistake(found: object, count: int, bits: int, channels: int, codes: in
         "The codes are uint8, which has no negative numbers: convert both with .int() before you subtract.",
     ),
 )
-def integer_dot(answer: Callable[[Tensor, int, Tensor, int], int]) -> str:
-    generator = torch.Generator().manual_seed(0)
+def integer_dot(answer: Answer, seed: int) -> str:
+    generator = torch.Generator().manual_seed(seed)
     for n, z_w, z_x in ((8, 6, 40), (8, 0, 128), (64, 9, 17)):
         q_w = torch.randint(16, (n,), generator=generator, dtype=torch.uint8)
         q_x = torch.randint(256, (n,), generator=generator, dtype=torch.uint8)

@@ -1,11 +1,11 @@
 """Checks and quiz of lesson 03: the uniform rule, draws at random, streams of noise that never meet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..checks import Wrong, exercise
+from ..checks import Answer, Wrong, exercise
 from ..text import Question
 from .answers import numbers
 
@@ -38,7 +38,7 @@ def own_and_true(
         "the chosen steps get each + 1, the others each, and all other steps 0.",
     ),
 )
-def check_uniform_counts(answer: Callable) -> str:
+def check_uniform_counts(answer: Answer, seed: int) -> str:
     """Intervals that divide the steps and that do not, with and without a rest, more steps than inputs."""
     for steps, samples, interval in COUNT_CASES:
         found = numbers(answer(steps, samples, interval), (steps,), "how many inputs at each step")
@@ -96,14 +96,14 @@ def stray(where: list[int], steps: int, interval: int) -> str:
         "torch.randperm(trajectories, generator=generator)[:count], anew for every step.",
     ),
 )
-def check_draw_trajectories(answer: Callable) -> str:
+def check_draw_trajectories(answer: Answer, seed: int) -> str:
     """Counts, repeats, reproducibility, and whether all trajectories have the same chance."""
     for counts, trajectories in (([3, 0, 5, 2], 6), ([4, 4, 4], 4), ([1] * 5, 50)):
-        drawn = draws(answer(torch.tensor(counts), trajectories, made(0)), counts, trajectories)
-        again = draws(answer(torch.tensor(counts), trajectories, made(0)), counts, trajectories)
+        drawn = draws(answer(torch.tensor(counts), trajectories, made(seed)), counts, trajectories)
+        again = draws(answer(torch.tensor(counts), trajectories, made(seed)), counts, trajectories)
         if drawn != again:
             raise Wrong("two equal generators gave different draws: pass `generator` on, and use no other.")
-    judge_chances(answer)
+    judge_chances(answer, seed)
     return "as many as asked for, never one twice, others at each step, and all with the same chance."
 
 
@@ -134,10 +134,12 @@ def draws(answer: object, counts: list[int], trajectories: int) -> list[list[int
     return found
 
 
-def judge_chances(answer: Callable, steps: int = 1600, count: int = 10, trajectories: int = 40) -> None:
+def judge_chances(
+    answer: Answer, seed: int, steps: int = 1600, count: int = 10, trajectories: int = 40
+) -> None:
     """Raise Wrong unless every trajectory is drawn about equally often: within 6 standard deviations."""
     counts = [count] * steps
-    rows = draws(answer(torch.tensor(counts), trajectories, made(1)), counts, trajectories)
+    rows = draws(answer(torch.tensor(counts), trajectories, made(seed + 1)), counts, trajectories)
     sets = [frozenset(row) for row in rows]
     if all(row == frozenset(range(count)) for row in sets):
         raise Wrong(f"you took the first {count} trajectories at every step: the others never calibrate.")
@@ -164,7 +166,7 @@ def judge_chances(answer: Callable, steps: int = 1600, count: int = 10, trajecto
         "Leave 20 bits of room for the image and 11 more for the seed: role * 2**31 + seed * 2**20 + image.",
     ),
 )
-def check_stream_number(answer: Callable) -> str:
+def check_stream_number(answer: Answer, seed: int) -> str:
     """No two of many (role, seed, image) share a number, and all numbers are below 2^32."""
     few = (0, 1, 2, 3, 7, 64, 1000, 1023, 1024)
     seeds = (*few, 1025, SEEDS - 2, SEEDS - 1)

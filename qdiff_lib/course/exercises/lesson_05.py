@@ -1,13 +1,11 @@
 """Exercises and quiz of lesson 5: the rounding penalty, the hard decision, two codes in a byte."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ...quantizers.adaround import GAMMA, ZETA, AdaRound
 from ...quantizers.packing import unpack
-from ..checks import Wrong, exercise
+from ..checks import Answer, Wrong, exercise
 from ..text import Question
 from .answers import FLOAT32, compare, numbers
 
@@ -22,8 +20,8 @@ CASES = ((20.0, 64), (8.0, 7), (2.0, 200))  # beta, number of rounding variables
         "2 h - 1 lies between -1 and 1. Take its size, raise it to beta, subtract from 1, and sum.",
     ),
 )
-def rounding_penalty(answer: Callable[[Tensor, float], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(5)
+def rounding_penalty(answer: Answer, seed: int) -> str:
+    generator = torch.Generator().manual_seed(seed + 5)
     for beta, n in CASES:
         v = 3 * torch.randn(n, generator=generator, dtype=torch.float64).float()
         v[0] = -9.0  # far beyond the clip
@@ -82,8 +80,8 @@ def penalty_mistakes(v: Tensor, beta: float) -> dict[str, Tensor]:
         "codes = (torch.floor(w / s) + (h >= 0.5) + z).clamp(0, 2**bits - 1)",
     ),
 )
-def decide_codes(answer: Callable[[Tensor, float, float, Tensor, int], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(6)
+def decide_codes(answer: Answer, seed: int) -> str:
+    generator = torch.Generator().manual_seed(seed + 6)
     for n, bits, s, z in ((40, 4, 0.125, 7.0), (25, 3, 0.5, 0.0), (60, 4, 0.25, 15.0)):
         w = torch.randn(n, generator=generator) * s * 2 ** (bits - 1)
         h = torch.rand(n, generator=generator)
@@ -126,8 +124,8 @@ def code_mistakes(w: Tensor, floor: Tensor, s: float, z: float, h: Tensor, bits:
         "With an odd number of codes the last byte has a first code only: append a 0 before you pair them.",
     ),
 )
-def pack_nibbles(answer: Callable[[Tensor], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(7)
+def pack_nibbles(answer: Answer, seed: int) -> str:
+    generator = torch.Generator().manual_seed(seed + 7)
     for n in (2, 10, 64, 7):
         codes = torch.randint(16, (n,), generator=generator, dtype=torch.uint8)
         codes[:2] = torch.tensor([3, 15], dtype=torch.uint8)
