@@ -2,7 +2,9 @@
 
 import importlib
 
-from .recorded import recorded  # the module of this name would hide the function, if it came first
+from .recorded import (
+    recorded as recorded,
+)  # the module of this name would hide the function, if it came first
 
 _HOMES = {
     "Lesson": "lesson",

@@ -1,7 +1,7 @@
 """Runs a Python command in a sandbox that the machine already has: bubblewrap, podman or docker.
 
-The command has no network, sees a read-only copy of the system's programs and of the folders that it is given,
-and can write only to small folders in memory. It sees no other process, and all that it starts ends with it.
+The command has no network, sees the system's programs and the folders that it is given, read-only, and can
+write only to small folders in memory. It sees no other process, and all that it starts ends with it.
 """
 
 import contextlib
@@ -180,7 +180,7 @@ def make_empty_image(engine: str) -> None:
 
 @functools.cache
 def survey() -> dict[str, str]:
-    """For each kind of sandbox why it cannot be used; the first that can ends the list, with an empty text."""
+    """For each kind of sandbox why it cannot be used. The first that can, with an empty text, ends it."""
     found: dict[str, str] = {}
     for name in ("bubblewrap", "podman", "docker"):
         found[name] = why_not(name)

@@ -1,8 +1,8 @@
 """The process in the sandbox. It runs answers on inputs, and knows no right value and no verdict.
 
-A first process talks to the grader. For each exercise it forks a second one, which runs the statements and the
-calls of this exercise, and it passes frames between the two. So an exercise starts from a clean process, and
-nothing that it leaves behind reaches the next.
+A first process talks to the grader. For each exercise it forks a second one, which runs the statements and
+the calls of this exercise, and it passes frames between the two. So an exercise starts from a clean process,
+and nothing that it leaves behind reaches the next.
 """
 
 import contextlib
@@ -195,7 +195,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def prepare(found: Found, exercise: str, candidate: int) -> tuple[object, dict]:
-    """The learner's function, and what the grader is told: how many candidates, what failed, what is missing."""
+    """The learner's function, and what the grader is told: how many definitions there are, what failed."""
     said = {"candidates": len(found.candidates), "broken": found.broken, "failed": [], "raised": None}
     namespace = {"__name__": "__main__", "torch": torch, "Tensor": torch.Tensor, "display": print}
     if candidate >= len(found.candidates):

@@ -5,6 +5,7 @@ A frame is a header of 8 bytes (the lengths of both parts), a part of JSON, and 
 
 import importlib
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 
@@ -34,7 +35,10 @@ class Refused(ValueError):
 
 @dataclass
 class Encoder:
-    """Collects the bytes of tensors while values become JSON. named: whether tuples of this library keep theirs."""
+    """Collects the bytes of tensors while values become JSON.
+
+    named: whether named tuples of this library keep their names.
+    """
 
     named: bool = True
     raw: bytearray = field(default_factory=bytearray)
@@ -100,7 +104,7 @@ def bounded(value: object) -> object:
 
 
 def place(thing: object) -> str:
-    """Where a function or class of this library is defined, "module:name". Raises Refused for an inner one."""
+    """The place "module:name" of a function or class of this library. Raises Refused for an inner one."""
     name = getattr(thing, "__qualname__", "")
     if "." in name or not name:
         raise Refused(f"{thing!r} is not defined at the top of a module")
@@ -154,7 +158,7 @@ class Decoder:
         if kind == "bytes":
             return self.part(node["bytes"])
         if kind == "other":
-            return Other(str(node["other"])[:100])
+            return type(re.sub(r"\W", "_", str(node["other"])[:100]), (), {})()  # an object of that name
         return self.special(kind, node, depth)
 
     def special(self, kind: object, node: dict, depth: int) -> object:

@@ -1,4 +1,4 @@
-"""What the grader knows of the course: lessons, exercises, points, and which functions are the course's answers."""
+"""What the grader knows of the course: lessons, exercises, points, and the course's own answers."""
 
 import importlib
 

@@ -14,7 +14,7 @@ STARTS = re.compile(r"""\bstart\(\s*["'](\d\d)_\w+["']\s*\)""")
 
 @dataclass(frozen=True)
 class Notebook:
-    """cells: the code of each code cell, without those of the course's solutions. lessons: "NN", which it is of."""
+    """cells: the code of each code cell, but for the course's solutions. lessons: "NN", those it is of."""
 
     cells: tuple[str, ...]
     lessons: tuple[str, ...]
@@ -53,7 +53,7 @@ def is_solution(cell: dict) -> bool:
 
 
 def lessons_of(cells: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The lessons whose ``start`` the cells call, or else the lesson in the file's name, or whose checks they call.
+    """The lessons whose ``start`` the cells call; else the one in its name; else those of their checks.
 
     Raises ValueError if there is none.
     """

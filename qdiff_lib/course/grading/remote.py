@@ -1,6 +1,5 @@
-"""The grader's side of the process that runs answers: starts it, calls it, and trusts nothing that it says."""
+"""The grader's side of the process that runs answers: it starts and calls it, and trusts nothing of it."""
 
-import builtins
 import contextlib
 import os
 import select
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...utils.sandbox import Running, Sandbox
+from ..checks import Raised
 from .codec import HEADER, Refused, decode, encode, frame_size
 
 START_SECONDS = 120  # for the imports, on a busy machine
@@ -42,7 +42,7 @@ class Stopped(BaseException):
 
 @dataclass
 class Process:
-    """The process in the sandbox, and what it wrote that is not read yet. started: whether it answered once."""
+    """The process in the sandbox. unread: what it wrote and nobody read yet. watched: when, last."""
 
     running: Running
     unread: bytearray = field(default_factory=bytearray)
@@ -148,13 +148,11 @@ def data_folders() -> list[Path]:
 class Remote:
     """The learner's function as the check sees it. Each call runs in the sandbox.
 
-    A call raises what the function raised, as far as that is an error of Python itself; else ``Exception`` with
-    its message, of a class of that name. deadline: of all calls together. bad: why a reply was refused.
+    A call raises ``Raised`` for what the function raised. deadline: of all calls together.
     """
 
     process: Process
     deadline: float
-    name: str = "answer"
 
     def __call__(self, *arguments: object) -> object:
         return self.outcome(*self.many_results([arguments]), arguments)
@@ -189,9 +187,10 @@ class Remote:
     def outcome(self, result: dict, arguments: tuple) -> object:
         """The value of one call, after its arguments were changed as the function changed them."""
         if "raised" in result:
-            raise raised(result["raised"])
+            words = [str(part)[:1000] for part in listed(result["raised"])] + ["Exception", ""]
+            raise Raised(words[0], words[1])
         if "refused" in result:
-            raise ValueError(f"your function returned what is too large or no data: {result['refused']}")
+            raise Raised("ValueError", f"it returned what is too large, or no data: {result['refused']}")
         for change in listed(result.get("changed")):
             if isinstance(change, list) and len(change) == 2 and type(change[0]) is int:
                 index, value = change
@@ -205,19 +204,8 @@ def listed(value: object) -> list:
     return value if isinstance(value, list) else []
 
 
-def raised(said: object) -> Exception:
-    """The error that the function raised, by its class and message."""
-    words = [str(part)[:1000] for part in listed(said)] + ["Exception", ""]
-    kind = getattr(builtins, words[0], None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not KeyError:  # it quotes its text
-        with contextlib.suppress(TypeError):  # some need more than a message
-            return kind(words[1])
-    name = words[0] if words[0].isidentifier() else "Exception"
-    return type(name, (Exception,), {})(words[1])
-
-
 def copy_into(target: object, value: object) -> None:
-    """Give an argument the value that the function left in it, as far as that can happen to such an argument."""
+    """Give an argument the value that the function left in it, where both are of one kind."""
     if isinstance(target, Tensor) and isinstance(value, Tensor) and target.dtype == value.dtype:
         target.data = value
     elif isinstance(target, list) and isinstance(value, list):

@@ -58,7 +58,7 @@ def find_answers(cells: list[str], exercise: str) -> Found:
 
 
 def choose(definitions: list[Statement], check: int) -> list[Statement]:
-    """The last definition above the cell ``check``, then the last of all; one of them if they are the same."""
+    """The last definition above the cell ``check``, then the last of all, if it is another."""
     above = [each for each in definitions if each.cell <= check]
     return list(dict.fromkeys([*above[-1:], *definitions[-1:]]))
 

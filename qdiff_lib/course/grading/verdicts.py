@@ -12,12 +12,13 @@ from .remote import Process, Remote, Stopped, start
 
 ERROR, MISSING = "error", "missing"  # verdicts besides those of a check
 OF_THE_MACHINE = ("ModuleNotFoundError", "ImportError", "PermissionError", "OSError", "FileNotFoundError")
+OF_THE_CHECK = 30  # seconds that a check may take besides
 LONGEST = 2000  # characters of a message
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict about one exercise: of its check, or "missing" (no definition), or "error" (look yourself)."""
+    """The verdict about an exercise: that of its check, or "missing" (no definition), or "error"."""
 
     exercise: str
     verdict: str
@@ -88,7 +89,7 @@ class Desk:
             return (ERROR, self.reason(error)), said.get("candidates") or 0
 
     def begin(self, exercise: str, number: int) -> tuple[dict, float]:
-        """Let the process run the statements of an exercise; returns what it says, and until when calls count."""
+        """Let the process run the statements of an exercise; returns what it says, and a deadline."""
         if self.process is None:
             self.process = start(self.sandbox, self.rules.seconds)
         deadline = time.monotonic() + self.rules.seconds
@@ -116,7 +117,8 @@ class Desk:
             return verdict, f"the cell that defines {function} raised {kind}: {text}"
         if not said.get("callable"):
             return Verdict.WRONG.value, f"{function} is no function, but of type {said.get('kind')}"
-        outcome = check(exercise, Remote(self.process, deadline, function))
+        remote = Remote(self.process, deadline)
+        outcome = check(exercise, remote, self.rules.seed, self.rules.seconds + OF_THE_CHECK)
         return explained(outcome.verdict.value, outcome.message, said.get("failed"))
 
     def reason(self, error: Exception) -> str:
