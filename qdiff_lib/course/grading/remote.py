@@ -37,7 +37,14 @@ ENVIRONMENT = {
 
 
 class Stopped(BaseException):
-    """The process cannot be used any more; the message says why. No Exception: a check must not catch it."""
+    """There is no answer; the message says why. No Exception: a check must not catch it.
+
+    The process in the sandbox must be replaced, because it does not answer, or cannot be believed.
+    """
+
+
+class Ended(Stopped):
+    """The answer's own process ended. The one that talks to the grader goes on."""
 
 
 @dataclass
@@ -176,7 +183,7 @@ class Remote:
         except Refused as error:
             raise Stopped(f"it returned what cannot be read: {error}") from None
         if isinstance(said, dict) and said.get("ended"):
-            raise Stopped("its process ended without an answer")
+            raise Ended("its process ended without an answer")
         results = said.get("results") if isinstance(said, dict) else None
         if not isinstance(results, list) or len(results) != len(cases):
             raise Stopped("it returned what cannot be read")

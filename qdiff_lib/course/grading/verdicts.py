@@ -8,7 +8,7 @@ from ...utils.sandbox import Sandbox
 from ..checks import Verdict, check
 from .codec import Refused, encode
 from .lessons import COURSE_ANSWERS
-from .remote import Process, Remote, Stopped, start
+from .remote import Ended, Process, Remote, Stopped, start
 
 ERROR, MISSING = "error", "missing"  # verdicts besides those of a check
 OF_THE_MACHINE = ("ModuleNotFoundError", "ImportError", "PermissionError", "OSError", "FileNotFoundError")
@@ -78,14 +78,16 @@ class Desk:
         try:
             said, deadline = self.begin(exercise, number)
         except (Stopped, Refused) as error:
-            self.close()
-            if fresh:
+            if not isinstance(error, Ended):
+                self.close()
+            if fresh or isinstance(error, Ended):
                 return (ERROR, self.reason(error)), 0
             return self.candidate(exercise, number)  # what an earlier answer left may have done that
         try:
             return self.checked(exercise, said, deadline), said.get("candidates") or 0
         except Stopped as error:
-            self.close()
+            if not isinstance(error, Ended):
+                self.close()
             return (ERROR, self.reason(error)), said.get("candidates") or 0
 
     def begin(self, exercise: str, number: int) -> tuple[dict, float]:
@@ -100,8 +102,10 @@ class Desk:
             "course_answers": list(COURSE_ANSWERS.get(exercise, ())),
         }
         said = self.process.exchange(encode({"begin": begin}), deadline)
-        if not isinstance(said, dict) or said.get("ended"):
-            raise Stopped("its process ended while its cells ran")
+        if not isinstance(said, dict):
+            raise Stopped("its process says nothing that can be read")
+        if said.get("ended"):
+            raise Ended("its process ended while its cells ran")
         return said, deadline
 
     def checked(self, exercise: str, said: dict, deadline: float) -> tuple[str, str]:
