@@ -7,7 +7,8 @@ the function may live in another process.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,20 +78,28 @@ class Answer:
 
     def __call__(self, *arguments: object) -> object:
         given = copied(arguments)
-        try:
+        with raised():
             value = plain(self.function(*given))
-        except Raised:
-            raise
-        except (Exception, SystemExit) as error:
-            raise Raised(type(error).__name__, str(error)) from error
         self.changed |= not alike(arguments, given)
         return value
 
-    def each(self, cases: Iterable[tuple]) -> list:
-        """The results for many tuples of arguments, in order."""
-        if hasattr(self.function, "many"):
-            return list(map(plain, self.function.many(list(cases))))
-        return [self(*case) for case in cases]
+    def each(self, cases: list[tuple[int, ...]]) -> list:
+        """The results for many tuples of numbers, in order."""
+        with raised():
+            if hasattr(self.function, "many"):
+                return list(map(plain, self.function.many(cases)))
+            return [plain(self.function(*case)) for case in cases]
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Turn whatever the learner's function raises into ``Raised``."""
+    try:
+        yield
+    except Raised:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Raised(type(error).__name__, str(error)) from error
 
 
 def copied(value: object) -> object:

@@ -29,7 +29,7 @@ def plain(value: object) -> object:
     decimals become numbers, other iterables become lists. Everything else becomes ``Other``. Raises what the
     value's own methods raise.
     """
-    if value is None or type(value) in EXACT:
+    if value is None or type(value) in EXACT or isinstance(value, Other):
         return value
     if isinstance(value, Tensor):
         return plain_tensor(value)
