@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from qdiff_lib.course.exercises.lesson_04 import Half, random_halves
+from qdiff_lib.course.exercises.lesson_04 import Half, make_half, to_real
 from qdiff_lib.course.grading import codec
 from qdiff_lib.course.grading.codec import HEADER, Refused, decode, encode, frame_size
 from qdiff_lib.course.plain import Other, plain
@@ -69,11 +69,11 @@ def test_a_generator_goes_on_where_it_was():
 
 
 def test_what_the_grader_sends_may_name_the_library_and_what_it_gets_may_not():
-    half = random_halves(0, 2.0)[0]
+    half = make_half(torch.randn(2, 3), torch.randn(4, 3))
     found = sent(half, trusted=True)
     assert isinstance(found, Half) and all(map(torch.equal, found, half))
-    assert sent(random_halves, trusted=True) is random_halves
-    for value in (half, random_halves):
+    assert sent(to_real, trusted=True) is to_real
+    for value in (half, to_real):
         with pytest.raises(Refused, match="unknown kind"):
             sent(value)
 

@@ -62,9 +62,9 @@ def lesson_0(code: str, below: tuple[str, ...] = ()) -> str:
         MATH
         + "try:\n    import nonesuch\nexcept ImportError:\n    EACH = 8\n"
         + RIGHT.replace("8 *", "EACH *"),
-        MATH + "T = {}\nfor c in range(2000):\n    T[c] = 8 * c\n" + tabled(RIGHT),
-        MATH + "T = []\nwhile len(T) < 99:\n    T.append(8 * len(T))\n" + tabled(RIGHT),
-        MATH + "T = {}\ndef fill(t):\n    t.update({c: 8 * c for c in range(99)})\nfill(T)\n" + tabled(RIGHT),
+        MATH + "T = {}\nfor c in range(3000):\n    T[c] = 8 * c\n" + tabled(RIGHT),
+        MATH + "T = []\nwhile len(T) < 3000:\n    T.append(8 * len(T))\n" + tabled(RIGHT),
+        MATH + "T = {}\ndef fill(t):\n    t.update({c: 8 * c for c in range(3000)})\nfill(T)\n" + tabled(RIGHT),
         MATH + "from functools import cache\n" + RIGHT + "file_bytes = cache(file_bytes)",
         MATH + "class Bytes:\n    each = 8\n    def __call__(self, a, b, c):\n"
         "        return math.ceil(a * b / 8) + self.each * c\nfile_bytes = Bytes()",
@@ -123,7 +123,8 @@ def test_a_list_may_have_the_name_of_a_later_function():
     code = (
         "parts = [2, 3]\n"
         "def split_quantize(x, sizes, bits):\n    assert len(parts) == 2\n"
-        "    return torch.cat([fake_quantize(p, *min_max(p, Grid(bits)), bits) for p in x.split(sizes, 1)], 1)\n"
+        "    cut = x.split(sizes, 1)\n"
+        "    return torch.cat([fake_quantize(p, *min_max(p, Grid(bits)), bits) for p in cut], 1)\n"
     )
     cells = codes(make_notebook(L4, {"04.split_quantize": code}, below=["def parts(layer):\n    return 1"]))
     assert verdict(cells, "04.split_quantize") == "right"
