@@ -37,10 +37,10 @@ class Refused(ValueError):
 class Encoder:
     """Collects the bytes of tensors while values become JSON.
 
-    named: whether named tuples of this library keep their names.
+    trusted: whether the other side trusts this one: named tuples keep their names, texts their length.
     """
 
-    named: bool = True
+    trusted: bool = True
     raw: bytearray = field(default_factory=bytearray)
 
     def node(self, value: object, depth: int = 0) -> object:
@@ -48,7 +48,7 @@ class Encoder:
         if depth > DEEPEST:
             raise Refused(f"values nested more than {DEEPEST} times")
         if value is None or type(value) in (bool, int, float, str):
-            return bounded(value)
+            return bounded(value, cut=not self.trusted)
         if isinstance(value, list):
             return [self.node(item, depth + 1) for item in value]
         if isinstance(value, Tensor):
@@ -65,7 +65,7 @@ class Encoder:
         """The JSON for tuples, dictionaries, bytes, and functions and classes of this library by name."""
         if isinstance(value, tuple):
             items = [self.node(item, depth + 1) for item in value]
-            if self.named and hasattr(value, "_fields") and type(value).__module__.startswith("qdiff_lib."):
+            if self.trusted and hasattr(value, "_fields") and type(value).__module__.startswith("qdiff_lib."):
                 return {"named": place(type(value)), "items": items}
             return {"tuple": items}
         if isinstance(value, dict):
@@ -96,11 +96,11 @@ class Encoder:
         return [len(self.raw) - len(data), len(data)]
 
 
-def bounded(value: object) -> object:
-    """A number or text within the limits. Raises Refused for a number that is too large."""
+def bounded(value: object, cut: bool) -> object:
+    """A number or text within the limits; ``cut`` shortens texts. Raises Refused for too large a number."""
     if type(value) is int and not -LARGEST_INT < value < LARGEST_INT:
         raise Refused("a whole number of more than 1000 bits")
-    return value[:LONGEST] if type(value) is str else value
+    return value[:LONGEST] if cut and type(value) is str else value
 
 
 def place(thing: object) -> str:
@@ -111,16 +111,26 @@ def place(thing: object) -> str:
     return f"{thing.__module__}:{name}"
 
 
-def encode(value: object, named: bool = True) -> bytes:
-    """A frame with one value. named: whether named tuples of this library keep their names.
+def encode(value: object, trusted: bool = True) -> bytes:
+    """A frame with one value. trusted: whether the other side trusts this one; see ``Encoder``.
 
     Raises Refused for a value that is no data, or breaks a limit.
     """
-    encoder = Encoder(named)
+    encoder = Encoder(trusted)
     text = json.dumps(encoder.node(value)).encode()
     if len(text) > MOST_TEXT:
         raise Refused(f"more than {MOST_TEXT:,} bytes of text")
     return HEADER.pack(len(text), len(encoder.raw)) + text + encoder.raw
+
+
+def to_table(rows: list[tuple]) -> Tensor | None:
+    """Rows of whole numbers, or of floats, as a tensor, which is small and fast; None for other rows."""
+    kinds = {type(value) for row in rows for value in row}
+    if len({len(row) for row in rows}) != 1 or kinds not in ({int}, {float}):
+        return None
+    if kinds == {int} and not all(-(2**63) <= value < 2**63 for row in rows for value in row):
+        return None
+    return torch.tensor(rows, dtype=torch.int64 if kinds == {int} else torch.float64)
 
 
 def frame_size(header: bytes) -> int:
@@ -145,7 +155,7 @@ class Decoder:
         if depth > DEEPEST or self.items > MOST_ITEMS:
             raise Refused("too many values, or nested too deeply")
         if node is None or type(node) in (bool, int, float, str):
-            return bounded(node)
+            return bounded(node, cut=not self.trusted)
         if type(node) is list:
             return [self.value(item, depth + 1) for item in node]
         kind = next(iter(node), None)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...utils.sandbox import Running, Sandbox
 from ..checks import Raised
-from .codec import HEADER, Refused, decode, encode, frame_size
+from .codec import HEADER, Refused, decode, encode, frame_size, to_table
 
 START_SECONDS = 120  # for the imports, on a busy machine
-CALLS = 5_000  # of one frame
+CALLS = 20_000  # of one frame
 WATCH_SECONDS = 0.2  # between two looks at the memory
 MEMORY = 5 * 2**30  # bytes of all processes of a sandbox, without what they share
 PROCESSES = 64
@@ -162,40 +162,44 @@ class Remote:
     deadline: float
 
     def __call__(self, *arguments: object) -> object:
-        return self.outcome(*self.many_results([arguments]), arguments)
+        return self.many([arguments])[0]
 
     def many(self, cases: Iterable[tuple]) -> list:
         """The results for many tuples of arguments, with few messages."""
-        cases = list(cases)
-        return [
-            self.outcome(result, case)
-            for i in range(0, len(cases), CALLS)
-            for result, case in zip(
-                self.many_results(cases[i : i + CALLS]), cases[i : i + CALLS], strict=True
-            )
-        ]
+        cases = [tuple(case) for case in cases]
+        parts = [cases[i : i + CALLS] for i in range(0, len(cases), CALLS)]
+        return [value for part in parts for value in self.some(part)]
 
-    def many_results(self, cases: list[tuple]) -> list[dict]:
-        """What the process says about each call. Raises Stopped if it ended or says something else."""
-        frame = encode({"calls": [tuple(case) for case in cases]})
+    def some(self, cases: list[tuple]) -> list:
+        """The results for as many arguments as fit into a message. Raises Stopped if there is no answer."""
+        said = self.said({"calls": cases if (table := to_table(cases)) is None else table})
+        results, table = said.get("results"), said.get("table")
+        if isinstance(table, Tensor) and table.shape == (len(cases), 1):
+            return [value for (value,) in table.tolist()]
+        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+            raise Stopped("it returned what cannot be read")
+        values = [self.outcome(result, case) for result, case in zip(results, cases, strict=False)]
+        if len(values) != len(cases):
+            raise Stopped("it returned too few results")
+        return values
+
+    def said(self, request: dict) -> dict:
+        """The reply to a request. Raises Stopped if there is none, or another one."""
         try:
-            said = self.process.exchange(frame, self.deadline)
+            found = self.process.exchange(encode(request), self.deadline)
         except Refused as error:
             raise Stopped(f"it returned what cannot be read: {error}") from None
-        if isinstance(said, dict) and said.get("ended"):
+        if not isinstance(found, dict):
+            raise Stopped("it returned what cannot be read")
+        if found.get("ended"):
             raise Ended("its process ended without an answer")
-        results = said.get("results") if isinstance(said, dict) else None
-        if not isinstance(results, list) or len(results) != len(cases):
-            raise Stopped("it returned what cannot be read")
-        if not all(isinstance(result, dict) for result in results):
-            raise Stopped("it returned what cannot be read")
-        return results
+        return found
 
     def outcome(self, result: dict, arguments: tuple) -> object:
         """The value of one call, after its arguments were changed as the function changed them."""
         if "raised" in result:
-            words = [str(part)[:1000] for part in listed(result["raised"])] + ["Exception", ""]
-            raise Raised(words[0], words[1])
+            kind, text = [*map(str, listed(result["raised"])), "Exception", ""][:2]
+            raise Raised(kind[:100], text[:1000])
         if "refused" in result:
             raise Raised("ValueError", f"it returned what is too large, or no data: {result['refused']}")
         for change in listed(result.get("changed")):

@@ -142,3 +142,4 @@ def test_a_truth_value_is_one_of_two_whatever_its_byte():
 
 def test_texts_are_cut():
     assert len(sent("x" * 10**6)) == codec.LONGEST
+    assert len(sent("x" * 10**6, trusted=True)) == 10**6  # a cell of a notebook

@@ -64,7 +64,9 @@ def lesson_0(code: str, below: tuple[str, ...] = ()) -> str:
         + RIGHT.replace("8 *", "EACH *"),
         MATH + "T = {}\nfor c in range(3000):\n    T[c] = 8 * c\n" + tabled(RIGHT),
         MATH + "T = []\nwhile len(T) < 3000:\n    T.append(8 * len(T))\n" + tabled(RIGHT),
-        MATH + "T = {}\ndef fill(t):\n    t.update({c: 8 * c for c in range(3000)})\nfill(T)\n" + tabled(RIGHT),
+        MATH
+        + "T = {}\ndef fill(t):\n    t.update({c: 8 * c for c in range(3000)})\nfill(T)\n"
+        + tabled(RIGHT),
         MATH + "from functools import cache\n" + RIGHT + "file_bytes = cache(file_bytes)",
         MATH + "class Bytes:\n    each = 8\n    def __call__(self, a, b, c):\n"
         "        return math.ceil(a * b / 8) + self.each * c\nfile_bytes = Bytes()",
