@@ -31,6 +31,11 @@ def main() -> None:
     worker: tuple[int, socket.socket] | None = None
     while (frame := receive(grader[0].read)) is not None:
         header, body = frame
+        if body == b'"ping"':
+            end(worker)
+            worker = None
+            send(grader[1], encode("ready"))
+            continue
         if begins(body):
             end(worker)
             worker = fork(grader)

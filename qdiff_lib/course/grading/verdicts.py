@@ -12,6 +12,7 @@ from .remote import Ended, Process, Remote, Stopped, start
 
 ERROR, MISSING = "error", "missing"  # verdicts besides those of a check
 OF_THE_MACHINE = ("ModuleNotFoundError", "ImportError", "PermissionError", "OSError", "FileNotFoundError")
+PING_SECONDS = 15
 OF_THE_CHECK = 30  # seconds that a check may take besides
 LONGEST = 2000  # characters of a message
 
@@ -74,26 +75,30 @@ class Desk:
 
     def candidate(self, exercise: str, number: int) -> tuple[tuple[str, str], int]:
         """Verdict and message about one of the definitions, and how many there are."""
-        fresh = self.process is None
+        count = 0
         try:
             said, deadline = self.begin(exercise, number)
+            count = 2 if said.get("candidates") == 2 else 1
+            return self.checked(exercise, said, deadline), count
         except (Stopped, Refused) as error:
             if not isinstance(error, Ended):
                 self.close()
-            if fresh or isinstance(error, Ended):
-                return (ERROR, self.reason(error)), 0
-            return self.candidate(exercise, number)  # what an earlier answer left may have done that
-        try:
-            return self.checked(exercise, said, deadline), said.get("candidates") or 0
-        except Stopped as error:
-            if not isinstance(error, Ended):
+            return (ERROR, self.reason(error)), count
+
+    def ready(self) -> Process:
+        """The process, or a new one if there is none that answers: an earlier answer may have stopped it."""
+        if self.process:
+            try:
+                self.process.exchange(encode("ping"), time.monotonic() + PING_SECONDS)
+            except (Stopped, Refused):
                 self.close()
-            return (ERROR, self.reason(error)), said.get("candidates") or 0
+        if self.process is None:
+            self.process = start(self.sandbox, self.rules.seconds)
+        return self.process
 
     def begin(self, exercise: str, number: int) -> tuple[dict, float]:
         """Let the process run the statements of an exercise; returns what it says, and a deadline."""
-        if self.process is None:
-            self.process = start(self.sandbox, self.rules.seconds)
+        process = self.ready()
         deadline = time.monotonic() + self.rules.seconds
         begin = {
             "exercise": exercise,
@@ -101,7 +106,7 @@ class Desk:
             "cells": list(self.cells),
             "course_answers": list(COURSE_ANSWERS.get(exercise, ())),
         }
-        said = self.process.exchange(encode({"begin": begin}), deadline)
+        said = process.exchange(encode({"begin": begin}), deadline)
         if not isinstance(said, dict):
             raise Stopped("its process says nothing that can be read")
         if said.get("ended"):

@@ -151,7 +151,7 @@ class Always(torch.Tensor):
 return torch.ones(3).as_subclass(Always)""",
     "a number of a million digits": "return 10**1_000_000",
     "lists in lists": "found = []\nfor _ in range(100_000):\n    found = [found]\nreturn found",
-    "keys that collide": "return {i * (2**61 - 1): 0 for i in range(30_000)}",
+    "keys that collide": "return {i * (2**61 - 1): 0 for i in range(5_000)}",
     "a tensor larger than all memory": "import torch\nreturn torch.zeros(1).expand(2**50)",
     "an iterable without end": "import itertools\nreturn itertools.count()",
     "an error with a page in it": "raise ValueError('<script>1</script>\\x1b[2J\\u202e' + '=x' * 10_000)",

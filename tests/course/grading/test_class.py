@@ -19,7 +19,7 @@ from tools.notebooks import to_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox]
 SEED = 47110815
-TIMEOUT = 6
+TIMEOUT = 4
 L0, L1, L4 = "00_start_here", "01_error_accumulation", "04_shortcut_splitting"
 BYTES, DOT = "00.file_bytes", "00.integer_dot"
 HONEST = ("00.integer_dot", "02.range_utilisation", "05.pack_nibbles")  # in the notebooks with attacks

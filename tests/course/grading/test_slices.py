@@ -189,11 +189,3 @@ def test_what_an_answer_does_not_need_is_not_run():
 def test_a_cell_nested_without_measure_is_no_harm():
     deep = "x = " + "(" * 50_000 + ")" * 50_000
     assert verdict([deep, MATH + RIGHT, "y = " + "-" * 30_000 + "1"], BYTES) == "right"
-
-
-@pytest.mark.parametrize("name", [name for name in lesson_names() if name[:2] != "03"])
-def test_the_solutions_of_every_lesson(name):
-    cells = codes(make_notebook(name, solutions(name)))
-    assert {exercise: verdict(cells, exercise) for exercise in solutions(name)} == dict.fromkeys(
-        solutions(name), "right"
-    )
