@@ -125,11 +125,10 @@ def test_the_seed_gives_other_numbers(judged):
     assert said[0] == said[1] != said[2] and "ValueError" in said[0]
 
 
-@pytest.mark.parametrize("seed", [0, 4711])
 @pytest.mark.parametrize("name", lesson_names())
-def test_the_solutions_of_every_lesson_are_right_for_every_seed(judged, name, seed):
+def test_the_solutions_of_every_lesson_are_right_for_another_seed(judged, name):
     cells = codes(make_notebook(name, solutions(name)))
-    found = {exercise: judged(cells, exercise, seed=seed) for exercise in solutions(name)}
+    found = {exercise: judged(cells, exercise, seed=4711) for exercise in solutions(name)}
     assert {verdict for verdict, _ in found.values()} == {"right"}, found
 
 
