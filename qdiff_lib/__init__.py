@@ -21,6 +21,7 @@ _HOMES = {
     "CalibrationSet": "calibration.calibration_set",
     "quantize": "ptq.quantize",
     "with_sampler": "diffusion.pipelines",
+    "run_on": "engines.run",
     "sample": "diffusion.sampling",
     "score": "evaluation.scores",
     "trajectory_mse": "evaluation.trajectory_errors",

@@ -228,7 +228,7 @@ from functools import partial
 
 deep, skip = cases["as trained"][0].split(splits[worst], 1)
 magnifier = partial(figures.magnifier, deep, skip, bits=4)
-explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 8, 50))
+explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 15, 50))
 
 # %% [markdown]
 # ## What does the split change in this model?

@@ -108,8 +108,8 @@ class QuantAttention(Attention):
         if self.spatial_norm is not None:
             hidden_states = self.spatial_norm(hidden_states, temb)
         if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, tokens, C)
-        if self.group_norm is not None:
+            hidden_states = self.tokens(hidden_states)
+        elif self.group_norm is not None:
             hidden_states = self.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if self.norm_cross and encoder_hidden_states is not None:
@@ -123,10 +123,19 @@ class QuantAttention(Attention):
 
         out = self.to_out[1](self.to_out[0](out))
         if len(shape) == 4:
-            out = out.transpose(1, 2).reshape(shape)
+            out = self.image(out, shape)
         if self.residual_connection:
             out = out + residual
         return out / self.rescale_output_factor
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Return the normed tokens (B, H W, C) of an image (B, C, H, W)."""
+        image = image if self.group_norm is None else self.group_norm(image)
+        return image.flatten(2).transpose(1, 2)
+
+    def image(self, tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return tokens (B, H W, C) as an image of ``shape`` (B, C, H, W)."""
+        return tokens.transpose(1, 2).reshape(shape)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Return the result of both products, (B heads, tokens, C / heads).

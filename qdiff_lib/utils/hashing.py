@@ -1,8 +1,9 @@
-"""One hash that identifies tensors and settings together."""
+"""Hashes that identify tensors and settings together, and source code."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,4 +26,12 @@ def tensors_hash(tensors: Mapping[str, Tensor], settings: object = None) -> str:
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"\n{json.dumps([name, str(value.dtype), *value.shape])}\n".encode())
         digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def sources_hash(folder: Path) -> str:
+    """Return the SHA-256 of all Python files below a folder, with their names, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"\n{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -69,7 +69,11 @@ def code_spans(dice: random.Random) -> list[tuple[int, int, int, int]]:
 
 
 def values_between(low: int, high: int, generator: torch.Generator) -> Tensor:
-    """Numbers (40, 5) from about ``low`` to about ``high``, none within 0.05 of a half."""
-    whole = torch.randint(low, high + 1, (40, 5), generator=generator)
-    whole[3, 1], whole[20, 4] = low, high
-    return whole + 0.9 * torch.rand(40, 5, generator=generator) - 0.45
+    """Numbers (40, 5) from a bit below ``low`` to a bit above ``high``, none within 0.05 of a half.
+
+    To round both ends down, or up, gives another distance than to round them to nearest.
+    """
+    whole = torch.randint(low + 1, high, (40, 5), generator=generator)
+    values = whole + 0.9 * torch.rand(40, 5, generator=generator) - 0.45
+    values[3, 1], values[20, 4] = low - 0.3, high + 0.3
+    return values

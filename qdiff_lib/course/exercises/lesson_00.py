@@ -87,9 +87,10 @@ def bytes_mistake(found: Tensor, count: int, bits: int, channels: int) -> str:
 def integer_dot(answer: Answer, seed: int) -> str:
     dice, generator = sources("00.integer_dot", seed)
     for n, z_w, z_x in ((8, dice.randint(4, 11), dice.randint(30, 90)), (9, 0, 128), (MANY, 2, 20)):
-        q_w = torch.randint(16, (n,), generator=generator, dtype=torch.uint8)
+        top = 255 if n == 9 else 15  # weights of 8 bits, or of 4
+        q_w = torch.randint(top + 1, (n,), generator=generator, dtype=torch.uint8)
         q_x = torch.randint(256, (n,), generator=generator, dtype=torch.uint8)
-        q_w[0], q_x[0], q_w[1], q_x[1] = 15, 255, 0, 0  # the ends of both grids
+        q_w[0], q_x[0], q_w[1], q_x[1] = top, 255, 0, 0  # the ends of both grids
         if n == MANY:
             q_w, q_x = odd_and_large(q_w, q_x, z_w, z_x)
         found = numbers(answer(q_w, z_w, q_x, z_x), (), f"one whole number, the sum of all {n} products")

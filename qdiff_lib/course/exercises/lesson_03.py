@@ -9,7 +9,7 @@ from ..checks import Answer, Wrong, exercise
 from ..text import Question
 from .answers import numbers, sources
 from .draws_03 import draws, judge_chances, made
-from .streams_03 import judge_spread, judge_stream, stream, stream_cases
+from .streams_03 import NEAR, judge_alike, judge_spread, stream_cases, stream_number, words
 
 
 def own_and_true(
@@ -148,19 +148,18 @@ def check_stream_number(answer: Answer, seed: int) -> str:
     """No two of many (role, seed, image) share a number; all of the 2^32 numbers are used alike."""
     dice, _ = sources("03.stream_number", seed)
     cases = stream_cases(dice)
-    owner: dict[int, tuple[int, int, int]] = {}
-    for case, found in zip(cases, answer.each(cases), strict=True):
-        value = found if type(found) is int else numbers(found, (), "one whole number").item()
-        judge_stream(int(value) if float(value).is_integer() else value, case, owner)
-    again = dice.sample(sorted(owner.items()), 1000)
-    for (number, case), found in zip(again, answer.each([case for _, case in again]), strict=True):
-        if numbers(found, (), "one whole number") != number:
+    for some in (cases[:NEAR], cases):  # most mistakes show in the few
+        values = [stream_number(found, case) for case, found in zip(some, answer.each(some), strict=True)]
+        judge_alike(values, some)
+    again = dice.sample(range(len(cases)), 1000)
+    for i, found in zip(again, answer.each([cases[i] for i in again]), strict=True):
+        if stream_number(found, cases[i]) != values[i]:
             raise Wrong(
-                f"{stream(case)} gets another number in a second call: the same "
-                "role, seed and image must give the same number every time."
+                f"{words(cases[i])} gets another number in a second call: the same role, seed and image must "
+                "give the same number every time."
             )
-    judge_spread(torch.tensor(list(owner)))
-    return f"{len(owner):,} streams, no two alike: calibration noise can never be evaluated on."
+    judge_spread(values)
+    return f"{len(values):,} streams, no two alike: calibration noise can never be evaluated on."
 
 
 QUIZ = (

@@ -53,13 +53,6 @@ def split_values(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
     return torch.cat([fake_quantize(part, *min_max(part, Grid(bits)), bits) for part in parts], dim=1)
 
 
-def toy_sides(ratio: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two images (2, 3, 4, 4) and (2, 5, 4, 4) of uniform noise, the first ``ratio`` times as wide."""
-    generator = torch.Generator().manual_seed(seed)
-    deep, skip = (2 * torch.rand(2, c, 4, 4, generator=generator) - 1 for c in (3, 5))
-    return ratio * deep, skip
-
-
 @exercise(
     "04.split_quantize",
     hints=(

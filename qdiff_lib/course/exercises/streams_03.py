@@ -3,15 +3,19 @@
 import random
 
 import torch
-from torch import Tensor
 
 from ..checks import Wrong
+from .answers import numbers
 
 ROLES, SEEDS, IMAGES, STREAMS = 2, 2**11, 2**20, 2**32
 DRAWN = 300_000  # streams: two of that many random numbers below 2^32 are equal but for one case in 30,000
 
 
-def stream_cases(dice: random.Random) -> list[tuple[int, int, int]]:
+NEAR = 2000  # streams at the ends and near each other, before those
+Stream = tuple[int, int, int]  # role, seed, image
+
+
+def stream_cases(dice: random.Random) -> list[Stream]:
     """Different (role, seed, image): the ends and neighbours of both ranges, then ``DRAWN`` at random."""
     few = (0, 1, 2, 3, 7, 64, 1000, 1023, 1024)
     seeds = (*few, 1025, SEEDS - 2, SEEDS - 1)
@@ -21,32 +25,40 @@ def stream_cases(dice: random.Random) -> list[tuple[int, int, int]]:
     return list(dict.fromkeys([*near, *((n & 1, n >> 1 & SEEDS - 1, n >> 12) for n in far)]))
 
 
-def judge_stream(value: float, case: tuple[int, int, int], owner: dict[int, tuple[int, int, int]]) -> None:
-    """Note the owner of a number. Raises Wrong where it is taken, or cannot be a seed."""
-    words = stream(case)
-    if not isinstance(value, int) or not 0 <= value < STREAMS:
+def stream_number(found: object, case: Stream) -> int:
+    """The learner's number of a stream. Raises Wrong where it cannot be a seed."""
+    value = found if type(found) is int else numbers(found, (), "one whole number").item()
+    if not 0 <= value < STREAMS or value != int(value):
         raise Wrong(
-            f"{words} gets {value:,}. torch keeps 32 bits of a seed, so that larger numbers wrap around onto "
-            "others' streams: stay whole, and from 0 to 2^32 - 1."
+            f"{words(case)} gets {value:,}. torch keeps 32 bits of a seed, so that larger numbers wrap "
+            "around onto others' streams: stay whole, and from 0 to 2^32 - 1."
         )
-    other = owner.setdefault(value, case)
-    if other == case:
+    return int(value)
+
+
+def judge_alike(values: list[int], cases: list[Stream]) -> None:
+    """Raise Wrong where two streams have the same number."""
+    owner: dict[int, Stream] = {}
+    if len(set(values)) == len(values):
         return
-    if other[1:] == case[1:]:
-        raise Wrong(f"{words} gets the same number in both roles: calibration noise would be evaluated on.")
+    value, case = next(pair for pair in zip(values, cases, strict=True) if owner.setdefault(*pair) != pair[1])
+    if owner[value][1:] == case[1:]:
+        raise Wrong(
+            f"{words(case)} gets the same number in both roles: calibration noise would be evaluated on."
+        )
     hint = " float32 cannot hold whole numbers above 2^24." if value > 2**24 and value % 128 == 0 else ""
     raise Wrong(
-        f"{words} and {stream(other)} get the same number, {value:,}: they would share their noise. A number "
-        f"drawn by chance, such as a hash, is no solution: at 2^32 streams some meet.{hint}"
+        f"{words(case)} and {words(owner[value])} get the same number, {value:,}: they would share their "
+        f"noise. A number drawn by chance, such as a hash, is no solution: at 2^32 streams some meet.{hint}"
     )
 
 
-def judge_spread(values: Tensor) -> None:
+def judge_spread(streams: list[int]) -> None:
     """Raise Wrong unless numbers of random streams lie evenly below 2^32, in 64 parts, within 6 deviations.
 
     There are as many streams as numbers, so that no number may be left out.
     """
-    values = values[-DRAWN // 2 :]  # of random streams alone
+    values = torch.tensor(streams[-DRAWN // 2 :])  # of random streams alone
     fair = len(values) / 64
     for part in (values >> 26, values % 64):
         counts = torch.bincount(part, minlength=64)
@@ -58,6 +70,6 @@ def judge_spread(values: Tensor) -> None:
             )
 
 
-def stream(case: tuple[int, int, int]) -> str:
+def words(case: Stream) -> str:
     """A stream in words."""
     return f"(role {case[0]}, seed {case[1]}, image {case[2]})"
