@@ -162,7 +162,9 @@ def products(model: openvino.Model) -> list[tuple[str, int]]:
             per_output = node.input(0).get_shape()[-2 if node.get_attributes()["transpose_a"] else -1]
         else:
             continue
-        found.append((node.get_friendly_name().rpartition("/")[0], int(np.prod(node.get_output_shape(0))) * per_output))
+        found.append(
+            (node.get_friendly_name().rpartition("/")[0], int(np.prod(node.get_output_shape(0))) * per_output)
+        )
     return found
 
 

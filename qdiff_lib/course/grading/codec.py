@@ -18,6 +18,7 @@ HEADER = struct.Struct(">II")
 MOST_TEXT = 2**23  # bytes of the JSON part
 MOST_RAW = 2**26  # bytes of all tensors of a frame
 MOST_ITEMS = 2**20  # values of a frame
+MOST_OTHERS = 100  # each becomes a class
 MOST_KEYS = 4096  # of a dictionary: keys can be made to collide, and then each one costs more than the last
 DEEPEST = 20  # levels of nesting
 LONGEST = 10_000  # characters of a text
@@ -148,6 +149,7 @@ class Decoder:
     raw: bytes
     trusted: bool
     items: int = 0
+    others: int = 0
 
     def value(self, node: object, depth: int = 0) -> object:
         """The value of a node. Raises Refused for everything that ``Encoder`` does not write."""
@@ -168,6 +170,9 @@ class Decoder:
         if kind == "bytes":
             return self.part(node["bytes"])
         if kind == "other":
+            self.others += 1
+            if self.others > MOST_OTHERS:
+                raise Refused(f"more than {MOST_OTHERS} objects that are no data")
             return type(re.sub(r"\W", "_", str(node["other"])[:100]), (), {})()  # an object of that name
         return self.special(kind, node, depth)
 

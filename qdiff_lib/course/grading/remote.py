@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import site
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -129,10 +130,10 @@ class Process:
 def start(sandbox: Sandbox, seconds: float) -> Process:
     """A new process, ready for exercises. seconds: the limit for one exercise. Raises Stopped."""
     environment = ENVIRONMENT | {
-        "PYTHONPATH": str(PACKAGE.parent),
+        "PYTHONPATH": python_path(),
         "QDIFF_ANSWER_SECONDS": str(int(seconds) + 1),
     }
-    arguments = ["-s", "-m", "qdiff_lib.course.grading.child"]
+    arguments = ["-m", "qdiff_lib.course.grading.child"]
     process = Process(sandbox.start(arguments, [PACKAGE, *data_folders()], environment))
     try:
         said = process.receive(time.monotonic() + START_SECONDS)
@@ -143,6 +144,12 @@ def start(sandbox: Sandbox, seconds: float) -> Process:
         process.stop()
         raise Stopped(f"the sandbox ({sandbox.name}) did not start")
     return process
+
+
+def python_path() -> str:
+    """Where the process finds this library, and the packages that this user installed alone."""
+    own = site.getusersitepackages()
+    return os.pathsep.join([str(PACKAGE.parent), *([own] if os.path.isdir(own) else [])])
 
 
 def data_folders() -> list[Path]:

@@ -120,6 +120,7 @@ def test_what_is_refused_before_it_is_sent(value):
         ({"dict": [[[], 1]]}, b""),
         ({"dict": [[i * (2**61 - 1), 0] for i in range(5000)]}, b""),
         ({"dict": 3}, b""),
+        ([{"other": f"kind{i}"} for i in range(101)], b""),
         ({"tuple": {}}, b""),
         ([0] * (codec.MOST_ITEMS + 1), b""),
     ],
