@@ -114,7 +114,8 @@ def bubblewrap(folders: Iterable[str]) -> list[str]:
     """The start of a command for bubblewrap; the folders are visible and read-only."""
     options = ["--unshare-user", "--unshare-all", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
     options += ["--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
-    options += ["--disable-userns"] if can_disable_namespaces() else []
+    program = shutil.which("bwrap") or "bwrap"  # the command's own PATH may be another
+    options += ["--disable-userns"] if can_disable_namespaces(program) else []
     for place in SYSTEM:
         if os.path.islink(place):
             options += ["--symlink", os.readlink(place), place]
@@ -124,19 +125,20 @@ def bubblewrap(folders: Iterable[str]) -> list[str]:
         options += ["--size", str(SCRATCH), "--tmpfs", scratch]
     for folder in folders:  # after /tmp, as they may be below it
         options += ["--ro-bind", folder, folder]
-    return ["bwrap", *options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--"]
+    return [program, *options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--"]
 
 
 @functools.cache
-def can_disable_namespaces() -> bool:
+def can_disable_namespaces(program: str) -> bool:
     """Whether this bubblewrap can forbid new user namespaces, as versions from 0.8 on can."""
-    return "--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
+    return "--disable-userns" in subprocess.run([program, "--help"], capture_output=True, text=True).stdout
 
 
 def container(engine: str, label: str, folders: Iterable[str], environment: dict[str, str]) -> list[str]:
     """The start of a command for podman or docker, with the same view of the system as in ``bubblewrap``."""
     options = ["run", "--rm", "--interactive", "--name", label, "--network", "none", "--read-only"]
     options += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65534:65534"]
+    options += ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     options += ["--pids-limit", str(PROCESSES), "--memory", "4g", "--tmpfs", f"/tmp:size={SCRATCH}"]
     for place in [*filter(os.path.exists, SYSTEM), *folders]:
         options += ["--volume", f"{place}:{place}:ro"]
@@ -158,16 +160,16 @@ def why_not(name: str) -> str:
             said, _ = running.process.communicate(timeout=PROBE_SECONDS)
         finally:
             running.stop()
+        return "" if said.strip() == b"1" else failure_text(name)
     except (OSError, subprocess.SubprocessError) as error:
         return " ".join(str(error).split())
-    return "" if said.strip() == b"1" else failure_text(name)
 
 
 def failure_text(name: str) -> str:
-    """What bubblewrap says where it cannot start."""
-    if name != "bubblewrap":
-        return "installed, but it cannot start a container here"
-    run = subprocess.run([*bubblewrap(python_folders()), "true"], capture_output=True, text=True)
+    """What the program says where it cannot start a sandbox."""
+    folders = python_folders()
+    start = bubblewrap(folders) if name == "bubblewrap" else container(name, "qdiff-probe", folders, {})
+    run = subprocess.run([*start, "/usr/bin/true"], capture_output=True, text=True, timeout=PROBE_SECONDS)
     return f"installed, but it does not work here: {' '.join(run.stderr.split()) or 'no reason given'}"
 
 

@@ -72,6 +72,13 @@ class TestSandbox:
             ("bubblewrap", "podman", "docker"), "not installed"
         )
 
+    def test_a_program_that_does_not_work_is_quoted(self, tmp_path, monkeypatch):
+        (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'No permission to make a namespace' >&2\nexit 1\n")
+        (tmp_path / "bwrap").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        reason = "installed, but it does not work here: No permission to make a namespace"
+        assert sandbox.why_not("bubblewrap") == reason
+
     def test_containers_get_no_network_and_no_folder_that_they_can_write(self):
         command = sandbox.container("podman", "label", ["/opt/py"], {"A": "b"})
         for option in ("--network none", "--read-only", "--cap-drop ALL", "/opt/py:/opt/py:ro", "--env A=b"):
