@@ -7,6 +7,7 @@ the function may live in another process.
 """
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,11 +52,14 @@ class Wrong(Exception):
 
 
 class Raised(Exception):
-    """The learner's function raised an exception. kind: its class. text: its message."""
+    """The learner's function raised an exception. kind: its class. text: its message. line: of the code."""
 
-    def __init__(self, kind: str, text: str):
-        super().__init__(kind, text)
-        self.kind, self.text = kind, text
+    def __init__(self, kind: str, text: str, line: str = ""):
+        super().__init__(kind, text, line)
+        self.kind, self.text, self.line = kind, text, line
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}" + (f" (at `{self.line}`)" if self.line else "")
 
     @property
     def is_stub(self) -> bool:
@@ -77,28 +81,35 @@ class Answer:
 
     def __call__(self, *arguments: object) -> object:
         given = copied(arguments)
-        with raised():
+        with raised(self.function):
             value = plain(self.function(*given))
         self.changed |= not alike(arguments, given)
         return value
 
     def each(self, cases: list[tuple[int, ...]]) -> list:
         """The results for many tuples of numbers, in order."""
-        with raised():
+        with raised(self.function):
             if hasattr(self.function, "many"):
                 return list(map(plain, self.function.many(cases)))
             return [plain(self.function(*case)) for case in cases]
 
 
 @contextmanager
-def raised() -> Iterator[None]:
+def raised(function: Callable) -> Iterator[None]:
     """Turn whatever the learner's function raises into ``Raised``."""
     try:
         yield
     except Raised:
         raise
     except (Exception, SystemExit) as error:
-        raise Raised(type(error).__name__, str(error)) from error
+        raise Raised(type(error).__name__, str(error), line_of(error, function)) from error
+
+
+def line_of(error: BaseException, function: Callable) -> str:
+    """The line of the learner's code at which the error was raised; empty where it is not known."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return (lines[-1] or "").strip() if lines else ""
 
 
 def copied(value: object) -> object:
@@ -183,7 +194,7 @@ def judged(test: Callable, answer: Answer, seed: int, seconds: float | None) -> 
             return Outcome(
                 Verdict.NOT_ATTEMPTED, "write the function above, run its cell, then this one again."
             )
-        return Outcome(Verdict.WRONG, f"your function raised {error.kind}: {error.text}")
+        return Outcome(Verdict.WRONG, f"your function raised {error}")
     except TooLong:
         return Outcome(
             Verdict.WRONG,

@@ -15,7 +15,8 @@ from qdiff_lib.cli.doctor import Finding
 from qdiff_lib.io import shipped_data
 from qdiff_lib.utils.sandbox import Sandbox
 
-STEPS = ("python", "torch", "diffusers", "torch-fidelity", "device", "data", "disk", "memory", "sandbox")
+STEPS = ("python", "torch", "diffusers", "torch-fidelity", "device", "engines", "data", "disk", "memory")
+STEPS += ("sandbox",)
 
 
 @pytest.fixture

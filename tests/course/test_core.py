@@ -77,6 +77,15 @@ class TestChecks:
         outcome = check("00.twice", answer)
         assert outcome.verdict is Verdict.WRONG and "your function raised" in outcome.message
 
+    def test_the_line_of_the_learners_code_is_named(self, twice):
+        def answer(x):
+            y = x + 1
+            return torch.zeros(2) @ torch.zeros(y)
+
+        message = check("00.twice", answer).message
+        assert message.startswith("your function raised RuntimeError: ")
+        assert message.endswith("(at `return torch.zeros(2) @ torch.zeros(y)`)")
+
     def test_a_function_without_a_kernel_is_attempted(self, twice):
         def answer(x):
             raise NotImplementedError("not implemented for 'Byte'")
