@@ -1,10 +1,16 @@
 """What only the lessons need: checks, hints, quizzes, widgets, figures, recorded results, grading."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-from .recorded import (
-    recorded as recorded,
-)  # the module of this name would hide the function, if it came first
+from .recorded import recorded  # now: the module of this name would hide the function, if it came first
+
+if TYPE_CHECKING:  # for readers and tools; ``__getattr__`` does the same when a name is used
+    from .checks import Outcome, Verdict, check
+    from .figures import show
+    from .lesson import Lesson, start
+    from .text import claim, hints, quiz
+    from .widgets import explore
 
 _HOMES = {
     "Lesson": "lesson",
@@ -18,7 +24,19 @@ _HOMES = {
     "show": "figures",
     "start": "lesson",
 }
-__all__ = sorted([*_HOMES, "recorded"])
+__all__ = [
+    "Lesson",
+    "Outcome",
+    "Verdict",
+    "check",
+    "claim",
+    "explore",
+    "hints",
+    "quiz",
+    "recorded",
+    "show",
+    "start",
+]
 
 
 def __getattr__(name: str):
