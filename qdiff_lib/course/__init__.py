@@ -1,4 +1,4 @@
-"""What only the lessons need: checks, hints, quizzes, widgets, figures, recorded results, grading."""
+"""What only the lessons need: checks, hints, quizzes, widgets, figures, progress, recorded results, grading."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from .recorded import recorded  # now: the module of this name would hide the function, if it came first
 
 if TYPE_CHECKING:  # for readers and tools; ``__getattr__`` does the same when a name is used
-    from .checks import Outcome, Verdict, check
+    from .checks import Outcome, Verdict
     from .figures import show
     from .lesson import Lesson, start
+    from .solved import check, progress
     from .text import claim, hints, quiz
     from .widgets import explore
 
@@ -16,10 +17,11 @@ _HOMES = {
     "Lesson": "lesson",
     "Outcome": "checks",
     "Verdict": "checks",
-    "check": "checks",
+    "check": "solved",
     "claim": "text",
     "explore": "widgets",
     "hints": "text",
+    "progress": "solved",
     "quiz": "text",
     "show": "figures",
     "start": "lesson",
@@ -32,6 +34,7 @@ __all__ = [
     "claim",
     "explore",
     "hints",
+    "progress",
     "quiz",
     "recorded",
     "show",
