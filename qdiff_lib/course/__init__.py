@@ -1,4 +1,4 @@
-"""What only the lessons need: checks, hints, quizzes, widgets, figures, progress, recorded results, grading."""
+"""What only the lessons need: checks, hints, quizzes, widgets, figures, progress, results, grading."""
 
 import importlib
 from typing import TYPE_CHECKING
