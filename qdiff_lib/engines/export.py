@@ -86,7 +86,7 @@ def why_no_export(format: str) -> str:
 
 
 def example(pipe: DiffusionPipeline | nn.Module) -> dict[str, Tensor]:
-    """Return inputs in float32 of the shapes that a network reads, in the flat form of ``graph.model_inputs``.
+    """Return inputs of the shapes that a network reads, in the flat form of ``graph.model_inputs``.
 
     The number of tokens is that of the pipeline's texts, or 77 if only the UNet is given.
     """

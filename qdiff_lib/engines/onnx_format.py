@@ -63,9 +63,7 @@ def serialized(unet: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
     network = PositionalNetwork(network_with_codes(unet), tuple(inputs))
     dynamic = {"inputs": tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)}
     with torch.no_grad():
-        program = torch.export.export(
-            network, tuple(inputs.values()), dynamic_shapes=dynamic, strict=False
-        )
+        program = torch.export.export(network, tuple(inputs.values()), dynamic_shapes=dynamic, strict=False)
     names = dict(input_names=list(inputs), output_names=["noise"])
     model = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names).model_proto
     remove_notes(model.graph)

@@ -90,7 +90,7 @@ def set_command(monkeypatch, name, raised):
         ([*EVALUATE, "--extractor", "vgg"], "'vgg'", "'fashion-classifier', 'inception'"),
         ([*EVALUATE, "--out", "scores.txt"], "'scores.txt'", ".json"),
         (["demo", "--profile", "huge"], "'huge'", "'tiny'"),
-        (["quantise"], "'quantise'", "'quantize', 'sample', 'evaluate', 'convert', 'export', 'demo', 'doctor'"),
+        (["quantise"], "'quantise'", ", ".join(map(repr, COMMANDS))),
         ([], "COMMAND", "required"),
     ],
     ids=lambda case: " ".join(case[-2:]) if isinstance(case, list) else "",
