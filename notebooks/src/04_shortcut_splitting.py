@@ -164,15 +164,15 @@ def split_quantize(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
 # ### Exercise: equation 8 in integers
 #
 # *Difficulty 4 of 5, importance 5 of 5, 12 minutes.* A chip multiplies integers. You get both halves as codes and return the
-# output of the layer. A `Half` has `x_codes` (N, C) and `w_codes` (O, C), both uint8, `x_scale` and `x_zero`
-# (0-dimensional), `w_scale` and `w_zero` (O,): one for each output channel. All of them are tensors.
+# output of the layer. A `Half` has `x_codes` (N, C) and `w_codes` (O, C), `x_scale` and `x_zero` (0-dimensional),
+# `w_scale` and `w_zero` (O,): one for each output channel. All of them are tensors. Codes and zero points are uint8.
 
 # %% tags=["exercise"] exercise="04.shortcut_output"
 from qdiff_lib.course.exercises.lesson_04 import Half
 
 
 def shortcut_output(first: Half, second: Half) -> Tensor:
-    """The layer's output (N, O), in floating point; all products are taken between integers."""
+    """The layer's output (N, O), in floating point; products and sums of integers are exact."""
     # BEGIN SOLUTION
     output = 0
     for half in (first, second):
@@ -228,7 +228,7 @@ from functools import partial
 
 deep, skip = cases["as trained"][0].split(splits[worst], 1)
 magnifier = partial(figures.magnifier, deep, skip, bits=4)
-explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 8, 50))
+explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 15, 50))
 
 # %% [markdown]
 # ## What does the split change in this model?

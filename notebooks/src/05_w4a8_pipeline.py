@@ -254,8 +254,9 @@ claim(0 < larger < 0.1, f"without names, the file is {larger:.0%} larger than pa
 
 # %% tags=["exercise"] exercise="05.pack_nibbles"
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
-    """Codes from 0 to 15, uint8 (n,), two in a byte: uint8 (ceil(n / 2),); an odd last code stands alone.
+    """Codes from 0 to 15, uint8 (n,), two in a byte: a tensor (ceil(n / 2),) of uint8.
 
+    The upper four bits of a last byte with one code are 0.
     [3, 15, 1] becomes [3 + 16 * 15, 1] = [243, 1].
     """
     # BEGIN SOLUTION

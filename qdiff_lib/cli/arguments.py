@@ -7,7 +7,15 @@ from pathlib import Path
 from ..recipes.parts import OWN_SAMPLER, SAMPLERS
 from ..recipes.presets import PRESETS
 from ..recipes.recipe import METHODS, PROFILES
-from ..utils.constants import EXPORT_FORMATS, EXTRACTORS, GUIDANCE, LAST_SEED, LAST_STEP, MOST_DRAWN
+from ..utils.constants import (
+    ENGINES,
+    EXPORT_FORMATS,
+    EXTRACTORS,
+    GUIDANCE,
+    LAST_SEED,
+    LAST_STEP,
+    MOST_DRAWN,
+)
 from ..utils.kinds import Number, Whole
 from .argument_types import argument, bits, device_name, file_named, folder, gigabytes
 from .failures import one_line
@@ -15,6 +23,7 @@ from .recipe_arguments import add_fields
 
 PROGRAM = "python -m qdiff_lib"
 ORIGINALS = tuple(name for name, preset in PRESETS.items() if not preset.hub)
+FASTEST = "fastest"
 REFERENCES = ("fashion-mnist",)
 
 Run = Callable[[argparse.Namespace], int]
@@ -135,6 +144,7 @@ def sample_options(add: Parser) -> None:
         "--out", type=file_named(".png"), required=True, metavar="PNG", help="the picture to write"
     )
     add_conditions(add, f"{GUIDANCE}")
+    add_engine(add, FASTEST)
     add_seed_and_device(add)
 
 
@@ -170,6 +180,7 @@ def evaluate_options(add: Parser) -> None:
         "--out", type=file_named(".json"), metavar="JSON", help="also write the scores to this file"
     )
     add_conditions(add, f"{GUIDANCE}")
+    add_engine(add, "simulated")
     add_seed_and_device(add)
 
 
@@ -254,6 +265,15 @@ def add_conditions(add: Parser, default: str) -> None:
     add.add_argument("--guidance", type=argument(Number(0)), metavar="SCALE", help=scale)
     labels = "numbers of the classes to draw, counted from 0, for models that have classes"
     add.add_argument("--class-labels", type=argument(Whole(0)), nargs="+", metavar="CLASS", help=labels)
+
+
+def add_engine(add: Parser, default: str) -> None:
+    """Add ``--engine``."""
+    engine = (
+        "what computes the network: simulated (floating point that rounds as integers do), openvino (int8 on "
+        "CPUs), triton (int8 on NVIDIA GPUs), reference (exact and slow), or fastest; default: %(default)s"
+    )
+    add.add_argument("--engine", choices=(FASTEST, *ENGINES), default=default, help=engine)
 
 
 def add_seed_and_device(add: Parser) -> None:

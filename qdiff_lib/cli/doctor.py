@@ -19,6 +19,7 @@ DISK_NEEDED = 2e9  # bytes, for a demo, a checkpoint and its work folder
 MEMORY_NEEDED = 1.5e9  # bytes, for the largest lesson and the notebook server
 INSTALL = "run: python -m pip install --requirement requirements.txt"
 REINSTALL_PAIR = "install both from one place: python -m pip install --force-reinstall torch torchvision"
+INTEGER_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")  # products of 8-bit integers
 KNOWN_FAILURES = {
     "operator torchvision::nms does not exist": (
         "torch and torchvision are builds for different devices (CPU and CUDA)",
@@ -48,6 +49,7 @@ def check_environment() -> list[Finding]:
         "diffusers": lambda: check_package("diffusers", "diffusers", "DDPMPipeline"),
         "torch-fidelity": lambda: check_package("torch-fidelity", "torch_fidelity", "calculate_metrics"),
         "device": check_device,
+        "engines": check_engines,
         "data": check_data,
         "disk": check_disk,
         "memory": check_memory,
@@ -129,6 +131,27 @@ def check_device() -> Finding:
     if threads > cores:
         return Finding("device", "warning", detail, f"set OMP_NUM_THREADS={cores}: more threads are slower")
     return Finding("device", "ok", detail)
+
+
+def check_engines() -> Finding:
+    """Report which engines compute integers here, and whether the CPU has fast instructions for them."""
+    from ..engines.run import why_missing
+
+    fast = [
+        name
+        for name in INTEGER_INSTRUCTIONS
+        if importlib.import_module("torch").cpu.get_capabilities().get(name)
+    ]
+    found = [name for name in ("openvino", "triton") if not why_missing(name)]
+    lacking = [f"{name} {why_missing(name)}" for name in ("openvino", "triton") if why_missing(name)]
+    detail = (
+        f"{', '.join(found) or 'only simulated'}; CPU has {', '.join(fast) or 'no fast integer instructions'}"
+    )
+    if why_missing("openvino"):
+        return Finding(
+            "engines", "warning", "; ".join([detail, *lacking]), "run: python -m pip install openvino"
+        )
+    return Finding("engines", "ok", "; ".join([detail, *lacking]))
 
 
 def available_cores() -> int:

@@ -16,12 +16,14 @@ from ..recipes.recipe import Recipe
 from ..utils.constants import GUIDANCE
 from ..utils.files import atomic_path, check_writable, new_folder, write_json
 from ..utils.lock import held
-from .arguments import PROGRAM, build_parser
+from .arguments import FASTEST, PROGRAM, build_parser
 from .failures import during, escape_what_cannot_be_printed, explained, flushed, say_why, silence
 from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
 from .recipe_arguments import given_fields
 from .stopping import Stopped, ignore_stops, say_how_to_go_on, stoppable
 from .texts import prompts_of
+
+COMPILING_PAYS = 2000  # images times steps from which an engine is worth its compilation
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -72,10 +74,11 @@ def run_sample(args: argparse.Namespace) -> int:
 
     pipe = load_for(args, args.model)
     check_drawable(shape_of_images(pipe))
+    pipe, engine = executed(pipe, args)
     images = draw(pipe, args, prompts).images
     with during(f"writing {args.out}"), atomic_path(args.out) as temporary:
         image_grid(images).save(temporary)
-    print(f"wrote {args.out}")
+    print(f"wrote {args.out}; engine: {engine}")
     return 0
 
 
@@ -89,8 +92,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     pipe = load_for(args, args.model)
     if prompts and hasattr(pipe.unet, "quantization"):
         check_disjoint(pipe.unet.quantization.calibration.get("prompts", []), prompts)
+    pipe, engine = executed(pipe, args)
     scores = scores_against(args, pipe, prompts) if args.against else errors_from(args, pipe, prompts)
-    scores |= dict(model=args.model, steps=args.steps, seed=args.seed)
+    scores |= dict(model=args.model, steps=args.steps, seed=args.seed, engine=engine)
     for name, value in scores.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if args.out is not None:
@@ -162,6 +166,21 @@ def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool
     asked |= {"class_labels": args.class_labels}
     with during(f"drawing {args.n} images"):
         return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
+
+
+def executed(pipe, args: argparse.Namespace) -> tuple:
+    """The pipeline on the engine of ``--engine``, and the engine's name.
+
+    "fastest" simulates if there are so few images that compiling the network would take longer.
+    """
+    from ..engines.run import fastest_engine, run_on
+
+    few = args.n * args.steps < COMPILING_PAYS
+    engine = args.engine
+    if engine == FASTEST:
+        engine = "simulated" if few else fastest_engine(pipe)
+    with during(f"running {args.model} on --engine {engine}"):
+        return run_on(pipe, engine), engine
 
 
 def run_convert(args: argparse.Namespace) -> int:

@@ -13,8 +13,16 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ..modules.attention import QuantAttention
 from ..modules.quant_layer import QuantLayer
-from .exported import CODE_BITS, OPS, PositionalNetwork, exported_network, runs_in_integers
+from .exported import (
+    CODE_BITS,
+    OPS,
+    ExportedActivation,
+    PositionalNetwork,
+    exported_network,
+    runs_in_integers,
+)
 
 OPSET = 21  # the first with UINT4
 LARGEST_FILE = 2**31 - 1  # bytes; protobuf, in which ONNX files are written, allows no more
@@ -39,9 +47,16 @@ class WeightCodes(nn.Module):
 
 
 def network_with_codes(unet: nn.Module) -> nn.Module:
-    """Return a copy in the form that engines read, whose weights are dequantized from their own codes."""
+    """Return a copy in the form that engines read. Every tensor has its own codes and zero point."""
     network = exported_network(unet)
     for name, layer in unet.named_modules():
+        if isinstance(layer, QuantAttention):
+            copied = network.get_submodule(name)
+            copied.attend = copied.products
+            for part in ("quantize_q", "quantize_k", "quantize_v", "quantize_softmax"):
+                quantizer = getattr(layer, part)
+                known = quantizer.scale is not None
+                setattr(copied, part, ExportedActivation(quantizer) if known else nn.Identity())
         if isinstance(layer, QuantLayer) and runs_in_integers(layer):
             pieces = layer.integer_codes().split(layer.sizes, dim=1)
             scales, zero_points = layer.weight_scale.unbind(1), layer.weight_zero_point.unbind(1)

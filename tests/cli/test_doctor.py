@@ -14,7 +14,7 @@ from qdiff_lib.cli import doctor, main
 from qdiff_lib.cli.doctor import Finding
 from qdiff_lib.io import shipped_data
 
-STEPS = ("python", "torch", "diffusers", "torch-fidelity", "device", "data", "disk", "memory")
+STEPS = ("python", "torch", "diffusers", "torch-fidelity", "device", "engines", "data", "disk", "memory")
 
 
 @pytest.fixture

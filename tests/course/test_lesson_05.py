@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from solutions import solution
 from tiny_models import ddim, random_inputs
 
 from qdiff_lib import Recipe, quantize, save_quantized
@@ -13,6 +14,7 @@ from qdiff_lib.course.packed_file import file_parts
 from qdiff_lib.course.recorded import Recorded
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
+from qdiff_lib.quantizers.adaround import AdaRound
 
 # Helpers
 
@@ -131,3 +133,11 @@ def test_ladder():
     assert len(figure.axes) == 3
     lines = figures.ladder_table(rows).splitlines()
     assert len(lines) == 4 and "5%" in lines[2] and len({len(line) for line in lines}) == 1
+
+
+def test_the_codes_of_the_exercise_are_those_of_the_library():
+    generator = torch.Generator().manual_seed(6)
+    w, h = torch.randn(40, generator=generator), torch.rand(40, generator=generator)
+    library = AdaRound(w, torch.tensor(0.125), torch.tensor(7.0), 4)
+    library.h = lambda: h
+    assert torch.equal(library.decided() / 0.125 + 7, solution("05.decide_codes")(w, 0.125, 7.0, h, 4))

@@ -1,8 +1,10 @@
 """Exported networks, run by the engines themselves in processes without this library."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,7 @@ from qdiff_lib.engines.reference import layer_output
 from qdiff_lib.modules.quant_layer import QuantLayer
 from qdiff_lib.quantizers.grid import Grid
 
+PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
 READ = "import sys, numpy; inputs = dict(numpy.load('inputs.npz'))\n"
 WRITE = "\nassert not {'torch', 'qdiff_lib'} & set(sys.modules)\nnumpy.save('noise.npy', noise)"
 RUN = {
@@ -105,9 +108,12 @@ def run(format, path, folder, **inputs):
 
 
 def off_ties(shape):
-    """Multiples of 1/32, and up to 1/512 more or less: none lies in the middle between two codes."""
+    """Multiples of 1/32, and up to 1/512 more or less: none lies in the middle between two codes.
+
+    Codes stay below 128: on some processors OpenVINO's products of 8 by 8 bits saturate with larger ones.
+    """
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(-150, 150, shape, generator=generator) * 2
+    codes = torch.randint(-150, 50, shape, generator=generator) * 2
     return (codes + 0.25 * (torch.rand(shape, generator=generator) - 0.5)) / 64
 
 
@@ -120,7 +126,7 @@ def test_layers_of_all_bits_give_the_integer_sums(format, layers, tmp_path):
         expected = [layer_output(layer, fitting(layer, x)).flatten(1) for layer in layers.layers]
         sizes = [y.shape[1] for y in expected]
         for name, a, b in zip(PARTS, found.split(sizes, 1), expected, strict=True):
-            assert (a - b).abs().max() <= 2e-6 * b.abs().max(), name  # sums of up to 72 products in float32
+            assert (a - b).abs().max() <= 2e-5 * b.abs().max(), name  # 72 products: 76 / 2^24, by 3
 
 
 def test_an_onnx_file_holds_the_codes_scales_and_zero_points(layers):
@@ -166,13 +172,21 @@ def noise_and_times(unet, n=3):
     return {"sample": sample, "timestep": torch.tensor([5.0, 300.0, 900.0])}
 
 
+def size(text):
+    """The bytes that the page on engines states in the row that starts with a text."""
+    return int(re.search(rf"\| {re.escape(text)}[^|]*\| ([\d,]+) \|", PAGE)[1].replace(",", ""))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("format, largest", [("onnx", {"": 1.4e6}), ("openvino", {"network.bin": 1.25e6})])
-def test_the_command_writes_the_shipped_model_in_4_bits(format, largest, tmp_path):
-    path = tmp_path / ("w4a8.onnx" if format == "onnx" else "w4a8")
-    assert main(["export", "--model", "ddpm-fashion-w4a8", "--format", format, "--out", str(path)]) == 0
-    for name, most in largest.items():
-        assert (path / name if name else path).stat().st_size < most
+@every_format
+def test_the_command_of_the_page_writes_the_shipped_model_in_4_bits(format, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [command] = re.findall(rf"^    python -m qdiff_lib (export .* --format {format} .*)$", PAGE, re.MULTILINE)
+    assert main(command.split()) == 0
+    path = tmp_path / command.split()[-1]
+    stated, file = ("`w4a8.onnx`", path) if format == "onnx" else ("`network.bin`", path / "network.bin")
+    assert file.stat().st_size == pytest.approx(size(stated), rel=0.02)
+    assert file.stat().st_size < 1.4e6  # 2.25 million weights
     quantized, full = (load(name).unet for name in ("ddpm-fashion-w4a8", "ddpm-fashion"))
     check_network(format, path, tmp_path, quantized, full, noise_and_times(full))
 

@@ -315,8 +315,16 @@ def test_a_table_of_several_days_says_so():
         "seeds": {"noise": 0},
     }
     one, two = ({"rows": [{"date": date}, {}]} for date in ("2026-01-03", "2026-01-01"))
-    assert source(Recorded(one, made)).startswith("*Recorded on 2026-01-03 on a laptop")
-    assert source(Recorded(two, made)).startswith("*Recorded on 2026-01-01 to 2026-01-03 on a laptop")
+    assert source(Recorded(one, made), {}).startswith("*Recorded on 2026-01-03 on a laptop")
+    assert source(Recorded(two, made), {}).startswith("*Recorded on 2026-01-01 to 2026-01-03 on a laptop")
+
+
+def test_the_commits_of_rows_are_named():
+    made = {"date": "d", "machine": "a laptop", "commit": "new", "command": "c", "seeds": {"noise": 0}}
+    own = {"rows": [{"commit": "old"}, {"commit": "new"}, {"commit": "new"}], "seeds": [0, 1]}
+    assert "at old (1 row), new (2 rows) by" in source(Recorded(own, made), {})
+    assert "at new by" in source(Recorded({"rows": [{}]}, made), {})
+    assert "noise 0; rows added in abc (1 row).*" in source(Recorded({"rows": [{}]}, made), {"abc": 1})
 
 
 def test_the_digest_is_that_of_the_data():

@@ -1,5 +1,7 @@
 """The page: its sections in order, each from one recorded table."""
 
+import json
+from collections import Counter
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +16,9 @@ from qdiff_lib.utils.files import atomic_path
 
 from . import ablations, latent, plots, table1, trajectories
 from .source import Recorded, Section
+
+EARLIER = json.loads(Path(__file__).with_name("earlier.json").read_text(encoding="utf-8"))
+"""By table: the commits that added rows which have no commit of their own, and how many each added."""
 
 HEAD = """# Results
 
@@ -95,20 +100,32 @@ def part(section: Section, recorded: Recorded | None, folder: str) -> str:
     parts = [f"## {section.title}", section.text(recorded.data)]
     if section.plot:
         parts.append(f"![{section.plot(recorded.data).get_label()}]({folder}/{section.name}.png)")
-    return "\n\n".join([*parts, source(recorded)])
+    return "\n\n".join([*parts, source(recorded, EARLIER.get(section.name, {}))])
 
 
-def source(recorded: Recorded) -> str:
-    """How the numbers were made; a run that went on has rows of several days."""
+def source(recorded: Recorded, earlier: dict[str, int]) -> str:
+    """How the numbers were made; a run that went on has rows of several days and commits.
+
+    earlier: for rows without a commit of their own, how many of them each commit of the file added.
+    """
     made = recorded.provenance
-    rows = [row for name in ("rows", "besides", "ablation") for row in recorded.data.get(name, [])]
+    rows = [row for name in ("seeds", "rows", "besides", "ablation") for row in recorded.data.get(name, [])]
+    rows = [row for row in rows if isinstance(row, dict)]
+    own = Counter(row["commit"] for row in rows if "commit" in row)
+    added = f"; rows added in {counted(earlier)}" if earlier and not own else ""
     days = sorted({row.get("date", made["date"]) for row in rows} | {made["date"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seeds = ", ".join(f"{name} {seed}" for name, seed in made["seeds"].items())
+    code = counted(own) or made["commit"]
     return (
-        f"*Recorded on {when} on {made['machine']} at {made['commit']} by `{made['command']}`; "
-        f"first seeds: {seeds}.*"
+        f"*Recorded on {when} on {made['machine']} at {code} by `{made['command']}`; "
+        f"first seeds: {seeds}{added}.*"
     )
+
+
+def counted(commits: dict[str, int]) -> str:
+    """The commits, each with its number of rows, such as "1a2b3c4 (1 row), 5d6e7f8 (3 rows)"."""
+    return ", ".join(f"{name} ({n} row{'s' * (n != 1)})" for name, n in commits.items())
 
 
 def draw(found: dict[str, Recorded], folder: Path) -> None:
