@@ -34,6 +34,7 @@ options.intra_op_num_threads = 1
 network = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 [noise] = network.run(["noise"], inputs)""",
     "openvino": """
+sys.modules["openvino_telemetry"] = None  # it would send the import to another machine
 import openvino
 options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 noise = openvino.Core().compile_model(sys.argv[1] + "/network.xml", "CPU", options)(inputs)["noise"]""",
