@@ -7,7 +7,15 @@ from pathlib import Path
 from ..recipes.parts import OWN_SAMPLER, SAMPLERS
 from ..recipes.presets import PRESETS
 from ..recipes.recipe import METHODS, PROFILES
-from ..utils.constants import ENGINES, EXTRACTORS, GUIDANCE, LAST_SEED, LAST_STEP, MOST_DRAWN
+from ..utils.constants import (
+    ENGINES,
+    EXPORT_FORMATS,
+    EXTRACTORS,
+    GUIDANCE,
+    LAST_SEED,
+    LAST_STEP,
+    MOST_DRAWN,
+)
 from ..utils.kinds import Number, Whole
 from .argument_types import argument, bits, device_name, file_named, folder, gigabytes
 from .failures import one_line
@@ -189,6 +197,22 @@ def convert_options(add: Parser) -> None:
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
 
 
+def export_options(add: Parser) -> None:
+    """write a model's UNet as a file for other inference engines
+
+    example:
+      python -m qdiff_lib export --model ddpm-fashion-w4a8 --format onnx --out build/w4a8.onnx
+      python -m qdiff_lib export --model ddpm-fashion-w4a8 --format openvino --out build/w4a8-openvino
+
+    onnx writes one file in ONNX's QDQ form, for example for ONNX Runtime. openvino writes a new folder with
+    network.xml and network.bin. The files need neither this library nor torch. Weights of up to 4 bits take 4
+    bits, and those of up to 8 bits take 8. The number of images at a time is free."""
+    add_model(add)
+    add.add_argument("--format", choices=EXPORT_FORMATS, required=True, help="the form of the file")
+    out = "a file that ends in .onnx, or a new folder for openvino"
+    add.add_argument("--out", type=Path, required=True, metavar="FILE_OR_FOLDER", help=out)
+
+
 def demo_options(add: Parser) -> None:
     """quantize the embedded model with linear and Q-Diffusion, and draw the comparison
 
@@ -266,6 +290,7 @@ OPTIONS = {
     "sample": sample_options,
     "evaluate": evaluate_options,
     "convert": convert_options,
+    "export": export_options,
     "demo": demo_options,
     "doctor": doctor_options,
 }

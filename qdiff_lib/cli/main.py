@@ -1,4 +1,4 @@
-"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | demo | doctor``.
+"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | export | demo | doctor``.
 
 torch and diffusers are imported inside the functions, so that ``--help`` and errors in arguments appear at
 once. The arguments are defined in ``cli.arguments``.
@@ -197,6 +197,21 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(args: argparse.Namespace) -> int:
+    """Run the command ``export``; returns the exit status."""
+    from ..engines.export import check_export, export_network
+
+    check_export(args.out, args.format)
+    from ..io.models import load
+
+    with during(f"loading --model {args.model}"):
+        pipe = load(args.model)
+    with during(f"writing {args.out}"):
+        export_network(pipe, args.out, args.format)
+    print(f"wrote {args.out}")
+    return 0
+
+
 def run_demo(args: argparse.Namespace) -> int:
     """Run the command ``demo``; returns the exit status."""
     check_writable(args.out)
@@ -220,6 +235,7 @@ COMMANDS = {
     "sample": run_sample,
     "evaluate": run_evaluate,
     "convert": run_convert,
+    "export": run_export,
     "demo": run_demo,
     "doctor": run_doctor,
 }
