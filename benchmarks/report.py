@@ -13,6 +13,8 @@ HEAD = """# Benchmarks
 makes loops of several threads up to eight times slower. Tests check that it runs, never how fast.
 
 - `startup.py`: fresh interpreters that answer `python -m qdiff_lib --help`.
+- `engines.py`: one call of the noise network in floating point and in integers, by torch and by OpenVINO, in
+  turns; the arithmetic rate of the machine; where the time of integers goes.
 - `sampling.py`: DDIM sampling with simulated quantization against floating point, in alternating pairs.
 - `reconstruction.py`: block reconstruction of the embedded UNet at W4A8, at three sizes N of the calibration
   set, beside `naive.py`, which runs the network's prefix again for every unit, twice over all N inputs, keeps
@@ -46,7 +48,9 @@ def write(path: Path, found: dict) -> None:
 def section(name: str, part: dict) -> str:
     """One part's heading, where it was measured, and its table."""
     warning = "**Quick run: these numbers mean nothing.**\n\n" if part["quick"] else ""
-    table = {"startup": startup, "sampling": sampling, "reconstruction": reconstruction}[name]
+    table = {"startup": startup, "engines": engines, "sampling": sampling, "reconstruction": reconstruction}[
+        name
+    ]
     return f"## {name.capitalize()}\n\n{warning}{table(part['results'])}\n{machine(part['measured'])}\n"
 
 
@@ -72,6 +76,36 @@ def startup(results: dict) -> str:
     command = " ".join(["python", *results["arguments"]])
     body = [[f"`{command}`", f"{results['median_seconds']:.2f}", len(results["runs"])]]
     return rows(("command", "median, s", "runs"), body)
+
+
+def engines(results: dict) -> str:
+    """Times of all engines for each network and batch; rates; the profile of the largest case."""
+    names = list(dict.fromkeys(name for case in results["cases"] for name in case["milliseconds"]))
+    body = []
+    for case in results["cases"]:
+        times = {name: found["median"] for name, found in case["milliseconds"].items()}
+        best = min(value for name, value in times.items() if name.startswith("torch"))
+        cells = [f"{times[name]:.1f}" if name in times else "-" for name in names]
+        ratio = f"**{best / times['OpenVINO integers']:.2f}**"
+        own = f"{times['OpenVINO fp32'] / times['OpenVINO integers']:.2f}"
+        share = f"{100 * case['integer_share']:.1f} %"
+        body.append([f"{case['network']}, {case['batch']} images", *cells, ratio, own, share])
+    header = (
+        "one call, ms",
+        *names,
+        "torch's best / integers",
+        "OpenVINO fp32 / integers",
+        "MACs in integers",
+    )
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in results["rates"].items())
+    notes = [f"\nArithmetic rate of a matrix product in OpenVINO, 10^9 MACs per second: {rates}.\n"]
+    for case in results["cases"]:
+        total = sum(case["profile"].values())
+        parts = ", ".join(
+            f"{kind} {100 * ms / total:.0f} %" for kind, ms in list(case["profile"].items())[:6]
+        )
+        notes.append(f"- Integers, {case['network']}, {case['batch']} images: {parts}.")
+    return rows(header, body) + "\n".join(notes) + "\n"
 
 
 def sampling(results: dict) -> str:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import common
+import engines
 import reconstruction
 import report
 import sampling
@@ -20,6 +21,7 @@ from qdiff_lib.utils.files import write_json
 
 PARTS = {
     "startup": lambda args: startup.measure(args.quick),
+    "engines": lambda args: engines.measure(args.quick),
     "sampling": lambda args: sampling.measure(args.quick),
     "reconstruction": lambda args: reconstruction.measure(args.quick, args.full),
 }

@@ -33,7 +33,7 @@ def watched(lab: Lab, layers: list[str], start: int, count: int, steps: int, val
             run_batch(lab.ddim, start, count, steps, SEED)
         return {"seen": torch.stack([torch.stack(kept) for kept in seen.values()])}
 
-    made_by = lab.made_by(start=start, n=count, steps=steps, values=values, seed=SEED)
+    made_by = lab.made_by(__file__, start=start, n=count, steps=steps, values=values, seed=SEED)
     return lab.cache.tensors("activation-ranges", made_by, make)["seen"]
 
 

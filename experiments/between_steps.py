@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from lab import Lab, rounded
+from lab import Lab, made_now, rounded
 from table1 import SAMPLER, WHOLE, Case
 
 from qdiff_lib import Recipe, record, with_sampler
@@ -31,7 +31,7 @@ def run(lab: Lab) -> Iterator[dict]:
     inputs = record(with_sampler(lab.pipe, SAMPLER), Uniform(1), n, steps, SEED)
     for name, recipe in recipes(lab).items():
         print(f"  {name}", flush=True)
-        made_by = lab.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
+        made_by = lab.made_by(__file__, recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
         found = lab.cache.value("between-steps", made_by, lambda recipe=recipe: errors(lab, recipe, inputs))
         rows.append({"label": name, "seen": list(recipe.calibration.rule.chosen(steps)), **found})
         yield {"weights": BITS[0], "activations": BITS[1], "steps": steps, "inputs": n, "rows": rows}
@@ -47,4 +47,4 @@ def errors(lab: Lab, recipe: Recipe, inputs: CalibrationSet) -> dict:
         error = quantized(**batch).sample - lab.pipe.unet(**batch).sample
         found["mse"].append(rounded(error.square().mean().item()))
         found["offset"].append(rounded(error.mean().item()))
-    return found
+    return {**found, **made_now()}

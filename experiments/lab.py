@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from apart import apart
+from code_of_results import code_hash
 from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 from safetensors.torch import save
@@ -58,9 +59,9 @@ class Lab:
         self.features = cache.folder / "features"
         self.model = tensors_hash(self.pipe.unet.state_dict())
 
-    def made_by(self, **decisive) -> dict:
-        """What decides a result: the model's weights, and these."""
-        return {"model": self.model, **decisive}
+    def made_by(self, *files: str, **decisive) -> dict:
+        """What decides a result: the model's weights, the code of the library and of ``files``, and these."""
+        return {"model": self.model, "code": code_hash(__file__, *files), **decisive}
 
     def calibration(self, recipe: Recipe) -> tuple[CalibrationSet, float]:
         """The recipe's calibration set, and the seconds that recording it took."""
@@ -102,7 +103,7 @@ class Lab:
 
         def make() -> dict:
             drawn = sample(self.quantized(recipe).pipe, n, steps, SEED, record=True)
-            return errors(self.reference(n, steps), drawn.trajectory)
+            return {**errors(self.reference(n, steps), drawn.trajectory), **made_now()}
 
         made_by = self.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
         return self.cache.value("error-per-step", made_by, make)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from code_of_results import code_hash
 from diffusers import DiffusionPipeline
 from lab import SEED, Lab, about, errors, label, rounded
 from safetensors.torch import save
@@ -66,10 +67,11 @@ class Subject:
         ]
 
     def made_by(self, recipe: Recipe | None) -> dict:
-        """What decides a quantized model."""
+        """What decides a quantized model, and what it draws."""
         tensors = {f"unet.{name}": value for name, value in self.pipe.unet.state_dict().items()}
         return {
             "model": tensors_hash(tensors),
+            "code": code_hash(__file__),
             "recipe": recipe and recipe.to_dict(),
             "prompts": self.prompts,
         }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lab import Lab, about, label, rounded
+from lab import Lab, about, label, made_now, rounded
 
 from qdiff_lib import Recipe, record
 from qdiff_lib.calibration.calibration_set import CalibrationSet
@@ -21,9 +21,12 @@ def run(lab: Lab) -> Iterator[dict]:
     inputs = record(lab.ddim, Uniform(1), settings.divergence_inputs, settings.steps, SEED)
     for recipe in (settings.linear(*BITS), settings.qdiffusion(*BITS)):
         print(f"  {label(recipe)}", flush=True)
-        made_by = lab.made_by(recipe=recipe.to_dict(), n=len(inputs), steps=settings.steps, seed=SEED)
+        made_by = lab.made_by(
+            __file__, recipe=recipe.to_dict(), n=len(inputs), steps=settings.steps, seed=SEED
+        )
         found = lab.cache.value("divergence", made_by, lambda recipe=recipe: divergences(lab, recipe, inputs))
-        rows.append({"label": label(recipe), **about(recipe), "values": found["values"]})
+        made = {name: found[name] for name in ("values", "date", "commit")}
+        rows.append({"label": label(recipe), **about(recipe), **made})
         sizes = {"inputs": len(inputs), "steps": settings.steps, "bins": BINS, "pseudocount": PSEUDOCOUNT}
         yield {**sizes, "layers": found["layers"], "rows": rows}
 
@@ -32,4 +35,4 @@ def divergences(lab: Lab, recipe: Recipe, inputs: CalibrationSet) -> dict:
     """The layers' names, and the values of each at every step."""
     found = layer_divergences(lab.ddim.unet, lab.quantized(recipe).pipe.unet, inputs)
     values = [[rounded(value, DIGITS) for value in layer] for layer in found.values.T.tolist()]
-    return {"layers": found.layers, "values": values}
+    return {"layers": found.layers, "values": values, **made_now()}

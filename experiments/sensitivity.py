@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from lab import Lab, rounded
+from lab import Lab, made_now, rounded
 from table1 import FULL, Case, drawn, made_by_of, order_of
 from torch import Tensor
 
@@ -33,4 +33,4 @@ def scores(last: Tensor, kind: str, level: float) -> dict:
     noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0)) if kind == "noise" else 1.0
     images = (((last + GREY * level * noise) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     found = score(images)
-    return {"frechet": rounded(found.frechet), "kid": rounded(found.kid)}
+    return {"frechet": rounded(found.frechet), "kid": rounded(found.kid), **made_now()}

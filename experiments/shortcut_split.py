@@ -17,7 +17,7 @@ BITS = ((4, 8), (8, 8), (4, 6))
 def run(lab: Lab) -> Iterator[dict]:
     """``rows``: a row for each shortcut layer. ``ablation``: recipes with and without the split."""
     settings = lab.settings
-    made_by = lab.made_by(n=settings.split_inputs)
+    made_by = lab.made_by(__file__, n=settings.split_inputs)
     yield {
         "inputs": settings.split_inputs,
         "rows": lab.cache.value("shortcut_split", made_by, lambda: half_ranges(lab)),

@@ -123,7 +123,7 @@ def order_of(lab: Lab, case: Case) -> Order:
 def made_by_of(lab: Lab, case: Case) -> dict:
     """What decides a row besides its order."""
     recipe = case.recipe(lab)
-    return lab.made_by(recipe=recipe and recipe.to_dict(), sampler=SAMPLER)
+    return lab.made_by(__file__, recipe=recipe and recipe.to_dict(), sampler=SAMPLER)
 
 
 def quantized(lab: Lab, case: Case) -> Quantized:

@@ -141,6 +141,7 @@ def stable_diffusion_xl(unet=None):
 CONDITIONED = {
     "ddpm-classes": (lambda: ddpm(unet2d(**CLASSES)), dict(class_labels=[2, 0, 1])),
     "ddim-classes": (lambda: ddim(unet2d(**CLASSES)), dict(class_labels=[2, 0])),
+    "class-times": (lambda: ddim(unet2d(class_embed_type="timestep")), dict(class_labels=[2, 70])),
     "text-and-classes": (
         lambda: with_sampler(stable_diffusion(conditional_unet(**LATENT, **CLASSES)), "ddim"),
         dict(prompts=PROMPTS[:3], class_labels=[1, 2]),

@@ -9,7 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from qdiff_lib.cli.demo import EDGE_BITS, demo
+from qdiff_lib.cli.demo import EDGE_BITS, demo, drawing_time
 from qdiff_lib.io.shipped_data import data_folder
 from qdiff_lib.utils.files import write_json
 from qdiff_lib.utils.provenance import provenance
@@ -21,19 +21,23 @@ START, END = "<!-- demo table -->\n", "<!-- end of demo table -->"
 def markdown(report: dict) -> str:
     """The report as the README's table."""
     columns = ("method", "bits W/A", "file", "G BOPs", "last-step MSE", "Fréchet distance", "calibration")
+    columns += (f"{report['images']} images",)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in report["rows"]:
         seconds = "-" if row["method"] == "fp" else f"{row['seconds']:.0f} s"
         bits = f"{row['weights']}/{row['activations']}"
         lines.append(
             f"| {LABELS[row['method']]} | {bits} | {row['bytes'] / 1e6:.2f} MB | {row['bops'] / 1e9:.1f} "
-            f"| {row['trajectory_mse']:.5f} | {row['frechet']:.1f} | {seconds} |"
+            f"| {row['trajectory_mse']:.5f} | {row['frechet']:.1f} | {seconds} "
+            f"| {drawing_time(row)} |"
         )
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(
         f"\nFréchet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
         f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EDGE_BITS} bits: "
         "file and BOPs count them so. After its units come both stages described below. "
+        f"{report['images']} images: full precision in torch, Q-Diffusion in integers by "
+        f"{report['rows'][-1]['engine']}, in turns; the other rows only simulate integers. "
         f"Recorded on {made['date']} on {made['machine']}."
     )
     return "\n".join(lines) + "\n"

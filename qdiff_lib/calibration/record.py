@@ -18,6 +18,7 @@ from ..graph.hooks import hooked
 from ..recipes.timestep_rules import Normal, Rule, rule_to_dict
 from ..utils.constants import GUIDANCE
 from ..utils.progress import progress_bar
+from ..utils.typed import check_type
 from .calibration_set import CalibrationSet, Shared
 from .recorder import Enough, Recorder
 
@@ -79,6 +80,7 @@ def record(
     """
     request = Request.checked(pipe, prompts, guidance, eta, class_labels)
     check_counts(samples, steps, batch_size)
+    check_type("rule", rule, Rule, "a rule, such as Uniform(5)")
     times = sampling_times(pipe, steps).unique_consecutive()  # PLMS repeats one time
     size = batch_size or images_at_once(pipe)
     if samples % request.passes:

@@ -14,11 +14,14 @@ from typing import Literal
 
 import psutil
 
+from ..utils.sandbox import HELP, find_sandbox, survey
+
 OLDEST_PYTHON = (3, 11)
 DISK_NEEDED = 2e9  # bytes, for a demo, a checkpoint and its work folder
 MEMORY_NEEDED = 1.5e9  # bytes, for the largest lesson and the notebook server
 INSTALL = "run: python -m pip install --requirement requirements.txt"
 REINSTALL_PAIR = "install both from one place: python -m pip install --force-reinstall torch torchvision"
+INTEGER_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")  # products of 8-bit integers
 KNOWN_FAILURES = {
     "operator torchvision::nms does not exist": (
         "torch and torchvision are builds for different devices (CPU and CUDA)",
@@ -48,9 +51,11 @@ def check_environment() -> list[Finding]:
         "diffusers": lambda: check_package("diffusers", "diffusers", "DDPMPipeline"),
         "torch-fidelity": lambda: check_package("torch-fidelity", "torch_fidelity", "calculate_metrics"),
         "device": check_device,
+        "engines": check_engines,
         "data": check_data,
         "disk": check_disk,
         "memory": check_memory,
+        "sandbox": check_sandbox,
     }
     findings = []
     for name, check in checks.items():
@@ -131,6 +136,27 @@ def check_device() -> Finding:
     return Finding("device", "ok", detail)
 
 
+def check_engines() -> Finding:
+    """Report which engines compute integers here, and whether the CPU has fast instructions for them."""
+    from ..engines.run import why_missing
+
+    fast = [
+        name
+        for name in INTEGER_INSTRUCTIONS
+        if importlib.import_module("torch").cpu.get_capabilities().get(name)
+    ]
+    found = [name for name in ("openvino", "triton") if not why_missing(name)]
+    lacking = [f"{name} {why_missing(name)}" for name in ("openvino", "triton") if why_missing(name)]
+    detail = (
+        f"{', '.join(found) or 'only simulated'}; CPU has {', '.join(fast) or 'no fast integer instructions'}"
+    )
+    if why_missing("openvino"):
+        return Finding(
+            "engines", "warning", "; ".join([detail, *lacking]), "run: python -m pip install openvino"
+        )
+    return Finding("engines", "ok", "; ".join([detail, *lacking]))
+
+
 def available_cores() -> int:
     """The number of cores that this process may use; a container can limit it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -181,3 +207,12 @@ def check_memory() -> Finding:
             "memory", "warning", detail, f"close other programs: {MEMORY_NEEDED / 1e9} GB are needed"
         )
     return Finding("memory", "ok", detail)
+
+
+def check_sandbox() -> Finding:
+    """Report in which sandbox the answers of learners would be graded."""
+    found = find_sandbox()
+    if found:
+        return Finding("sandbox", "ok", f"{found.name}, for grading")
+    why = "; ".join(f"{name}: {reason}" for name, reason in survey().items())
+    return Finding("sandbox", "ok", f"none ({why}). Only grading needs one: {HELP}")

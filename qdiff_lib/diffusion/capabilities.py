@@ -2,11 +2,13 @@
 
 import inspect
 
-from diffusers import DiffusionPipeline
-from torch import nn
+from diffusers import DDPMPipeline, DiffusionPipeline
+from torch import Tensor, nn
 
+from ..graph.model_inputs import reads_log_time, reads_text, text_width
 from ..graph.networks import UNET_CLASSES
-from .pipelines import decoder_of
+from ..utils.typed import check_type
+from .pipelines import decoder_of, takes_generator
 
 SUPPORTED = (
     "supported are pipelines whose `unet` is a UNet2DModel or a UNet2DConditionModel with no conditions but "
@@ -14,7 +16,12 @@ SUPPORTED = (
     "StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline and their like"
 )
 PLAIN = {
-    "class_embed_type": ((None,), "class embeddings other than of num_class_embeds=..."),
+    "class_embed_type": (
+        (None, "timestep"),
+        "vectors as class conditions: to quantize the network for one vector, add "
+        "unet.class_embedding(vector) to unet.time_embedding.linear_2.bias, set unet.class_embedding = None, "
+        "and call unet.register_to_config(class_embed_type=None, num_class_embeds=None)",
+    ),
     "addition_embed_type": ((None, "text_time"), "added conditions other than those of SDXL, 'text_time'"),
     "dual_cross_attention": ((None, False), "attention to two texts"),
     "attention_type": (("default",), "boxes with texts, as GLIGEN has: quantize the model without them"),
@@ -53,6 +60,8 @@ def check_unet(unet: nn.Module) -> None:
         found = getattr(config, name, config.get(name, allowed[0]))  # IP-Adapter sets only the attribute
         if found not in allowed:
             raise ValueError(f"the UNet's config has {name}={found!r}, {meaning}; {SUPPORTED}")
+    if reads_text(unet):
+        text_width(unet)
 
 
 def check_pipeline(pipe: DiffusionPipeline) -> None:
@@ -61,7 +70,9 @@ def check_pipeline(pipe: DiffusionPipeline) -> None:
     Raises:
         ValueError: otherwise, for example for diffusion transformers (DiT), ControlNet, inpainting and
             pipelines that start from an image.
+        TypeError: ``pipe`` is no pipeline.
     """
+    check_type("pipe", pipe, DiffusionPipeline, "a pipeline of diffusers, such as load('ddpm-fashion')")
     name, unet = type(pipe).__name__, getattr(pipe, "unet", None)
     if unet is None:
         networks = ", ".join(f"{key} ({type(part).__name__})" for key, part in pipe.components.items())
@@ -80,6 +91,48 @@ def check_pipeline(pipe: DiffusionPipeline) -> None:
         raise ValueError(
             f"the UNet reads {channels} channels, and a latent of {name} has {latents}: it also reads an "
             f"image, as for inpainting; {SUPPORTED}"
+        )
+
+
+def check_scheduler(pipe: DiffusionPipeline) -> None:
+    """Check that the pipeline can take the steps of its scheduler.
+
+    Raises:
+        ValueError: the scheduler does not go from one time of the training to the next, or needs what the
+            pipeline does not do.
+    """
+    scheduler, name, kind = pipe.scheduler, type(pipe).__name__, type(pipe.scheduler).__name__
+    if not hasattr(scheduler, "step") or "num_train_timesteps" not in scheduler.config:
+        raise ValueError(
+            f"{name} draws with a {kind}, which does not go from one time of the training to the next: "
+            "quantize a network that was trained for times, as those of DDPMPipeline are"
+        )
+    if isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler):
+        raise ValueError(
+            f"{name} cannot drive a {kind}, which takes no generator: use the sampler 'ddim' "
+            "(with_sampler(pipe, 'ddim'), sampler='ddim' in a recipe, --sampler ddim in a command)"
+        )
+
+
+def check_times(unet: nn.Module, times: Tensor, sampler: str) -> None:
+    """Check that the network can embed the diffusion times of a sampler.
+
+    Raises:
+        ValueError: it has learned embeddings of other times, or takes the logarithm of a time of 0.
+    """
+    if unet.config.get("time_embedding_type") == "learned":
+        last = unet.config.num_train_timesteps - 1
+        if times.is_floating_point() or times.max() > last:
+            raise ValueError(
+                f"{sampler} asks for time {times.max().item():g}, and the network has learned embeddings of "
+                f"the whole times from 0 to {last} (time_embedding_type='learned'): use a sampler of these "
+                f"times, such as 'ddim' with num_train_timesteps={last + 1}"
+            )
+    if reads_log_time(unet) and times.min() <= 0:
+        raise ValueError(
+            f"{sampler} asks for time 0, and the network embeds the logarithm of the time "
+            "(time_embedding_type='fourier'): end at a later time, with timestep_spacing='trailing' in "
+            "scheduler_config.json"
         )
 
 

@@ -29,7 +29,7 @@ def checked_labels(unet: nn.Module, class_labels: Sequence[int] | None) -> tuple
         if class_labels is not None:
             raise ValueError(f"class_labels={class_labels!r:.60}: the UNet has no classes; leave them out")
         return ()
-    last = unet.config.num_class_embeds - 1
+    last = last_label(unet)
     if class_labels is None:
         raise ValueError(
             f"the UNet draws a class: give class_labels=[0, 1, ...], numbers from 0 to {last}, or on the "
@@ -41,6 +41,13 @@ def checked_labels(unet: nn.Module, class_labels: Sequence[int] | None) -> tuple
     if not labels:
         raise ValueError(f"class_labels={class_labels!r} must hold at least one number from 0 to {last}")
     return labels
+
+
+def last_label(unet: nn.Module) -> int:
+    """Return the largest label of a network with labels: its last class, or the last time that it embeds."""
+    if unet.config.class_embed_type is None:
+        return unet.config.num_class_embeds - 1
+    return (unet.config.get("num_train_timesteps") or 2**31) - 1
 
 
 @contextmanager

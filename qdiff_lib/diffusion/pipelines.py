@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from ..graph.finite import check_weights, is_finite
+from ..utils.typed import check_type
 from .schedulers import make_scheduler
 
 
@@ -24,6 +25,7 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
         ValueError: the name is unknown, or the pipeline cannot drive this sampler, as LCM's, which needs its
             own.
     """
+    check_type("pipe", pipe, DiffusionPipeline, "a pipeline of diffusers, such as load('ddpm-fashion')")
     if sampler is None:
         return with_components(pipe)
     scheduler = make_scheduler(sampler, pipe.scheduler, latent=decoder_of(pipe) is not None)
@@ -35,8 +37,11 @@ def with_sampler(pipe: DiffusionPipeline, sampler: str | None) -> DiffusionPipel
         )
     unfit = isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler)  # it passes one to each step
     if unfit or type(changed.scheduler) is not type(scheduler):  # DDIMPipeline turns any other into DDIM
-        kind = type(scheduler).__name__
-        raise ValueError(f"sampler={sampler!r}: {type(pipe).__name__} cannot drive a {kind}; use 'ddim'")
+        kind, own = type(scheduler).__name__, "sampler=None, or on the command line --sampler own"
+        raise ValueError(
+            f"sampler={sampler!r}: {type(pipe).__name__} cannot drive a {kind}; use "
+            f"{own if sampler == 'ddim' else repr('ddim')}"
+        )
     return changed
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..utils.constants import GUIDANCE, LAST_SEED, MOST_DRAWN
 from ..utils.kinds import Whole
 from ..utils.progress import progress_bar
+from .capabilities import check_scheduler, check_times
 from .class_labels import labelled
 from .pipelines import decoder_of, each_step, finite_steps, seeded_steps
 from .request import PLAIN, Request
@@ -72,19 +73,23 @@ def sampling_times(pipe: DiffusionPipeline, steps: int) -> Tensor:
     Some samplers make more calls than steps: PLMS makes one more, and calls twice at one time.
 
     Raises:
-        ValueError: there are more steps than diffusion times in training, or a time beyond those of training.
+        ValueError: there are more steps than diffusion times in training, or a time beyond those of training;
+            or what ``check_scheduler`` and ``check_times`` refuse.
     """
+    check_scheduler(pipe)
+    kind = type(pipe.scheduler).__name__
     limit = pipe.scheduler.config.num_train_timesteps
     if steps > limit:
         raise ValueError(f"steps={steps} exceeds the {limit} steps that the model was trained with")
     pipe.scheduler.set_timesteps(steps)
     times = torch.as_tensor(pipe.scheduler.timesteps)
     if times.max() >= limit:
-        kind = type(pipe.scheduler).__name__
+        cure = f"at most {limit - 1} steps" if steps == limit else "fewer steps, or another sampler"
         raise ValueError(
             f"steps={steps}: {kind} starts at time {times.max():g}, and the model's last one is {limit - 1}; "
-            f"use at most {limit - 1} steps"
+            f"use {cure}"
         )
+    check_times(pipe.unet, times, kind)
     return times
 
 

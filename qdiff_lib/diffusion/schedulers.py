@@ -59,9 +59,18 @@ SAMPLERS = {
     "ddim": (DDIMScheduler, {}),
     "ddim-quadratic": (QuadraticDDIM, {}),
     "plms": (PNDMScheduler, {"skip_prk_steps": True}),
-    "dpm++": (DPMSolverMultistepScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
 }
 """The class and settings of each sampler by name."""
+
+PREDICTIONS = {
+    "dpm++": ("epsilon", "sample", "v_prediction", "flow_prediction"),
+    "plms": ("epsilon", "v_prediction"),
+}
+"""What networks may predict, by the name of the sampler; for others it is ``PREDICTIONS_OF_DDIM``."""
+PREDICTIONS_OF_DDIM = ("epsilon", "sample", "v_prediction")
+
+OWN = "draw with the pipeline's own sampler (sampler=None, on the command line --sampler own)"
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 """The noise schedules that all of them know by name."""
@@ -91,7 +100,14 @@ def make_scheduler(sampler: str, own: SchedulerMixin, latent: bool) -> Scheduler
         settings = {**settings, "beta_schedule": "linear", "trained_betas": own.betas.tolist()}
     if latent and "clip_sample" in inspect.signature(kind.__init__).parameters:
         settings = {**settings, "clip_sample": False}
-    return kind.from_config(own.config, **settings)
+    # Files of schedulers do not say which settings are defaults of the class: here all are taken as given.
+    config = {name: value for name, value in own.config.items() if name != "_use_default_values"}
+    try:
+        return kind.from_config(config, **settings)
+    except (ValueError, ImportError) as error:  # as for sigmas of a kind that needs another package
+        raise ValueError(
+            f"sampler={sampler!r} cannot take the settings of {type(own).__name__} ({error}): {OWN}"
+        ) from error
 
 
 def check_schedule(sampler: str, own: SchedulerMixin) -> None:
@@ -100,11 +116,14 @@ def check_schedule(sampler: str, own: SchedulerMixin) -> None:
     if variance in ("learned", "learned_range"):
         raise ValueError(
             f"sampler={sampler!r}: the network predicts its variance too (variance_type={variance!r}), which "
-            f"only {kind} uses: draw with the pipeline's own sampler (sampler=None, on the command line "
-            "--sampler own)"
+            f"only {kind} uses: {OWN}"
+        )
+    predicted = own.config.get("prediction_type", "epsilon")
+    if predicted not in PREDICTIONS.get(sampler, PREDICTIONS_OF_DDIM):
+        raise ValueError(
+            f"sampler={sampler!r}: the network predicts {predicted!r}, which it cannot use: {OWN}"
         )
     if getattr(own, "betas", None) is None:
         raise ValueError(
-            f"sampler={sampler!r}: {kind} has no noise schedule of betas that others could take: draw with "
-            "the pipeline's own sampler (sampler=None, on the command line --sampler own)"
+            f"sampler={sampler!r}: {kind} has no noise schedule of betas that others could take: {OWN}"
         )

@@ -41,8 +41,13 @@ class ExportedActivation(nn.Module):
             return (x / self.scale).round().clamp(low, high) * self.scale
         if self.bits < CODE_BITS:
             x = x.clamp(low * self.scale, high * self.scale)
-        grid = (self.scale, self.zero_point, 0, 2**CODE_BITS - 1, torch.uint8)
-        return OPS.dequantize_per_tensor(OPS.quantize_per_tensor(x, *grid), *grid)
+        return on_uint8_grid(x, self.scale, self.zero_point)
+
+
+def on_uint8_grid(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Return the values of ``x`` on a grid of 256 codes, of the shape of ``x``."""
+    grid = (scale, zero_point, 0, 2**CODE_BITS - 1, torch.uint8)
+    return OPS.dequantize_per_tensor(OPS.quantize_per_tensor(x, *grid), *grid)
 
 
 class ExportedWeight(nn.Module):
@@ -137,18 +142,15 @@ def exported_network(unet: nn.Module) -> nn.Module:
 
     A network that is not quantized stays as it is.
     """
+    from .exported_attention import export_attention  # it needs this module
+
     network = copy_sharing_tensors(unet)
     for name, module in list(network.named_modules()):
         if isinstance(module, QuantLayer):
             kind = ExportedLayer if runs_in_integers(module) else FloatLayer
             network.set_submodule(name, kind(module))
         elif isinstance(module, QuantAttention):
-            module.attend = module.products  # engines divide large products themselves
-            for part in ("quantize_q", "quantize_k", "quantize_v", "quantize_softmax"):
-                quantizer = getattr(module, part)
-                setattr(
-                    module, part, nn.Identity() if quantizer.scale is None else ExportedActivation(quantizer)
-                )
+            export_attention(module)
     return network
 
 

@@ -85,9 +85,8 @@ class OpenVINONetwork:
             with progress_bar(
                 total=2, desc=f"OpenVINO: {batch} images", unit="stage", shown=self.progress
             ) as bar:
-                model = self.exported(inputs).clone()
+                model = self.fixed(inputs)
                 bar.update()
-                model.reshape({i: list(x.shape) for i, x in enumerate(inputs.values())})
                 self.compiled[key] = openvino.Core().compile_model(model, "CPU", self.settings())
                 bar.update()
         return self.compiled[key]
@@ -112,6 +111,12 @@ class OpenVINONetwork:
                 self.models[key] = openvino.Core().read_model(path)
         return self.models[key]
 
+    def fixed(self, inputs: Mapping[str, Tensor]) -> openvino.Model:
+        """Return the exported network with the shapes of ``inputs``, simplified."""
+        model = self.exported(inputs).clone()
+        model.reshape({i: list(x.shape) for i, x in enumerate(inputs.values())})
+        return simplified(model)
+
     def identity(self, key: tuple) -> str:
         """Return a hash of all that decides the exported model."""
         config = {name: value for name, value in self.unet.config.items() if name != "quantization_config"}
@@ -126,10 +131,9 @@ class OpenVINONetwork:
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
             if info["primitiveType"].astype(str).upper().endswith("I8"):
-                integers |= set(info["originalLayersNames"].astype(str).split(","))
-        model = self.exported(inputs).clone()
-        model.reshape({i: list(x.shape) for i, x in enumerate(inputs.values())})
-        return [ExecutedLayer(name, macs, name in integers) for name, macs in products(model)]
+                names = info["originalLayersNames"].astype(str).split(",")
+                integers |= {name.rpartition("/")[0] for name in names}
+        return [ExecutedLayer(name, macs, name in integers) for name, macs in products(self.fixed(inputs))]
 
 
 def converted(unet: nn.Module, inputs: Mapping[str, Tensor]) -> openvino.Model:
@@ -144,7 +148,7 @@ def converted(unet: nn.Module, inputs: Mapping[str, Tensor]) -> openvino.Model:
         program = torch.export.export(
             positional, tuple(inputs.values()), dynamic_shapes=dynamic, strict=False
         )
-    return simplified(openvino.convert_model(program))
+    return openvino.convert_model(program)
 
 
 def products(model: openvino.Model) -> list[tuple[str, int]]:
@@ -158,7 +162,9 @@ def products(model: openvino.Model) -> list[tuple[str, int]]:
             per_output = node.input(0).get_shape()[-2 if node.get_attributes()["transpose_a"] else -1]
         else:
             continue
-        found.append((node.get_friendly_name(), int(np.prod(node.get_output_shape(0))) * per_output))
+        found.append(
+            (node.get_friendly_name().rpartition("/")[0], int(np.prod(node.get_output_shape(0))) * per_output)
+        )
     return found
 
 

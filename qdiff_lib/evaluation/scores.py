@@ -17,6 +17,7 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
+from ..utils.typed import check_type
 from . import reference_images
 from .features import extractor_named, stored_features
 
@@ -126,6 +127,7 @@ def score(
     Raises:
         ValueError: fewer than 2 images, a wrong type or shape, an unknown extractor, no Inception weights.
     """
+    check_type("images", images, Tensor, "a tensor, such as sample(...).images")
     if len(images) < 2:
         raise ValueError(
             f"images has {len(images)} images: give at least 2, and for a useful score 128 or more"

@@ -5,13 +5,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..utils.typed import check_type
+
 
 def trajectory_mse(reference: Tensor, other: Tensor) -> Tensor:
     """Mean squared error of each denoising step of two trajectories, float64 (T,), as in the paper's Fig. 3.
 
     reference, other: x_t of all steps, (T, N, C, H, W). Raises ValueError if the shapes differ or have fewer
-    than 2 dimensions.
+    than 2 dimensions, and TypeError for what is no tensor.
     """
+    for name, given in (("reference", reference), ("other", other)):
+        check_type(name, given, Tensor, "the trajectory of sample(..., record=True)")
     if reference.shape != other.shape or reference.ndim < 2:
         raise ValueError(
             f"reference is {tuple(reference.shape)}, other is {tuple(other.shape)}: give two trajectories "

@@ -20,6 +20,8 @@ def example_inputs(
 ) -> dict[str, Any]:
     """Return keyword arguments for one forward pass of ``unet``: zeros whose shapes come from its config.
 
+    A network that takes the logarithm of the time gets a time of 1.
+
     They are ``sample`` (B, C, H, W), ``timestep`` (B,) and, for a UNet2DConditionModel,
     ``encoder_hidden_states`` (B, 77, width of the text encoder). Networks with more conditions also get
     those of ``example_conditions``.
@@ -29,7 +31,7 @@ def example_inputs(
         given: arguments that replace or complete these.
 
     Raises:
-        ValueError: the config has no size and ``given`` has no sample.
+        ValueError: the config has no size and ``given`` has no sample; or what ``text_width`` refuses.
     """
     inputs, config, dtype = dict(given or {}), unet.config, next(unet.parameters()).dtype
     if "sample" not in inputs:
@@ -40,11 +42,11 @@ def example_inputs(
         shape = (batch, config.in_channels, height, width)
         inputs["sample"] = torch.zeros(shape, device=device, dtype=dtype)
     batch = len(inputs["sample"])
-    inputs.setdefault("timestep", torch.zeros(batch, device=device, dtype=torch.long))
+    time = int(reads_log_time(unet))
+    inputs.setdefault("timestep", torch.full((batch,), time, device=device, dtype=torch.long))
     if reads_text(unet) and "encoder_hidden_states" not in inputs:
-        width = config.encoder_hid_dim or config.cross_attention_dim
-        width = width if isinstance(width, int) else width[0]  # all blocks read the same text
-        inputs["encoder_hidden_states"] = torch.zeros(batch, TEXT_TOKENS, width, device=device, dtype=dtype)
+        shape = batch, TEXT_TOKENS, text_width(unet)
+        inputs["encoder_hidden_states"] = torch.zeros(shape, device=device, dtype=dtype)
     return {**example_conditions(unet, batch, device), **inputs}
 
 
@@ -93,6 +95,32 @@ def reads_text(unet: nn.Module) -> bool:
     return "cross_attention_dim" in unet.config
 
 
+def text_width(unet: nn.Module) -> int:
+    """Return how many features of each token the network reads.
+
+    Raises:
+        ValueError: some of its levels read another number than others.
+    """
+    config = unet.config
+    widths = config.encoder_hid_dim or config.cross_attention_dim
+    if isinstance(widths, int):
+        return widths
+    blocks = zip((*config.down_block_types, config.mid_block_type), (*widths, widths[-1]), strict=True)
+    read = {width for kind, width in blocks if "CrossAttn" in str(kind)} or {widths[0]}
+    if len(read) > 1:
+        raise ValueError(
+            f"the UNet's config has cross_attention_dim={widths!r}: its levels read texts of different "
+            "widths, and a pipeline gives all of them the same text: use a network of one width"
+        )
+    return read.pop()
+
+
+def reads_log_time(unet: nn.Module) -> bool:
+    """Return whether the network embeds the logarithm of the time, so that it has no time 0."""
+    return getattr(unet.time_proj, "log", False)
+
+
 def reads_class_labels(unet: nn.Module) -> bool:
-    """Return whether the network needs the number of a class for each image."""
-    return unet.config.get("num_class_embeds") is not None and unet.config.get("class_embed_type") is None
+    """Return whether the network needs a number for each image: of a class, or to be embedded like a time."""
+    kind, classes = unet.config.get("class_embed_type"), unet.config.get("num_class_embeds")
+    return kind == "timestep" or (kind is None and classes is not None)

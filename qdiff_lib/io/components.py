@@ -47,7 +47,9 @@ def check_component(folder: Path, name: str, kind: type) -> None:
 
 
 def check_header(path: Path) -> None:
-    """Raise ValueError if a file is no safetensors file."""
+    """Raise ValueError if a path is no safetensors file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is no file: {COPY}")
     try:
         with safe_open(path, "pt"):
             pass

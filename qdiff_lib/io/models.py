@@ -1,20 +1,23 @@
 """Loading any model by one name or path: embedded models, local folders, quantized checkpoints, the hub."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .index import COPY, INDEX, read_index, reason, refuse_code
 from .shipped_data import embedded_folder, embedded_names, is_embedded
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
+T = TypeVar("T")
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
-HUB_SECONDS = 10  # longest wait for the hub to say whether it has a model
+HUB_SECONDS = 10  # longest silence of the hub
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 
 
@@ -33,9 +36,20 @@ def load(name_or_path: str | Path, device: str = "cpu") -> "DiffusionPipeline":
             reached or has no such model.
         DamagedFileError: a shipped weight file has the wrong checksum.
     """
+    device = known_device(device)
     pipe = _open(name_or_path)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def known_device(device: str) -> "torch.device":
+    """The torch device of this name. Raises ValueError for a name that torch does not know."""
+    import torch
+
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r:.60} is no device: use 'cpu', 'cuda' or 'cuda:0'") from error
 
 
 def _open(name_or_path: str | Path) -> "DiffusionPipeline":
@@ -135,36 +149,63 @@ def _hub_problem(name: str) -> Exception | None:
     """
     from huggingface_hub import HfApi
 
-    answers: list[Exception | None] = []
+    try:
+        _unless_silent(lambda: HfApi().model_info(name, timeout=2 * HUB_SECONDS))
+    except Exception as error:
+        return error
+    return None
 
-    def ask() -> None:
+
+def _unless_silent(ask: Callable[[], T], grows: Path | None = None) -> T:
+    """What ``ask()`` returns. It runs in a thread, as a time limit of a request begins anew at each address.
+
+    grows: a folder to which it writes; None: none. Raises TimeoutError after ``HUB_SECONDS`` without an
+    answer in which the files of the folder did not change.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
         try:
-            HfApi().model_info(name, timeout=HUB_SECONDS)
-            answers.append(None)
+            done.set_result(ask())
         except Exception as error:
-            answers.append(error)
+            done.set_exception(error)
 
-    thread = Thread(target=ask, daemon=True)  # a time limit of the request alone begins anew at each address
-    thread.start()
-    thread.join(HUB_SECONDS)
-    return answers[0] if answers else TimeoutError(f"the hub did not answer within {HUB_SECONDS} seconds")
+    Thread(target=run, daemon=True).start()
+    before = None
+    while not done.done():
+        now = _sizes(grows)
+        if now == before:
+            raise TimeoutError(f"the hub did not answer within {HUB_SECONDS} seconds")
+        before = now
+        wait([done], HUB_SECONDS)
+    return done.result()
+
+
+def _sizes(folder: Path | None) -> list[tuple[str, int]]:
+    """The names and sizes of all files in a folder."""
+    found = []
+    for path in sorted(folder.rglob("*")) if folder else ():
+        with suppress(OSError):  # a temporary file that is gone
+            found.append((path.name, path.stat().st_size))
+    return found
 
 
 def _from_hub(name: str) -> "DiffusionPipeline":
     """A pipeline of the hub, from the local cache or the network."""
     from diffusers import DiffusionPipeline
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
-    problem = _hub_problem(name)
+    problem, cache = _hub_problem(name), Path(constants.HF_HUB_CACHE)
     options = dict(local_files_only=problem is not None)
     try:
-        index = hf_hub_download(name, INDEX, **options)
-    except (OSError, ValueError) as error:
+        index = _unless_silent(lambda: hf_hub_download(name, INDEX, **options), cache)
+    except Exception as error:  # also those of the client of HTTP
         raise ValueError(_no_hub(name, problem or error)) from error
     read_index(Path(index).parent)  # before diffusers reads it
     try:
-        folder = DiffusionPipeline.download(name, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
+        options["use_safetensors"] = True
+        folder = _unless_silent(lambda: DiffusionPipeline.download(name, **options), cache)
+    except Exception as error:
         raise ValueError(_no_hub(name, problem or error)) from error
     return _from_folder(Path(folder))
 

@@ -21,6 +21,7 @@ from ..io.native import make_native
 from ..io.quantization import Quantization, UnitReport
 from ..recipes.parts import Calibration
 from ..recipes.recipe import Recipe
+from ..utils.typed import check_type
 from .arithmetic import float32_arithmetic
 from .bias_correction import BiasCorrection
 from .insertion import insert_quantizers
@@ -68,14 +69,15 @@ def quantize(
             ``work``; or the ``work`` folder is in use by another process, or has files of another run,
             damaged files, files of another program, or results to resume from while ``resume`` is False.
     """
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe={recipe!r:.80} must be a Recipe, such as Recipe.qdiffusion(weights=4)")
+    check_type("recipe", recipe, Recipe, "a Recipe, such as Recipe.qdiffusion(weights=4)")
+    check_type("calibration", calibration, CalibrationSet | None, "what record(...) returns, or None")
     check_quantizable(pipe, calibration, prompts, class_labels)
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start, learned = time.monotonic(), recipe.rounding.learned
     with float32_arithmetic(pipe.unet.device), evaluating(pipe.unet) as full:
         found = trace(full, one_input(full, calibration))
+        insert_quantizers(full, recipe.grids, found)  # what it refuses is refused before any work
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
             check_disk(found, samples, memory_gb, work, recipe.calibration.cache_bits)
@@ -171,6 +173,10 @@ def check_quantizable(
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
+    if "forward" in vars(pipe.unet):
+        raise ValueError(
+            "an engine computes the pipeline's UNet; quantize the pipeline that run_on was given"
+        )
     if pipe.unet.dtype != torch.float32:
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
     if any(value.is_meta for value in pipe.unet.parameters()):

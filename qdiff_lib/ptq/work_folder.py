@@ -147,11 +147,14 @@ class WorkFolder:
     def load_unit(self, index: int, unit: nn.Module) -> UnitReport | None:
         """Restore ``unit`` from the file of unit ``index``; returns its report, or None without a file.
 
-        Raises ValueError for a damaged file, and for one of another run.
+        Raises ValueError for a damaged file, and for one of another run or another unit.
         """
-        if not self.unit_path(index).exists():
+        path = self.unit_path(index)
+        if not path.exists():
             return None
-        tensors, about = self.load(self.unit_path(index))
+        tensors, about = self.load(path)
+        if about["report"]["index"] != index:
+            raise ValueError(f"{path} is of unit {about['report']['index']}, not of unit {index}: {CURE}")
         restore_state(unit, tensors)
         return UnitReport(**about["report"])
 

@@ -14,7 +14,7 @@ from qdiff_lib.recipes import recipe
 
 ROWS = [("fp", 32, 32), ("linear", 8, 8), ("linear", 4, 8), ("qdiffusion", 4, 8)]
 FIELDS = ["method", "weights", "activations", "bytes", "bops"]
-FIELDS += ["trajectory_mse", "frechet", "frechet_n", "seconds"]
+FIELDS += ["trajectory_mse", "frechet", "frechet_n", "seconds", "engine", "drawing_seconds"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,15 @@ class TestDemo:
         assert w4a8 == w8a8 / 2
         edges = 2 * (9 * 32) * 32**2  # multiplications of the first and last layer: 3x3, 1 -> 32 and 32 -> 1
         assert learned - w4a8 == 2 * edges * (demo_module.EDGE_BITS**2 - 4 * 8)
+
+    def test_the_last_row_is_drawn_in_integers_and_timed_against_full_precision(self, finished):
+        rows = finished[1]["rows"]
+        assert [row["engine"] for row in rows] == ["simulated"] * 3 + ["openvino"]
+        timed = [row["drawing_seconds"] is not None for row in rows]
+        assert (
+            timed == [True, False, False, True]
+            and min(rows[0]["drawing_seconds"], rows[3]["drawing_seconds"]) > 0
+        )
 
     def test_pictures_are_readable_and_not_blank(self, finished):
         for name in ("samples.png", "trajectory.png"):

@@ -13,7 +13,17 @@ from diffusers import (
     UNet3DConditionModel,
 )
 from latent_models import stable_diffusion
-from tiny_models import ADDED, CLASSES, CONDITIONAL, GUIDED, PLAIN, conditional_unet, ddpm, unet2d
+from tiny_models import (
+    ADDED,
+    CLASSES,
+    CONDITIONAL,
+    GUIDED,
+    PLAIN,
+    conditional_unet,
+    ddpm,
+    random_inputs,
+    unet2d,
+)
 
 from qdiff_lib import Recipe, quantize, record, sample
 from qdiff_lib.diffusion.capabilities import check_pipeline, check_unet, takes_prompts
@@ -25,6 +35,7 @@ SUPPORTED = {
     "text": conditional_unet,
     "projected-text": lambda: conditional_unet(encoder_hid_dim=6),
     "classes": lambda: unet2d(**CLASSES),
+    "class-times": lambda: unet2d(class_embed_type="timestep"),
     "text-and-classes": lambda: conditional_unet(**CLASSES),
     "sdxl": lambda: conditional_unet(**ADDED),
     "lcm": lambda: conditional_unet(**GUIDED),
@@ -41,12 +52,11 @@ REFUSED = {
         dict(addition_embed_type="text", encoder_hid_dim=8),
         "addition_embed_type='text', added conditions other than those of SDXL",
     ),
-    "class-times": (dict(class_embed_type="timestep"), "class_embed_type='timestep', class embeddings"),
-    "class-vectors": (dict(class_embed_type="identity"), "class_embed_type='identity', class embeddings"),
+    "class-vectors": (dict(class_embed_type="identity"), "class_embed_type='identity', vectors as class"),
     "two-texts": (dict(dual_cross_attention=True), "dual_cross_attention=True, attention to two texts"),
     "class-projection": (
         dict(class_embed_type="projection", projection_class_embeddings_input_dim=8),
-        "class_embed_type='projection', class embeddings",
+        "class_embed_type='projection', vectors as class conditions: .* add unet.class_embedding",
     ),
     "gligen": (dict(attention_type="gated"), "attention_type='gated', boxes with texts, as GLIGEN has"),
     "images": (
@@ -63,10 +73,22 @@ def test_other_conditions_are_refused(changes, message):
         quantize(with_components(ddpm(), unet=unet), Recipe())
 
 
-@pytest.mark.parametrize("kind", ["timestep", "identity"])
-def test_other_class_embeddings_of_a_plain_network_are_refused(kind):
-    with pytest.raises(ValueError, match=f"class_embed_type='{kind}', class embeddings other than"):
-        check_unet(unet2d(class_embed_type=kind, **CLASSES))
+def test_class_vectors_of_a_plain_network_are_refused():
+    with pytest.raises(ValueError, match="class_embed_type='identity', vectors as class conditions"):
+        check_unet(unet2d(class_embed_type="identity", **CLASSES))
+
+
+@pytest.mark.parametrize("kind, width", [("identity", 32), ("projection", 6), ("simple_projection", 6)])
+def test_the_fix_for_class_vectors_works(kind, width):
+    unet = conditional_unet(class_embed_type=kind, projection_class_embeddings_input_dim=6)
+    inputs, vector = random_inputs(unet, 2).rows(slice(None)), torch.linspace(-1, 1, width)
+    with torch.no_grad():
+        expected = unet(**inputs, class_labels=vector.expand(2, width)).sample
+        unet.time_embedding.linear_2.bias += unet.class_embedding(vector)
+        unet.class_embedding = None
+        unet.register_to_config(class_embed_type=None, num_class_embeds=None)
+        torch.testing.assert_close(unet(**inputs).sample, expected, rtol=1e-4, atol=1e-4)
+    check_unet(unet)
 
 
 def test_an_ip_adapter_is_refused_with_the_fix():

@@ -7,6 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,9 @@ def tiny_pipeline():
         up_block_types=("UpBlock2D",),
     )
     return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
+
+
+TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +202,56 @@ def test_a_silent_hub_leaves_what_was_loaded_before(silent_hub, saved, tmp_path,
     assert type(models.load("owner/name")).__name__ == "DDPMPipeline"
 
 
+@pytest.fixture
+def faltering_hub(monkeypatch, tmp_path):
+    """A hub that knows every model, sends the first bytes of each file, and falls silent."""
+    about = {"_id": "1", "id": "a/b", "sha": "0" * 40, "siblings": [], "private": False, "tags": []}
+
+    class Faltering(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_HEAD(self):
+            self.send_response(200)
+            for name, value in {"X-Repo-Commit": "0" * 40, "ETag": '"abc"', "Content-Length": "1000"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self):
+            if self.path.startswith("/api/models"):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(about).encode())
+            else:
+                self.do_HEAD()
+                self.wfile.write(b'{"_class_name": ')
+                self.wfile.flush()
+                over.wait()
+
+    over, server = threading.Event(), ThreadingHTTPServer(("127.0.0.1", 0), Faltering)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": hub, "HF_HUB_CACHE": str(tmp_path)}.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", hub + TEMPLATE, raising=False
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub + TEMPLATE)
+    monkeypatch.setattr(models, "HUB_SECONDS", 1)
+    yield
+    over.set()
+    server.shutdown()
+
+
+def test_a_hub_that_falls_silent_midway_is_given_up(faltering_hub, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"a/b.*did not answer within 1 seconds"):
+        models.load("a/b")
+    assert time.monotonic() - start < 30
+    assert list(tmp_path.rglob("*.incomplete"))  # it did begin to send
+
+
 def test_folders_without_a_model(tmp_path):
     with pytest.raises(ValueError, match="model_index.json"):
         models.load(tmp_path)
@@ -270,3 +326,12 @@ def test_loading_warns_of_nothing():
     code += "; load('ddpm-fashion')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_folder_in_place_of_weights_is_refused(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(ValueError, match="model.safetensors is no file: copy the whole pipeline"):
+        models.load(tmp_path / "model")

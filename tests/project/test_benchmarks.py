@@ -23,7 +23,7 @@ def written(tmp_path_factory):
 @pytest.mark.slow
 def test_every_part_states_where_it_was_measured(written):
     results, readme = written
-    assert set(results) == {"startup", "sampling", "reconstruction"}
+    assert set(results) == {"startup", "engines", "sampling", "reconstruction"}
     for name, part in results.items():
         assert part["quick"] and part["measured"].keys() >= PROVENANCE
         assert f"## {name.capitalize()}" in readme

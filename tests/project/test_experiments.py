@@ -366,3 +366,31 @@ class TestTables:
         after = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
         assert before == after
         assert not list((work / "cache").rglob("*-work"))
+
+
+def test_the_hash_of_code_counts_statements_only(tmp_path, module):
+    code_hash = module("code_of_results").code_hash
+
+    def hashed(name, text):
+        (tmp_path / name).write_text(text)
+        return code_hash(str(tmp_path / name))
+
+    first = hashed("a.py", 'def f(x):\n    """Old."""\n    return x\n')
+    assert hashed("b.py", 'def f(x):  # the same\n    """New."""\n    return (x)\n') == first
+    assert hashed("c.py", 'def f(x):\n    """Old."""\n    return -x\n') != first != code_hash()
+
+
+def test_the_library_counts_but_not_its_command_line(tmp_path, module, monkeypatch):
+    made = module("code_of_results")
+    for folder in ("ptq", "cli"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.py").write_text("x = 1")
+    monkeypatch.setattr(made, "LIBRARY", tmp_path)
+    hashes = []
+    for folder in ("", "cli", "ptq"):
+        if folder:
+            (tmp_path / folder / "a.py").write_text("x = 2")
+        made.code_hash.cache_clear()
+        hashes.append(made.code_hash())
+    made.code_hash.cache_clear()
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -285,9 +285,9 @@ def test_a_sweep_leaves_what_is_not_recorded_empty():
     text = ablations.sweep(
         "calibration_inputs", {**about, "planned": [64, 5120], "floor": 0.7, "rows": [{"value": 64, **found}]}
     )
-    assert "2 calibrations with the usual value, which differ in their seed alone" in text
+    assert "2 calibrations with the usual value, which differ only in their seed" in text
     assert "MSE x 1000 from 2.1 to 4," in text and text.endswith(
-        "With a larger MSE: none; with a smaller one: 64."
+        "Values with a larger MSE: none. Values with a smaller MSE: 64."
     )
     assert line(text, "| 64")[1:] == ["2", "25.0", "11.00", "2.00", "90"]
     assert line(text, "| 5120")[1:] == [""] * 5
@@ -315,8 +315,16 @@ def test_a_table_of_several_days_says_so():
         "seeds": {"noise": 0},
     }
     one, two = ({"rows": [{"date": date}, {}]} for date in ("2026-01-03", "2026-01-01"))
-    assert source(Recorded(one, made)).startswith("*Recorded on 2026-01-03 on a laptop")
-    assert source(Recorded(two, made)).startswith("*Recorded on 2026-01-01 to 2026-01-03 on a laptop")
+    assert source(Recorded(one, made), {}).startswith("*Recorded on 2026-01-03 on a laptop")
+    assert source(Recorded(two, made), {}).startswith("*Recorded on 2026-01-01 to 2026-01-03 on a laptop")
+
+
+def test_the_commits_of_rows_are_named():
+    made = {"date": "d", "machine": "a laptop", "commit": "new", "command": "c", "seeds": {"noise": 0}}
+    own = {"rows": [{"commit": "old"}, {"commit": "new"}, {"commit": "new"}], "seeds": [0, 1]}
+    assert "at old (1 row), new (2 rows) by" in source(Recorded(own, made), {})
+    assert "at new by" in source(Recorded({"rows": [{}]}, made), {})
+    assert "noise 0; rows added in abc (1 row).*" in source(Recorded({"rows": [{}]}, made), {"abc": 1})
 
 
 def test_the_digest_is_that_of_the_data():

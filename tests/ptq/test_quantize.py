@@ -287,7 +287,7 @@ def test_hooks_of_the_user_stay_on_the_full_precision_network():
 
 @pytest.mark.parametrize("recipe", [Recipe, "linear", None])
 def test_what_is_no_recipe_is_refused(recipe):
-    with pytest.raises(TypeError, match="must be a Recipe"):
+    with pytest.raises(TypeError, match="give a Recipe"):
         quantize(ddim(), recipe)
 
 
@@ -295,3 +295,16 @@ def test_a_calibration_set_of_another_network_is_refused():
     other = random_inputs(conditional_unet(), 4)
     with pytest.raises(ValueError, match="is not what this network takes"):
         quantize(ddim(), small("linear", 4, 8), other, progress=False)
+
+
+def test_patterns_are_checked_before_inputs_are_recorded(tmp_path):
+    with pytest.raises(ValueError, match="exclude has the pattern 'nothing', which matches no layer"):
+        quantize(
+            ddim(), small("qdiffusion", 4, 8).replace(exclude=("nothing",)), work=tmp_path, progress=False
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibration_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="calibration='x' is a str: give what record"):
+        quantize(ddim(), small("linear", 4, 8), "x")

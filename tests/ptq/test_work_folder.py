@@ -368,3 +368,11 @@ def test_where_a_model_was_loaded_from_does_not_count(tmp_path):
     pipe.save_pretrained(tmp_path / "moved")
     again = type(pipe).from_pretrained(tmp_path / "moved")
     assert settings_of_run(pipe, RECIPE) == settings_of_run(again, RECIPE)
+
+
+def test_the_file_of_another_unit_is_refused(work):
+    (work / UNIT).write_bytes((work / UNIT).with_name("unit-000.safetensors").read_bytes())
+    with pytest.raises(
+        ValueError, match="unit-001.safetensors is of unit 0, not of unit 1: delete this file"
+    ):
+        run(work, resume=True)

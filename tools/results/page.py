@@ -1,5 +1,7 @@
 """The page: its sections in order, each from one recorded table."""
 
+import json
+from collections import Counter
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -15,16 +17,23 @@ from qdiff_lib.utils.files import atomic_path
 from . import ablations, latent, plots, table1, trajectories
 from .source import Recorded, Section
 
+EARLIER = json.loads(Path(__file__).with_name("earlier.json").read_text(encoding="utf-8"))
+"""By table: the commits that added rows which have no commit of their own, and how many each added."""
+
 HEAD = """# Results
 
-Every number on this page is read from `data/recorded/*.json` and `data/paper/*.json`.
-`python -m tools.results` writes the page and its plots; `make tables` makes or resumes what is recorded
+All numbers on this page come from `data/recorded/*.json` and `data/paper/*.json`. `python -m tools.results`
+writes the page and its plots. `make tables` records the results, and continues after a stop
 (`experiments/README.md`).
 
-W4A8: weights of 4 bits, activations of 8. BOPs: bit operations. MSE and SNR: mean squared error, and ratio of
-signal to noise. KID and Fréchet distance (with Inception's features: FID): how far drawn images are from real
-ones. IS: the inception score. Smaller is better but for IS and SNR. Fréchet distances and KIDs of different
-features, or of different n, cannot be compared.
+- W4A8: weights have 4 bits, and activations have 8 bits. BOPs: bit operations.
+- MSE: mean squared error. SNR: signal-to-noise ratio.
+- KID and Fréchet distance: the difference between drawn and real images. With the features of Inception the
+  Fréchet distance is called FID. IS: the inception score.
+- Larger is better for IS and SNR. Smaller is better for all others.
+- Do not compare Fréchet distances or KIDs of different features, or of different n.
+
+[Notation and glossary](docs/notation.md) explains more terms.
 """
 
 
@@ -49,7 +58,7 @@ TRAJECTORIES = (
 CALIBRATION = (
     Section(
         "calibration_sampling",
-        "Where calibration inputs come from (Figure 4)",
+        "Steps of the calibration inputs (Figure 4)",
         ablations.sampling,
         lesson_03.recorded_rules,
     ),
@@ -58,17 +67,17 @@ CALIBRATION = (
 )
 SECTIONS = (
     Section("table1", "Every method at every width (Table 1)", table1.text, plots.methods),
-    Section("sensitivity", "What the scores notice", table1.sensitivity),
+    Section("sensitivity", "Effect of small changes on the scores", table1.sensitivity),
     *TRAJECTORIES,
     *CALIBRATION,
     Section(
         "between_steps",
-        "Steps between those that were calibrated on",
+        "Steps without calibration inputs",
         trajectories.between_steps,
         plots.between_steps,
     ),
     Section("shortcut_split", "The shortcut split (Figures 6 and 7)", ablations.shortcut_split),
-    Section("ladder", "What each part buys", ablations.ladder, ladder_plot),
+    Section("ladder", "What each part gains", ablations.ladder, ladder_plot),
     swept("adaround_iterations", "AdaRound's iterations"),
     swept("softmax_bits", "Bits of the softmax"),
     Section(
@@ -77,7 +86,7 @@ SECTIONS = (
         trajectories.layer_divergence,
         plots.divergences,
     ),
-    Section("latent", "Latent models, and a text", latent.text, lesson_05.latent_errors),
+    Section("latent", "Latent models, with and without a text", latent.text, lesson_05.latent_errors),
 )
 
 
@@ -88,27 +97,39 @@ def page(found: dict[str, Recorded], folder: str) -> str:
 
 
 def part(section: Section, recorded: Recorded | None, folder: str) -> str:
-    """One section; without its table it says how to make it."""
+    """One section. If its table is not recorded, the section says how to record it."""
     if recorded is None:
         missing = f"Not recorded yet: `python experiments/run.py --only {section.name}`."
         return f"## {section.title}\n\n{missing}"
     parts = [f"## {section.title}", section.text(recorded.data)]
     if section.plot:
         parts.append(f"![{section.plot(recorded.data).get_label()}]({folder}/{section.name}.png)")
-    return "\n\n".join([*parts, source(recorded)])
+    return "\n\n".join([*parts, source(recorded, EARLIER.get(section.name, {}))])
 
 
-def source(recorded: Recorded) -> str:
-    """How the numbers were made; a run that went on has rows of several days."""
+def source(recorded: Recorded, earlier: dict[str, int]) -> str:
+    """How the numbers were made. A resumed run has rows of several days and commits.
+
+    earlier: for rows without a commit of their own, how many of them each commit of the file added.
+    """
     made = recorded.provenance
-    rows = [row for name in ("rows", "besides", "ablation") for row in recorded.data.get(name, [])]
+    rows = [row for name in ("seeds", "rows", "besides", "ablation") for row in recorded.data.get(name, [])]
+    rows = [row for row in rows if isinstance(row, dict)]
+    own = Counter(row["commit"] for row in rows if "commit" in row)
+    added = f"; rows added in {counted(earlier)}" if earlier and not own else ""
     days = sorted({row.get("date", made["date"]) for row in rows} | {made["date"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seeds = ", ".join(f"{name} {seed}" for name, seed in made["seeds"].items())
+    code = counted(own) or made["commit"]
     return (
-        f"*Recorded on {when} on {made['machine']} at {made['commit']} by `{made['command']}`; "
-        f"first seeds: {seeds}.*"
+        f"*Recorded on {when} on {made['machine']} at {code} by `{made['command']}`; "
+        f"first seeds: {seeds}{added}.*"
     )
+
+
+def counted(commits: dict[str, int]) -> str:
+    """The commits, each with its number of rows, such as "1a2b3c4 (1 row), 5d6e7f8 (3 rows)"."""
+    return ", ".join(f"{name} ({n} row{'s' * (n != 1)})" for name, n in commits.items())
 
 
 def draw(found: dict[str, Recorded], folder: Path) -> None:

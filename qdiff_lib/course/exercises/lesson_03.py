@@ -1,16 +1,15 @@
 """Checks and quiz of lesson 03: the uniform rule, draws at random, streams of noise that never meet."""
 
-from collections.abc import Callable, Sequence
+import random
 
 import torch
 from torch import Tensor
 
-from ..checks import Wrong, exercise
+from ..checks import Answer, Wrong, exercise
 from ..text import Question
-from .answers import numbers
-
-ROLES, SEEDS, IMAGES, STREAMS = 2, 2**11, 2**20, 2**32
-COUNT_CASES = ((20, 100, 1), (100, 256, 5), (50, 100, 7), (12, 10, 3), (30, 4, 5))  # steps, samples, interval
+from .answers import numbers, sources
+from .draws_03 import draws, judge_chances, made
+from .streams_03 import NEAR, judge_alike, judge_spread, stream_cases, stream_number, words
 
 
 def own_and_true(
@@ -32,18 +31,30 @@ def own_and_true(
 @exercise(
     "03.uniform_counts",
     hints=(
-        "First list the chosen steps: 0, interval, 2 * interval, ... below steps.",
-        "samples // len(chosen) inputs at each of them is too few where the division leaves a rest.",
-        "chosen = range(0, steps, interval); each, rest = divmod(samples, len(chosen)); the first `rest` of "
-        "the chosen steps get each + 1, the others each, and all other steps 0.",
+        "First list the chosen steps: 0, interval, 2 * interval, ... below steps. How many are there?",
+        "samples // (number of chosen steps) at each of them is too few where the division leaves a rest.",
+        "The rest is less than the number of chosen steps: so many of them get one more, the others do not.",
     ),
 )
-def check_uniform_counts(answer: Callable) -> str:
+def check_uniform_counts(answer: Answer, seed: int) -> str:
     """Intervals that divide the steps and that do not, with and without a rest, more steps than inputs."""
-    for steps, samples, interval in COUNT_CASES:
+    for steps, samples, interval in count_cases(sources("03.uniform_counts", seed)[0]):
         found = numbers(answer(steps, samples, interval), (steps,), "how many inputs at each step")
         judge_counts(found, samples, interval)
     return "every chosen step counts alike, no other step is used, and the set has exactly its size."
+
+
+def count_cases(dice: random.Random) -> list[tuple[int, int, int]]:
+    """Steps, samples, interval: without a rest, with rests of samples, of both, of steps, few samples."""
+    c, each, chosen = dice.randint(3, 6), dice.randint(4, 9), dice.randint(6, 12)
+    return [
+        (20, 20 * each, 1),
+        (c * chosen, chosen * each + dice.randint(2, chosen - 1), c),
+        (c * chosen + dice.randint(1, c - 1), (chosen + 1) * each + dice.randint(2, chosen), c),
+        (c * chosen - 1, chosen * each, c),
+        (c * chosen, dice.randint(2, chosen - 1), c),
+        (dice.randint(5, 9), dice.randint(3, 30), 10),
+    ]
 
 
 def judge_counts(found: Tensor, samples: int, interval: int) -> None:
@@ -52,12 +63,21 @@ def judge_counts(found: Tensor, samples: int, interval: int) -> None:
     chosen = list(range(0, steps, interval))
     case = f"for steps={steps}, samples={samples}, interval={interval}"
     where, even = found.nonzero().flatten().tolist(), samples / len(chosen)
-    if (found != found.round()).any() or (found < 0).any():
-        raise Wrong(f"inputs are counted in whole numbers, from 0 on; {case} you have {found.max():g}.")
+    if not ((found == found.round()) & (found >= 0)).all():
+        strange = int((~((found == found.round()) & (found >= 0))).nonzero()[0])
+        raise Wrong(
+            f"inputs are counted in whole numbers, from 0 on; {case} you have {found[strange]:g} at step "
+            f"{strange}."
+        )
     if not set(where) <= set(chosen):
         raise Wrong(f"{case}: {stray(where, steps, interval)}")
-    if (found[chosen] == samples).all():
+    if len(chosen) > 1 and (found[chosen] == samples).all():
         raise Wrong(f"that is `samples` at each chosen step; all {len(chosen)} share them ({case}).")
+    if steps % interval and samples >= len(chosen) and where == chosen[:-1]:
+        raise Wrong(
+            f"{case} the last chosen step, {chosen[-1]}, gets nothing: {len(chosen)} steps are chosen, not "
+            f"{len(where)}. steps // interval rounds down; count them as range(0, steps, interval) does."
+        )
     if found[chosen].sum() == len(chosen) * (samples // len(chosen)) < samples:
         raise Wrong(
             f"{case} yours sum to {found.sum():.0f}: the division leaves a rest, "
@@ -67,9 +87,10 @@ def judge_counts(found: Tensor, samples: int, interval: int) -> None:
         raise Wrong(f"{case} yours sum to {found.sum():.0f}; a set of exactly {samples} was asked for.")
     uneven = found[chosen].max() - found[chosen].min()
     if uneven > 1:
+        most, least = (chosen[int(pick(found[chosen]))] for pick in (torch.argmax, torch.argmin))
         raise Wrong(
-            f"{case}: two chosen steps differ by {uneven:.0f} inputs. Each share is {even:.2f}, so they "
-            "need not differ by more than 1: hand out the rest one by one."
+            f"{case}: steps {most} and {least} differ by {uneven:.0f} inputs. Each share is {even:.2f}, so "
+            "they need not differ by more than 1: hand out the rest one by one."
         )
 
 
@@ -93,67 +114,25 @@ def stray(where: list[int], steps: int, interval: int) -> str:
     hints=(
         "Go through the counts; at each step draw that many different numbers below `trajectories`.",
         "`torch.randint` may draw a number twice. A shuffled list of all numbers never does.",
-        "torch.randperm(trajectories, generator=generator)[:count], anew for every step.",
+        "`torch.randperm` shuffles 0 to n - 1. Shuffle anew for every step, with the generator that you are "
+        "given, and keep as many as the step asks for.",
     ),
 )
-def check_draw_trajectories(answer: Callable) -> str:
+def check_draw_trajectories(answer: Answer, seed: int) -> str:
     """Counts, repeats, reproducibility, and whether all trajectories have the same chance."""
-    for counts, trajectories in (([3, 0, 5, 2], 6), ([4, 4, 4], 4), ([1] * 5, 50)):
-        drawn = draws(answer(torch.tensor(counts), trajectories, made(0)), counts, trajectories)
-        again = draws(answer(torch.tensor(counts), trajectories, made(0)), counts, trajectories)
+    dice, _ = sources("03.draw_trajectories", seed)
+    mixed = [0, *(dice.randint(1, 6) for _ in range(4))]
+    dice.shuffle(mixed)
+    for counts, trajectories in ((mixed, 6), ([4, 4, 4], 4), ([1] * 8, dice.randint(40, 60))):
+        first = dice.getrandbits(32)
+        drawn, again = (
+            draws(answer(torch.tensor(counts), trajectories, made(first)), counts, trajectories)
+            for _ in range(2)
+        )
         if drawn != again:
             raise Wrong("two equal generators gave different draws: pass `generator` on, and use no other.")
-    judge_chances(answer)
+    judge_chances(answer, dice)
     return "as many as asked for, never one twice, others at each step, and all with the same chance."
-
-
-def made(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def draws(answer: object, counts: list[int], trajectories: int) -> list[list[int]]:
-    """The learner's draws as lists. Raises Wrong where they do not fit the counts."""
-    if not isinstance(answer, Sequence) or len(answer) != len(counts):
-        size = f" of {len(answer)}" if isinstance(answer, Sequence) else ""
-        raise Wrong(
-            f"return a list of {len(counts)} tensors, one for each step, also where it is empty; you "
-            f"returned a {type(answer).__name__}{size}."
-        )
-    found = []
-    for step, (part, count) in enumerate(zip(answer, counts, strict=True)):
-        row = torch.as_tensor(part).flatten().tolist()
-        if len(row) != count:
-            raise Wrong(f"step {step} asks for {count} trajectories; you drew {len(row)}.")
-        if len(set(row)) < count:
-            raise Wrong(f"at step {step} you drew a trajectory twice: draw without replacement.")
-        if row and not (0 <= min(row) and max(row) < trajectories and row == [int(i) for i in row]):
-            raise Wrong(
-                f"trajectories have the numbers 0 to {trajectories - 1}; you drew {min(row)} to {max(row)}."
-            )
-        found.append([int(i) for i in row])
-    return found
-
-
-def judge_chances(answer: Callable, steps: int = 1600, count: int = 10, trajectories: int = 40) -> None:
-    """Raise Wrong unless every trajectory is drawn about equally often: within 6 standard deviations."""
-    counts = [count] * steps
-    rows = draws(answer(torch.tensor(counts), trajectories, made(1)), counts, trajectories)
-    sets = [frozenset(row) for row in rows]
-    if all(row == frozenset(range(count)) for row in sets):
-        raise Wrong(f"you took the first {count} trajectories at every step: the others never calibrate.")
-    if len(set(sets)) == 1:
-        raise Wrong("you drew once and kept it for all steps: draw anew at every step.")
-    p = count / trajectories
-    slack = 6 * (steps * p * (1 - p)) ** 0.5  # a right answer fails in one of ten million
-    seen = torch.bincount(torch.tensor(rows).flatten(), minlength=trajectories)
-    if len(missing := (seen == 0).nonzero().flatten().tolist()):
-        raise Wrong(f"in {steps} steps the trajectory {missing[-1]} was never drawn: all must have a chance.")
-    worst = int((seen - steps * p).abs().argmax())
-    if abs(seen[worst] - steps * p) > slack:
-        raise Wrong(
-            f"in {steps} steps trajectory {worst} was drawn {seen[worst]} times, {steps * p:.0f} are fair "
-            f"(allowed difference {slack:.0f}: 6 standard deviations)."
-        )
 
 
 @exercise(
@@ -161,85 +140,66 @@ def judge_chances(answer: Callable, steps: int = 1600, count: int = 10, trajecto
     hints=(
         "Think of a number with 32 binary digits: some of them say the role, some the seed, some the image.",
         "2 roles need 1 bit, 2,048 seeds need 11, 1,048,576 images need 20: 32 in all, none to spare.",
-        "Leave 20 bits of room for the image and 11 more for the seed: role * 2**31 + seed * 2**20 + image.",
+        "Like hours, minutes and seconds: an hour has room for 60 minutes, a minute for 60 seconds. A seed "
+        "has room for all images, a role for all seeds.",
     ),
 )
-def check_stream_number(answer: Callable) -> str:
-    """No two of many (role, seed, image) share a number, and all numbers are below 2^32."""
-    few = (0, 1, 2, 3, 7, 64, 1000, 1023, 1024)
-    seeds = (*few, 1025, SEEDS - 2, SEEDS - 1)
-    images = (*few, *range(100, 400), 2**19, 2**19 + 1, IMAGES - 2, IMAGES - 1)
-    owner: dict[int, tuple[int, int, int]] = {}
-    every = [(role, seed, image) for role in range(ROLES) for seed in seeds for image in images]
-    every += [
-        (role, seed, image) for role in range(ROLES) for seed in range(8, 400) for image in range(8, 200)
-    ]
-    for case in dict.fromkeys(every):
-        found = answer(*case)
-        value = found if isinstance(found, int) else numbers(found, (), "one whole number").item()
-        judge_stream(int(value) if value == round(value) else value, case, owner)
-    if any(int(answer(*case)) != number for number, case in list(owner.items())[:100]):
-        raise Wrong("the same role, seed and image must give the same number every time.")
-    return f"{len(owner):,} streams, no two alike: calibration noise can never be evaluated on."
-
-
-def judge_stream(value: float, case: tuple[int, int, int], owner: dict[int, tuple[int, int, int]]) -> None:
-    """Note the owner of a number. Raises Wrong where it is taken, or cannot be a seed."""
-    words = describe(case)
-    if not isinstance(value, int) or not 0 <= value < STREAMS:
-        raise Wrong(
-            f"{words} gets {value:,}. torch keeps 32 bits of a seed, so that larger numbers wrap around onto "
-            "others' streams: stay whole, and from 0 to 2^32 - 1."
-        )
-    other = owner.setdefault(value, case)
-    if other == case:
-        return
-    if other[1:] == case[1:]:
-        raise Wrong(f"{words} gets the same number in both roles: calibration noise would be evaluated on.")
-    raise Wrong(
-        f"{words} and {describe(other)} get the same number, {value:,}: they would share their noise."
-    )
-
-
-def describe(case: tuple[int, int, int]) -> str:
-    return f"(role {case[0]}, seed {case[1]}, image {case[2]})"
+def check_stream_number(answer: Answer, seed: int) -> str:
+    """No two of many (role, seed, image) share a number; all of the 2^32 numbers are used alike."""
+    dice, _ = sources("03.stream_number", seed)
+    cases = stream_cases(dice)
+    for some in (cases[:NEAR], cases):  # most mistakes show in the few
+        values = [stream_number(found, case) for case, found in zip(some, answer.each(some), strict=True)]
+        judge_alike(values, some)
+    again = dice.sample(range(len(cases)), 1000)
+    for i, found in zip(again, answer.each([cases[i] for i in again]), strict=True):
+        if stream_number(found, cases[i]) != values[i]:
+            raise Wrong(
+                f"{words(cases[i])} gets another number in a second call: the same role, seed and image must "
+                "give the same number every time."
+            )
+    judge_spread(values)
+    return f"{len(values):,} streams, no two alike: calibration noise can never be evaluated on."
 
 
 QUIZ = (
     Question(
-        "A layer's weights are rounded with a calibration set of pure noise only. What does the learned "
-        "rounding of the first layer become?",
+        "The weights of the first layer are rounded with a calibration set of pure noise. Which rounding "
+        "does it choose?",
         (
-            ("Random.", "The noise has a covariance, and the rounding that is best for it is definite."),
+            ("A random one.", "White noise has a known covariance, and one rounding is best for it."),
             (
                 "Rounding to nearest.",
-                "In white noise no two inputs are alike, so no two weights' errors can cancel.",
+                "In white noise no two inputs are correlated, so the errors of two weights cannot cancel.",
             ),
-            ("The best for pictures, too.", "Pictures have neighbours that are alike; noise has none."),
+            (
+                "The best one for pictures.",
+                "In pictures neighbouring pixels are correlated, in noise they are not.",
+            ),
         ),
         right=1,
     ),
     Question(
-        "250 inputs are asked for from every 5th of 100 steps. How many come from each chosen step?",
+        "You need 250 inputs from every 5th of 100 steps. How many come from each chosen step?",
         (
-            ("12, so 240 in all.", "Then the set is too small; the rest of 10 must be handed out, too."),
-            ("13, so 260 in all.", "Then the set is too large, and two runs cannot be compared."),
+            ("12, so 240 in all.", "The set is too small: 10 inputs are missing."),
+            ("13, so 260 in all.", "The set is too large: 10 inputs too many."),
             (
                 "13 at ten of the steps and 12 at the other ten.",
-                "250 = 20 * 12 + 10: as even as whole numbers allow, and exactly 250.",
+                "250 = 20 * 12 + 10. The numbers differ by at most one, and the sum is exactly 250.",
             ),
         ),
         right=2,
     ),
     Question(
-        "You calibrate on the noise that you evaluate on, and the error falls. What follows?",
+        "You calibrate and evaluate on the same noise, and the error falls. What follows?",
         (
             (
-                "Nothing yet: the rounding may have fitted these very inputs.",
-                "The error on inputs that the rounding was chosen by is too low. Use other seeds.",
+                "Nothing yet: the rounding may fit only these inputs.",
+                "On the inputs that chose the rounding, the error is too small. Use other seeds.",
             ),
-            ("The model has become better.", "On these inputs. For all others it may be worse."),
-            ("The set was too large.", "The more inputs, the smaller the gap between seen and new ones."),
+            ("The model is better.", "On these inputs it is. On other inputs it may be worse."),
+            ("The set was too large.", "With more inputs, the errors on old and new inputs differ less."),
         ),
         right=0,
     ),

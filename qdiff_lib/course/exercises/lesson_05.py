@@ -1,45 +1,42 @@
 """Exercises and quiz of lesson 5: the rounding penalty, the hard decision, two codes in a byte."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ...quantizers.adaround import GAMMA, ZETA, AdaRound
-from ...quantizers.packing import unpack
-from ..checks import Wrong, exercise
+from ...quantizers.adaround import GAMMA, ZETA
+from ...quantizers.packing import pack, unpack
+from ..checks import Answer, Wrong, exercise
 from ..text import Question
-from .answers import FLOAT32, compare, numbers
-
-CASES = ((20.0, 64), (8.0, 7), (2.0, 200))  # beta, number of rounding variables
+from .answers import FLOAT32, compare, describe, numbers, sources
 
 
 @exercise(
     "05.rounding_penalty",
     hints=(
         "First h: the sigmoid of V lies between 0 and 1; stretch it to [gamma, zeta], then clip it.",
-        "h = (torch.sigmoid(v) * (zeta - gamma) + gamma).clamp(0, 1), with gamma = -0.1 and zeta = 1.1.",
+        "To stretch, multiply by the new width, zeta - gamma, and move the low end to gamma.",
         "2 h - 1 lies between -1 and 1. Take its size, raise it to beta, subtract from 1, and sum.",
     ),
 )
-def rounding_penalty(answer: Callable[[Tensor, float], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(5)
-    for beta, n in CASES:
-        v = 3 * torch.randn(n, generator=generator, dtype=torch.float64).float()
-        v[0] = -9.0  # far beyond the clip
-        found = numbers(answer(v.clone(), beta), (), "one number, the sum over all variables")
-        h = soft(v)
-        right = penalty(h, beta).sum()
+def rounding_penalty(answer: Answer, seed: int) -> str:
+    dice, generator = sources("05.rounding_penalty", seed)
+    betas = (
+        dice.randint(9, 20),
+        2 * dice.randint(1, 4) + 1,
+        dice.uniform(2.1, 2.9),
+        14 + dice.uniform(0.1, 0.9),
+    )
+    for beta in map(float, betas):
+        n = dice.randint(20, 200)
+        v = 3 * torch.randn(n, generator=generator)
+        v[0], v[1] = -9.0, 9.0  # far beyond the clip on both sides
+        found = numbers(answer(v, beta), (), "one number, the sum over all variables")
         # each of n terms is at most 1 and is off by a few float32 roundings, which beta multiplies
         slack = 4 * n * (beta + 2) * FLOAT32
-        compare(
-            found,
-            right,
-            slack,
-            f"{n} float32 terms, roundings grow {beta:g} times",
-            penalty_mistakes(v, beta),
-        )
-    return f"right for {len(CASES)} values of beta, to the rounding of float32. It is 0 where all is decided."
+        why = f"{n} float32 terms, roundings grow {beta:.3g} times"
+        mistakes = penalty_mistakes(v, beta)
+        compare(found, penalty(soft(v), beta).sum(), slack, why, mistakes, f"with beta={beta:.4g}")
+    return f"right for {len(betas)} values of beta, to the rounding of float32. It is 0 where all is decided."
 
 
 def soft(v: Tensor) -> Tensor:
@@ -71,6 +68,13 @@ def penalty_mistakes(v: Tensor, beta: float) -> dict[str, Tensor]:
         "use 2 h - 1, which is -1 or 1 for a decided h: with h alone, rounding down would cost 1.": (
             1 - h.pow(beta)
         ).sum(),
+        f"take the size |2 h - 1| first, by .abs(): a negative number to the power {beta:.4g} is negative, "
+        "or NaN.": (1 - (2 * h - 1).pow(beta)).sum(),
+        "multiply the sigmoid by zeta - gamma = 1.2: with zeta alone the high end is at 1.": penalty(
+            (plain * ZETA + GAMMA).clamp(0, 1), beta
+        ).sum(),
+        "beta is the exponent, not a factor.": (1 - beta * (2 * h - 1).abs()).sum(),
+        "the exponent beta is missing.": (1 - (2 * h - 1).abs()).sum(),
     }
 
 
@@ -78,22 +82,29 @@ def penalty_mistakes(v: Tensor, beta: float) -> dict[str, Tensor]:
     "05.decide_codes",
     hints=(
         "Where h is at least one half the weight goes up, elsewhere down: up by one step from the floor.",
-        "The code is floor(w / s) + (1 or 0) + z: the zero point belongs to the code.",
-        "codes = (torch.floor(w / s) + (h >= 0.5) + z).clamp(0, 2**bits - 1)",
+        "Divide by s to count in steps, and round down. The zero point belongs to the code.",
+        "A comparison of tensors gives True and False, which count as 1 and 0 in a sum. The last thing is to "
+        "keep the codes on the grid.",
     ),
 )
-def decide_codes(answer: Callable[[Tensor, float, float, Tensor, int], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(6)
-    for n, bits, s, z in ((40, 4, 0.125, 7.0), (25, 3, 0.5, 0.0), (60, 4, 0.25, 15.0)):
-        w = torch.randn(n, generator=generator) * s * 2 ** (bits - 1)
+def decide_codes(answer: Answer, seed: int) -> str:
+    dice, generator = sources("05.decide_codes", seed)
+    for bits, s, zero in ((4, 0.125, 7), (3, dice.uniform(0.2, 0.7), 0), (4, dice.uniform(0.1, 0.3), 15)):
+        n, z = dice.randint(30, 60), float(zero)
+        steps = torch.randint(-(2**bits), 2**bits + 1, (n,), generator=generator)
+        rest = 0.05 + 0.9 * torch.rand(n, generator=generator)  # no floor depends on the rounding of w / s
+        if s == 0.125:
+            rest[::5] = 0.0  # on the grid, exactly
+        w = ((steps + rest) * s).float()
         h = torch.rand(n, generator=generator)
-        h[0] = 0.5
-        found = numbers(answer(w.clone(), s, z, h.clone(), bits), (n,), "the codes of all weights")
-        library = AdaRound(w, torch.tensor(s), torch.tensor(z), bits)
-        library.h = lambda h=h: h
-        right = (library.decided() / s + z).round().double()
+        h[0], h[1], h[2], h[3] = 0.5, 0.0, 1.0, 0.5
+        w[0], w[3] = 0.3 * s, 1.2 * s
+        found = numbers(answer(w, s, z, h, bits), (n,), "the codes of all weights")
         floor = torch.floor(w.double() / s)
-        compare(found, right, 0.0, "codes are whole numbers", code_mistakes(w.double(), floor, s, z, h, bits))
+        right = (floor + (h >= 0.5) + z).clamp(0, 2**bits - 1)
+        mistakes = code_mistakes(w.double(), floor, s, z, h, bits)
+        case = f"for s={s:.4g}, z={z:g}, bits={bits}, at weight"
+        compare(found, right, 0.0, "codes are whole numbers", mistakes, case)
     return "exact for three layers: this is the moment in which the soft weights become integers."
 
 
@@ -106,15 +117,22 @@ def code_mistakes(w: Tensor, floor: Tensor, s: float, z: float, h: Tensor, bits:
         ).clamp(0, top),
         "those are real values s (q - z): return the codes q.": s * ((floor + up + z).clamp(0, top) - z),
         "clip the codes to 0 ... 2^bits - 1: some weights lie outside of the grid.": floor + up + z,
+        "the largest code is 2^bits - 1, not 2^bits.": (floor + up + z).clamp(0, top + 1),
         "the zero point is missing: the code of the weight 0 is z.": (floor + up).clamp(0, top),
         "clip after the zero point is added, not before.": (floor + up).clamp(0, top) + z,
+        "clip last: h may lift the largest code out of the grid.": (floor + z).clamp(0, top) + up,
         "h is still soft in your codes: at the end each weight goes up (h >= 0.5) or down.": (
             floor + h.double() + z
         ).clamp(0, top),
         "that goes down where h is large: h is the share of a step that is added.": (
             floor + 1 - up + z
         ).clamp(0, top),
+        "that goes down where h is large: use h >= 0.5, not 1 - h.": (floor + (h <= 0.5) + z).clamp(0, top),
         "h = 0.5 goes up: use h >= 0.5.": (floor + (h > 0.5) + z).clamp(0, top),
+        "round w / s down, by floor: trunc, int() and .int() round negative numbers up.": (
+            torch.trunc(w / s) + up + z
+        ).clamp(0, top),
+        "all weights go down: add 1 where h is at least one half.": (floor + z).clamp(0, top),
     }
 
 
@@ -122,23 +140,32 @@ def code_mistakes(w: Tensor, floor: Tensor, s: float, z: float, h: Tensor, bits:
     "05.pack_nibbles",
     hints=(
         "A byte has 8 bits: the first code takes the lower four, the second the upper four.",
-        "Moving a code up by four bits is multiplying it by 16: byte = first + 16 * second.",
-        "With an odd number of codes the last byte has a first code only: append a 0 before you pair them.",
+        "Moving a code up by four bits is multiplying it by 16.",
+        "With an odd number of codes the last byte has a first code only: append a 0 before you pair them. "
+        "`[::2]` takes every second code.",
     ),
 )
-def pack_nibbles(answer: Callable[[Tensor], Tensor]) -> str:
-    generator = torch.Generator().manual_seed(7)
-    for n in (2, 10, 64, 7):
+def pack_nibbles(answer: Answer, seed: int) -> str:
+    dice, generator = sources("05.pack_nibbles", seed)
+    for n in (2, 2 * dice.randint(3, 8), 2 * dice.randint(20, 40), 2 * dice.randint(3, 8) + 1, 1):
         codes = torch.randint(16, (n,), generator=generator, dtype=torch.uint8)
-        codes[:2] = torch.tensor([3, 15], dtype=torch.uint8)
+        codes[:2] = torch.tensor([dice.randint(1, 4), 15], dtype=torch.uint8)[:n]
         count = -(-n // 2)
-        found = numbers(answer(codes.clone()), (count,), f"{count} bytes for {n} codes")
+        packed = answer(codes)
+        found = numbers(
+            list(packed) if isinstance(packed, bytes) else packed, (count,), f"{count} bytes for {n} codes"
+        )
         if ((found < 0) | (found > 255) | (found != found.round())).any():
             raise Wrong(
                 f"a byte is a whole number from 0 to 255; yours go from {found.min():g} to {found.max():g}."
             )
-        if not torch.equal(unpack(found.to(torch.uint8), 4, (n,)), codes.int()):
+        if not torch.equal(found.to(torch.uint8), pack(codes, 4)):
             raise Wrong(packing_mistake(found.to(torch.uint8), codes))
+        if not isinstance(packed, Tensor) or packed.dtype != torch.uint8:
+            kind = f"of type {packed.dtype}" if isinstance(packed, Tensor) else f"in {describe(packed)}"
+            raise Wrong(
+                f"the values are right, but {kind}: return a tensor of type torch.uint8, a byte for each."
+            )
     return "what you packed, the library unpacks: exact for even and odd numbers of codes."
 
 
@@ -153,42 +180,48 @@ def packing_mistake(found: Tensor, codes: Tensor) -> str:
         "pair neighbours (codes 0 and 1, 2 and 3, ...), not the first half with the second.": even[:half]
         + 16 * even[half:],
         "16 values need a factor of 16: 10 is for decimal digits.": first + 10 * second,
+        "16 values need a factor of 16: 15 is the largest code.": first + 15 * second,
     }
     for message, value in mistakes.items():
         if torch.equal(found, value):
             return message
-    wrong = int((unpack(found, 4, (len(codes),)) != codes.int()).nonzero()[0])
-    got = unpack(found, 4, (len(codes),))[wrong].item()
-    return f"unpacked again, code {wrong} is {got} instead of {codes[wrong].item()} (exact, no tolerance)."
+    back = unpack(found, 4, (len(codes),))
+    if torch.equal(back, codes.int()):
+        return f"the upper four bits of the last byte must be 0; yours is {found[-1].item()}."
+    wrong = int((back != codes.int()).nonzero()[0])
+    return (
+        f"unpacked again, code {wrong} of {len(codes)} is {back[wrong].item()} instead of "
+        f"{codes[wrong].item()} (exact, no tolerance)."
+    )
 
 
 QUIZ = (
     Question(
-        "Why does AdaRound beat rounding each weight to nearest, on the same grid?",
+        "Why is AdaRound better than rounding each weight to nearest, on the same grid?",
         (
-            ("It moves each weight less.", "No rounding moves a single weight less than nearest does."),
+            ("It changes each weight less.", "No rounding changes a single weight less than nearest."),
             (
-                "The errors of many weights add up in one output, and it lets them cancel.",
-                "It judges a rounding by the output, for inputs as the network really gets them.",
+                "The errors of many weights add up in one output, and AdaRound makes them cancel.",
+                "It measures the error of the output, for inputs from the real network.",
             ),
             ("It uses more values.", "The grid is the same: 16 values for 4 bits."),
         ),
         right=1,
     ),
     Question(
-        "What does the regularizer do as beta falls?",
+        "What does the penalty do while beta falls?",
         (
             (
-                "It pulls every weight to nearest.",
-                "It pulls h to 0 or to 1, whichever side it is on by then.",
+                "It moves every weight to its nearest value.",
+                "It moves h to 0 or to 1, whichever is closer at that time.",
             ),
             (
-                "At first it leaves most h alone, in the end it pushes all of them to 0 or 1.",
-                "A high beta is flat in the middle; a low one has a slope nearly everywhere.",
+                "At first it has little effect on most h. At the end it moves all of them to 0 or 1.",
+                "A high beta makes it flat in the middle. A low beta makes a slope nearly everywhere.",
             ),
             (
                 "It makes the weights smaller.",
-                "It does not see the size of a weight, only the share of a step.",
+                "It does not depend on the size of a weight, only on h.",
             ),
         ),
         right=1,

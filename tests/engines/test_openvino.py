@@ -1,0 +1,172 @@
+"""OpenVINO: integer layers equal to the reference, pipelines close to the simulation, clear errors."""
+
+import openvino
+import pytest
+import torch
+from layers import inputs_of, quantized
+from torch import nn
+
+from qdiff_lib import Recipe, load, quantize, run_on, sample, trajectory_mse, with_sampler
+from qdiff_lib.engines.exported import ExportedLayer
+from qdiff_lib.engines.openvino_engine import OpenVINONetwork, integer_share
+from qdiff_lib.engines.reference import layer_output
+
+SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+
+
+def executed(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+    """The output of a module in OpenVINO, and the kinds of its products, such as brgconv_avx512_I8."""
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), (x,), strict=False)
+    model = openvino.convert_model(program)
+    model.reshape({0: list(x.shape)})
+    compiled = openvino.Core().compile_model(model, "CPU", SETTINGS)
+    kinds = [
+        node.get_rt_info()["primitiveType"].astype(str)
+        for node in compiled.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")
+    ]
+    return torch.from_numpy(compiled([x.numpy()])[0].copy()), kinds
+
+
+CONVOLUTIONS = [  # weight bits, input bits, parts, kernel, stride, padding
+    (4, 8, (16,), 3, 1, 1),
+    (4, 8, (8, 24), 3, 1, 1),
+    (4, 8, (3, 5, 16), 1, 1, 0),
+    (8, 8, (16,), 3, 2, 1),
+    (8, 8, (8, 24), 1, 1, 0),
+    (2, 8, (16,), 3, 2, 0),
+    (3, 4, (16,), 2, 1, 1),
+    (6, 2, (8, 8), 3, 1, 1),
+    (7, 7, (16,), 3, 1, 1),
+    (5, 3, (16,), 1, 2, 0),
+]
+
+
+class TestLayers:
+    """Scales are powers of two and sums are below 2^24, so that float32 holds them: equal bit for bit."""
+
+    @pytest.mark.parametrize("ends", [False, True], ids=["zero points anywhere", "at the ends"])
+    @pytest.mark.parametrize("weight_bits, input_bits, sizes, kernel, stride, padding", CONVOLUTIONS)
+    def test_convolutions(self, weight_bits, input_bits, sizes, kernel, stride, padding, ends):
+        conv = nn.Conv2d(sum(sizes), 16, kernel, stride, padding)
+        layer = quantized(conv, weight_bits, input_bits, sizes, seed=kernel, ends=ends)
+        x = inputs_of(layer, 2, sum(sizes), 8, 8, seed=1)
+        found, kinds = executed(ExportedLayer(layer), x)
+        assert torch.equal(found.double(), layer_output(layer, x))
+        assert kinds and all(kind.endswith("I8") for kind in kinds), kinds
+
+    @pytest.mark.parametrize("ends", [False, True], ids=["zero points anywhere", "at the ends"])
+    @pytest.mark.parametrize(
+        "weight_bits, input_bits, sizes", [(4, 8, (32,)), (4, 8, (8, 24)), (8, 8, (32,)), (3, 5, (8, 8, 16))]
+    )
+    def test_linear_layers(self, weight_bits, input_bits, sizes, ends):
+        layer = quantized(nn.Linear(sum(sizes), 16), weight_bits, input_bits, sizes, seed=2, ends=ends)
+        x = inputs_of(layer, 2, 5, sum(sizes), seed=3)
+        found, kinds = executed(ExportedLayer(layer), x)
+        assert torch.equal(found.double(), layer_output(layer, x))
+        assert kinds and all(kind.endswith("I8") for kind in kinds), kinds
+
+    def test_padding_is_the_zero_point(self):
+        """With other codes at the border, the outputs there would differ."""
+        layer = quantized(nn.Conv2d(16, 16, 3, padding=1, bias=False), 4, 8, (16,), seed=5, ends=True)
+        x = torch.zeros(1, 16, 4, 4)
+        assert torch.equal(executed(ExportedLayer(layer), x)[0], torch.zeros(1, 16, 4, 4))
+
+
+@pytest.fixture(scope="module")
+def on_engine(tmp_path_factory):
+    """A function: the shipped model of a name, and its pipeline on OpenVINO, compiled into an empty cache."""
+    cache = tmp_path_factory.mktemp("openvino")
+
+    def made(name: str):
+        pipe = with_sampler(load(name), "ddim")
+        return pipe, run_on(pipe, "openvino", cache=cache, progress=False)
+
+    return made
+
+
+@pytest.mark.slow
+class TestPipelines:
+    @pytest.mark.parametrize("name", ["ddpm-fashion-w4a8", "ddpm-fashion-w4a32"])
+    def test_the_trajectory_is_that_of_the_simulation(self, on_engine, name):
+        """Their difference comes from values between two codes. It lies 10 dB below quantization's error."""
+        pipe, engine = on_engine(name)
+        original = with_sampler(load("ddpm-fashion"), "ddim")
+        full, simulated, integers = (
+            sample(p, 8, 10, record=True).trajectory for p in (original, pipe, engine)
+        )
+        own, added = trajectory_mse(full, simulated)[-1], trajectory_mse(simulated, integers)[-1]
+        assert type(engine) is type(pipe) and 0 < added < own / 10
+
+    def test_all_quantized_layers_run_in_integers(self, on_engine):
+        pipe, engine = on_engine("ddpm-fashion-w4a8")
+        inputs = {"sample": torch.zeros(8, 1, 32, 32), "timestep": torch.zeros(8)}
+        layers = engine.unet.forward.engine.layers(inputs)
+        assert integer_share(layers) > 0.95
+        floats = [layer for layer in layers if not layer.integers]
+        assert len(floats) == 2, floats  # the first and the last convolution, which have 16 bits
+
+    def test_another_batch_size_compiles_once_and_changes_nothing(self, on_engine):
+        pipe, engine = on_engine("ddpm-fashion-w4a8")
+        x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+        together = engine.unet(x, 500).sample
+        alone = torch.cat([engine.unet(row[None], 500).sample for row in x])
+        assert torch.allclose(together, alone, atol=0.05 * together.abs().max())
+        compiled = engine.unet.forward.engine.compiled
+        assert {key[0][2] for key in compiled} >= {1, 3}
+        before = dict(compiled)
+        engine.unet(x, 3)
+        assert compiled == before
+
+    def test_a_second_process_finds_the_exported_network(self, on_engine):
+        pipe, first = on_engine("ddpm-fashion-w4a8")
+        first.unet(torch.zeros(1, 1, 32, 32), 5)
+        cache = first.unet.forward.engine.cache
+        files = {path: path.stat().st_mtime_ns for path in cache.glob("*.xml")}
+        again = OpenVINONetwork(pipe.unet, cache=cache, progress=False)
+        inputs = {"sample": torch.zeros(1, 1, 32, 32), "timestep": torch.full((1,), 5.0)}
+        assert torch.equal(again(inputs), first.unet(torch.zeros(1, 1, 32, 32), 5).sample)
+        assert {path: path.stat().st_mtime_ns for path in cache.glob("*.xml")} == files
+
+    def test_a_latent_text_model_in_floating_point(self, on_engine):
+        pipe, engine = on_engine("sd-emoji")
+        drawn = [sample(p, 2, 3, prompts=["red apple"], record=True).trajectory for p in (pipe, engine)]
+        assert (drawn[0] - drawn[1]).norm() < 1e-3 * drawn[0].norm()
+
+
+class TestErrors:
+    def test_an_engine_is_replaced_and_not_quantized(self):
+        pipe = run_on(load("ddpm-fashion"), "openvino", progress=False)
+        x = torch.zeros(1, 1, 32, 32)
+        again = run_on(pipe, "simulated")
+        with torch.no_grad():
+            assert torch.equal(again.unet(x, 5).sample, load("ddpm-fashion").unet(x, 5).sample)
+        assert run_on(pipe, "openvino").unet.forward.engine.unet.forward.__func__ is type(pipe.unet).forward
+        with pytest.raises(ValueError, match="the pipeline that run_on was given"):
+            quantize(pipe, Recipe.linear(4, 8))
+
+    @pytest.mark.parametrize(
+        "engine, settings, words",
+        [
+            ("openvin", {}, "use one of"),
+            ("openvino", {"precision": "f16"}, "use one of"),
+            ("triton", {}, "needs an NVIDIA GPU"),
+        ],
+    )
+    def test_what_is_not_there(self, engine, settings, words):
+        if engine == "triton" and torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+        with pytest.raises(ValueError, match=words):
+            run_on(load("ddpm-fashion"), engine, **settings)
+
+    def test_an_argument_that_no_engine_takes(self):
+        unet = run_on(load("ddpm-fashion"), "openvino", progress=False).unet
+        with pytest.raises(ValueError, match="down_block_additional_residuals: no engine takes it"):
+            unet(torch.zeros(1, 1, 32, 32), 5, down_block_additional_residuals=(torch.zeros(1),))
+
+    def test_another_device(self):
+        pipe = load("ddpm-fashion")
+        pipe.unet.to("meta")
+        with pytest.raises(ValueError, match="runs on the CPU"):
+            run_on(pipe, "openvino")
