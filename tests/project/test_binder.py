@@ -78,9 +78,8 @@ def test_binder_has_what_a_lesson_imports(name):
 
 def test_binder_has_what_the_package_imports():
     modules = sorted((ROOT / "qdiff_lib").rglob("*.py"))
-    assert modules and not missing(
-        set().union(*(imported(path.read_text(encoding="utf-8")) for path in modules))
-    )
+    names = set().union(*(imported(path.read_text(encoding="utf-8")) for path in modules))
+    assert modules and missing(names) <= {"onnx"}  # only the command export needs it
 
 
 @pytest.fixture(scope="module")
