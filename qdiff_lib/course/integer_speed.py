@@ -54,7 +54,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Execution:
-    """One call. milliseconds: the median. kinds: milliseconds by kind of operation. products: of each layer."""
+    """milliseconds: the median of one call. kinds: milliseconds by kind of operation. products: of each layer."""
 
     milliseconds: float
     kinds: dict[str, float]
@@ -68,7 +68,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured on this machine; rates: "float" and "int8", in 10^9 products/s; "memory" in 10^9 B/s."""
+    """Measured on this machine. rates: "float" and "int8", in 10^9 products/s; "memory" in 10^9 B/s."""
 
     torch: float
     floats: Execution
@@ -145,7 +145,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 def compile_counting(model: Any) -> Any:
-    """The model compiled for the CPU, with torch's number of threads. It counts the time of each operation."""
+    """The model compiled for the CPU, with torch's number of threads. Operations are timed."""
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}

@@ -127,10 +127,10 @@ def test_both_cpu_builds_come_from_pytorchs_index():
 
 
 def test_nothing_that_no_lesson_needs():
-    """Each requirement is one of the package's own, or shows widgets, or silences diffusers."""
+    """Each requirement is one of the package's own, or shows widgets, silences diffusers, or computes integers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {Requirement(line).name for line in project["dependencies"]}
-    assert BINDER_PINS.keys() <= needed | {"ipywidgets", "accelerate"}
+    assert BINDER_PINS.keys() <= needed | {"ipywidgets", "accelerate", "openvino"}
 
 
 def test_the_python_is_one_that_the_package_accepts():
