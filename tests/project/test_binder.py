@@ -127,7 +127,7 @@ def test_both_cpu_builds_come_from_pytorchs_index():
 
 
 def test_nothing_that_no_lesson_needs():
-    """Each requirement is one of the package's own, or shows widgets, silences diffusers, or computes integers."""
+    """Each requirement is one of the package, shows widgets, silences diffusers, or computes integers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {Requirement(line).name for line in project["dependencies"]}
     assert BINDER_PINS.keys() <= needed | {"ipywidgets", "accelerate", "openvino"}
