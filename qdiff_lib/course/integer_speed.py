@@ -54,7 +54,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Execution:
-    """milliseconds: the median of a call. kinds: milliseconds by kind of operation. products: of each layer."""
+    """milliseconds: the median of a call. kinds: milliseconds by kind of operation. products: of layers."""
 
     milliseconds: float
     kinds: dict[str, float]
