@@ -4,6 +4,7 @@ Both run on OpenVINO, from the same graph. In floating point, its quantizers are
 comes from the integers alone. OpenVINO is imported only where it is needed: it may not be installed.
 """
 
+import gc
 import os
 import statistics
 import subprocess
@@ -54,7 +55,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Execution:
-    """milliseconds: the median of a call. kinds: milliseconds by kind of operation. products: of layers."""
+    """One call. milliseconds: the median. kinds: milliseconds by kind. products: of the layers."""
 
     milliseconds: float
     kinds: dict[str, float]
@@ -68,12 +69,17 @@ class Execution:
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured on this machine. rates: "float" and "int8", in 10^9 products/s; "memory" in 10^9 B/s."""
+    """What was measured here.
+
+    torch: milliseconds of one call. rates: "float" and "int8", in 10^9 products per second, and "memory", in
+    10^9 bytes per second. integer_share: of the multiply-accumulates, 0 to 1, as the engine runs them.
+    """
 
     torch: float
     floats: Execution
     integers: Execution
     rates: dict[str, float]
+    integer_share: float
 
 
 def engine_here() -> str:
@@ -113,6 +119,9 @@ def measure(full: nn.Module, network: Any, batch: int, repeats: int) -> Speed:
 
     full: the network in full precision, on the CPU. network: the ``OpenVINONetwork`` of the quantized one.
     """
+    network.compiled.clear()  # memory; the next image compiles again, from the cache
+    rates = machine_rates(repeats)
+    gc.collect()
     inputs, plain = network_inputs(full, batch), network.fixed
     arrays = [value.numpy() for value in inputs.values()]
     runs = {
@@ -122,7 +131,8 @@ def measure(full: nn.Module, network: Any, batch: int, repeats: int) -> Speed:
     calls = {name: partial(run.request.infer, arrays) for name, run in runs.items()}
     times = in_turns(calls | {"torch": partial(without_gradient, full, inputs)}, repeats)
     found = {name: Execution(times[name], *run.taken_apart()) for name, run in runs.items()}
-    return Speed(times["torch"], found["floats"], found["integers"], machine_rates(repeats))
+    share = runs["integers"].integer_share()
+    return Speed(times["torch"], found["floats"], found["integers"], rates, share)
 
 
 @torch.no_grad()
@@ -145,7 +155,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 def compile_counting(model: Any) -> Any:
-    """The model compiled for the CPU, with torch's number of threads. Operations are timed."""
+    """The model compiled for the CPU, for torch's number of threads. It counts the time of each operation."""
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
@@ -170,23 +180,34 @@ def without_quantizers(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Counted:
-    """A compiled model. sizes: see ``product_sizes``. layers: what each of its operations was made of."""
+    """A compiled model.
+
+    sizes: see ``product_sizes``. layers: what each of its operations was made of. integers: names of layers
+    whose operations compute in int8.
+    """
 
     request: Any
     sizes: dict[str, tuple[int, int]]
     layers: dict[str, set[str]]
+    integers: set[str]
 
     @classmethod
     def of(cls, model: Any, operand_bytes: int) -> "Counted":
         """Compile a model."""
         compiled = compile_counting(model)
-        layers = {
-            node.get_friendly_name(): set(
-                map(layer_of, node.get_rt_info()["originalLayersNames"].astype(str).split(","))
-            )
-            for node in compiled.get_runtime_model().get_ops()
-        }
-        return cls(compiled.create_infer_request(), product_sizes(model, operand_bytes), layers)
+        layers, integers = {}, set()
+        for node in compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            names = set(map(layer_of, info["originalLayersNames"].astype(str).split(",")))
+            layers[node.get_friendly_name()] = names
+            if info["primitiveType"].astype(str).upper().endswith("I8"):
+                integers |= names
+        return cls(compiled.create_infer_request(), product_sizes(model, operand_bytes), layers, integers)
+
+    def integer_share(self) -> float:
+        """The share of the multiply-accumulates that run in integers, 0 to 1."""
+        macs = {name: macs for name, (macs, _) in self.sizes.items()}
+        return sum(macs[name] for name in macs if name in self.integers) / sum(macs.values())
 
     def taken_apart(self) -> tuple[dict[str, float], tuple[Product, ...]]:
         """Milliseconds of the last call by kind of operation, and its products."""
@@ -240,7 +261,7 @@ def machine_rates(repeats: int, size: int = 512) -> dict[str, float]:
     for name, operands in {"float": [x, op.constant(values)], "int8": rounded}.items():
         model = product_model(operands, x)
         calls[name] = partial(compile_counting(model).create_infer_request().infer, [given])
-    large = np.zeros(2**23, dtype=np.float32)  # 32 MB
+    large = np.zeros(2**22, dtype=np.float32)  # 16 MB
     calls["memory"] = large.copy
     times = in_turns(calls, 2 * repeats)
     work = {"float": size**3, "int8": size**3, "memory": 2 * large.nbytes}

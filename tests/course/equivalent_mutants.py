@@ -90,7 +90,8 @@ EQUIVALENT = {
         "w_levels = q_w.long() - z_w.unsqueeze(1)": PROMOTED,
         "w_levels = q_w.long() - z_w.long().unsqueeze(1)  ->  "
         "w_levels = q_w - z_w.long().unsqueeze(1)": PROMOTED,
-        "return bias.long() - z_x * w_levels.sum(dim=1)  ->  return bias - z_x * w_levels.sum(dim=1)": PROMOTED,  # noqa: E501
+        "return bias.long() - z_x * w_levels.sum(dim=1)  ->  "
+        "return bias - z_x * w_levels.sum(dim=1)": PROMOTED,
         "return bias.long() - z_x * w_levels.sum(dim=1)  ->  "
         "return bias.long() - z_x * w_levels.sum(dim=-1)": LAST_AXIS,
     },

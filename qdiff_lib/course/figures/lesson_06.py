@@ -1,4 +1,4 @@
-"""Figures of lesson 6: three arithmetics, accumulators, a roofline, time by kind, Amdahl's law."""
+"""Figures of lesson 6: pictures, accumulators, a roofline, time by kind of operation, Amdahl's law."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,11 +17,11 @@ RATES = [2 ** (i / 8) for i in range(41)]  # from 1 to 32
 
 @styled
 def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]:
-    """The first images of each arithmetic, uint8 (N, C, H, W); the second row simulates the third."""
+    """The first images of each arithmetic, uint8 (N, C, H, W): full, simulated, integers."""
     figure = image_rows(rows, "Each column starts from the same noise", columns)
     full, simulated, integers = rows.values()
     return figure, (
-        f"{len(full[:columns])} pictures of each of {len(rows)} arithmetics. Of all {len(full)} pictures "
+        f"{min(columns, len(full))} pictures of each of {len(rows)} arithmetics. Of all {len(full)} pictures "
         f"a pixel differs by {grey_distance(simulated, full):.1f} of 255 grey levels between full precision "
         f"and simulation, and by {grey_distance(integers, simulated):.1f} between simulation and integers."
     )
