@@ -17,6 +17,8 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("scrolling.js", {"defer": "defer"})]
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
@@ -40,7 +42,10 @@ nitpicky = False
 
 
 def mathml(latex: str, display: str) -> str:
-    """The equation in MathML, which browsers draw without a script. The LaTeX source is its name for readers."""
+    """The equation in MathML, which browsers draw without a script.
+
+    display: "inline" or "block".
+    """
     return convert(latex, display=display)
 
 
@@ -50,7 +55,7 @@ def visit_inline(writer, node) -> None:
 
 
 def visit_block(writer, node) -> None:
-    writer.body.append(f'<div class="math" tabindex="0">{mathml(node.astext(), "block")}</div>\n')
+    writer.body.append(f'<div class="math">{mathml(node.astext(), "block")}</div>\n')
     raise nodes.SkipNode
 
 
@@ -67,13 +72,16 @@ def add_alt_texts(app, doctree) -> None:
         image["alt"] = text
 
 
-def set_language(app, page, template, context, doctree) -> None:
-    """A page such as README.ko says its own language."""
+def complete(app, page, template, context, doctree) -> None:
+    """Give headings of the menu their level, and a page such as README.ko its own language."""
+    menu = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = menu.replace('role="heading"', 'role="heading" aria-level="2"')
     if page.endswith(".ko"):
         context["language"] = "ko"
 
 
 def setup(app) -> None:
-    app.add_html_math_renderer("mathml", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None))
+    renderers = {"inline_renderers": (visit_inline, None), "block_renderers": (visit_block, None)}
+    app.add_html_math_renderer("mathml", **renderers)
     app.connect("doctree-read", add_alt_texts)
-    app.connect("html-page-context", set_language)
+    app.connect("html-page-context", complete, priority=900)  # after the theme

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 
 from .expansion import ROOT, Address, read_address
-from .site_lessons import exercise_page, prepare
+from .site_lessons import exercise_page, lesson_title, prepare
 
 PAGES = ("README.md", "README.ko.md", "RESULTS.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb")
 PAGES += ("notebooks/README.md", "benchmarks/README.md", "experiments/README.md")
@@ -106,8 +106,9 @@ def stage(sources: Sources) -> None:
     (sources.folder / "exercises.md").write_text(exercise_page(lessons), encoding="utf-8")
     shutil.copytree(sources.root / "site", sources.folder, dirs_exist_ok=True)
     front = sources.folder / "index.md"
-    contents = (sources.folder / "contents.inc").read_text(encoding="utf-8")
-    front.write_text(front.read_text(encoding="utf-8") + "\n" + contents, encoding="utf-8")
+    entries = "\n".join(f"Lesson {lesson_title(*lesson)} </{lesson[0]}>" for lesson in lessons.items())
+    contents = (sources.folder / "contents.inc").read_text(encoding="utf-8").format(lessons=entries)
+    front.write_text(f"{front.read_text(encoding='utf-8')}\n{contents}", encoding="utf-8")
 
 
 def build(out: Path, root: Path = ROOT) -> None:

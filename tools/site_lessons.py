@@ -50,15 +50,20 @@ def called(node: ast.expr) -> str | None:
     return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
 
 
+def lesson_title(path: Path, notebook: NotebookNode) -> str:
+    """The number and the question of a lesson: "0: What does quantization buy?"."""
+    title = next(cell.source for cell in notebook.cells if cell.source.startswith("# ")).partition("\n")[0]
+    return f"{int(path.name[:2])}: {title[2:]}"
+
+
 def exercise_page(lessons: dict[Path, NotebookNode]) -> str:
     """A page in Markdown with all exercises: a table for each lesson, with links. lessons: by path."""
     lines = ["# Exercises", "", "Difficulty and importance go from 1 to 5.", ""]
     for path, notebook in lessons.items():
         rows = exercise_rows(path, notebook)
         if rows:
-            title = next(cell.source for cell in notebook.cells if cell.source.startswith("# ")).partition("\n")[0]
             head = ["| exercise | you write | difficulty | importance | minutes |", "|---|---|---|---|---|"]
-            lines += [f"## Lesson {int(path.name[:2])}: {title[2:]}", "", *head, *rows, ""]
+            lines += [f"## Lesson {lesson_title(path, notebook)}", "", *head, *rows, ""]
     return "\n".join(lines)
 
 
