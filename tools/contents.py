@@ -19,7 +19,7 @@ from .expansion import (
 )
 
 BEGIN, END = "<!-- lessons -->", "<!-- end of lessons -->"
-MINUTES = re.compile(r"\b(\d+) (?:minutes )?to work through")
+MINUTES = re.compile(r"\| Time \| about (\d+) minutes")
 
 
 def minutes(card: str, name: str) -> int:
@@ -28,7 +28,7 @@ def minutes(card: str, name: str) -> int:
     Raises SourceError if the card does not state them.
     """
     if not (found := MINUTES.search(card)):
-        raise SourceError(f"{name}.py: the first cell must say 'NN minutes to work through'")
+        raise SourceError(f"{name}.py: the card must have a line | Time | about NN minutes |")
     return int(found[1])
 
 

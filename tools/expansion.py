@@ -1,7 +1,8 @@
 """Makes the cells of a lesson's notebook from the lesson's source; no cell is run.
 
 A source is a script in percent format (see jupytext). Added are a navigation cell, the bootstrap cell, and
-for each exercise a stub, its check, its hints and its solution.
+for each exercise a stub, its check, its hints and its folded solution. The bootstrap cell has the imports of
+all exercises, so that each exercise needs this one cell alone.
 """
 
 import ast
@@ -17,20 +18,42 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
-NAMES = ("check", "claim", "explore", "hints", "quiz", "recorded", "show", "start")
+NAMES = ("check", "claim", "explore", "hints", "progress", "quiz", "recorded", "show", "start")
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 STUB = 'raise NotImplementedError("your turn")'
 
+SOLUTION = """\
+<details>
+<summary>Solution (a click opens it)</summary>
+
+```python
+{code}
+```
+
+</details>"""
+RESTART = "# After a restart of the kernel, run the first code cell of the notebook before this one."
+PREDICT = "**Predict"  # marks a question in the text; the outputs of the code cells after it are folded
+HIDE = "hide-output"  # the tag that makes sites of notebooks fold an output
+
 BOOTSTRAP = """\
+# This cell loads the course (and installs it on Colab). Run it first, also after each restart of the kernel.
 import importlib.util
-import subprocess
 import sys
 
 if "google.colab" in sys.modules and not importlib.util.find_spec("qdiff_lib"):
 {install}
-from qdiff_lib.course import {names}
+try:
+    from qdiff_lib.course import {names}
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{{error}}: the kernel of this notebook, {{sys.executable}}, does not have the course. Choose "
+        "another kernel (menu Kernel, Change Kernel), or start JupyterLab in the course's folder: make lab"
+    ) from None
+{imports}
 lesson = start("{name}")"""
 INSTALL = """\
+    import subprocess
+
     course = "git+https://github.com/{repository}@{tag}"  # --no-deps: Colab's torch and numpy stay
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", course], check=True)
     subprocess.run([sys.executable, "-m", "qdiff_lib.cli.colab"], check=True)"""
@@ -89,10 +112,27 @@ def expand(path: Path, names: list[str], address: Address) -> list[NotebookNode]
     if not source or not source[0].source.startswith("# "):
         raise SourceError(f"{path.name}: the first cell must be markdown and start with '# Title'")
     at = bootstrap_place(source)
-    cells = [navigation(path.stem, names, address), *source[:at], bootstrap(path.stem, address)]
+    begin = bootstrap(path.stem, address, exercise_imports(source))
+    cells = [navigation(path.stem, names, address), *source[:at], begin]
     for cell in source[at:]:
         cells.extend(expand_exercise(cell, path.name) if is_exercise(cell) else [cell])
-    return numbered(path.stem, [plain(cell) for cell in cells])
+    return numbered(path.stem, fold_answers([plain(cell) for cell in cells]))
+
+
+def fold_answers(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Fold the outputs below a question that starts with ``PREDICT``, in place.
+
+    These are the outputs of the code cells between this text and the next one. JupyterLab opens an output
+    again when its cell runs.
+    """
+    asked = False
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            asked = PREDICT in cell.source
+        elif asked:
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), HIDE]
+            cell.metadata["jupyter"] = {"outputs_hidden": True}
+    return cells
 
 
 def bootstrap_place(source: list[NotebookNode]) -> int:
@@ -164,13 +204,37 @@ def launch_links(path: str, address: Address) -> str:
     return f"[Open in Colab]({colab}) · [Open in Binder]({binder})"
 
 
-def bootstrap(name: str, address: Address) -> NotebookNode:
-    """The first code cell of every lesson; on Colab it installs the tagged version of the course."""
+def bootstrap(name: str, address: Address, imports: list[str]) -> NotebookNode:
+    """The first code cell of every lesson; on Colab it installs the tagged version of the course.
+
+    imports: the import statements that the lesson's exercises need.
+    """
     install = INSTALL.format(repository=address.repository, tag=address.tag)
     code = BOOTSTRAP.format(
-        install=install if address.repository else NO_ADDRESS, names=", ".join(NAMES), name=name
+        install=install if address.repository else NO_ADDRESS,
+        names=", ".join(NAMES),
+        imports="\n".join(imports),
+        name=name,
     )
-    return new_code_cell(code, metadata={"tags": ["bootstrap"]})
+    return new_code_cell(code.replace("\n\n\n", "\n\n"), metadata={"tags": ["bootstrap"]})
+
+
+def exercise_imports(source: list[NotebookNode]) -> list[str]:
+    """The import statements at the top of all exercise cells, sorted, each once."""
+    found = {ast.unparse(node) for cell in source if is_exercise(cell) for node in import_nodes(cell.source)}
+    return sorted(found)
+
+
+def import_nodes(code: str) -> list[ast.stmt]:
+    """The import statements of some code, outside of functions."""
+    return [node for node in ast.parse(code).body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def without_imports(code: str) -> str:
+    """The code without its import statements and without blank lines at its start."""
+    lines = code.splitlines()
+    gone = {i for node in import_nodes(code) for i in range(node.lineno - 1, node.end_lineno)}
+    return "\n".join(line for i, line in enumerate(lines) if i not in gone).lstrip("\n")
 
 
 def is_exercise(cell: NotebookNode) -> bool:
@@ -179,28 +243,24 @@ def is_exercise(cell: NotebookNode) -> bool:
 
 
 def expand_exercise(cell: NotebookNode, file: str) -> list[NotebookNode]:
-    """The cells of an exercise: stub, check, hints, and a line of text above the folded solution.
+    """The cells of an exercise: stub, check, hints, and the solution as folded text.
 
-    file: the source's name in errors. Raises SourceError for a wrong exercise name, or as ``split_solution``.
+    The solution is no code cell, so that ``check`` judges the learner's function, also after "Run All". The
+    tests run it. file: the source's name in errors. Raises SourceError for a wrong exercise name, or as
+    ``split_solution``.
     """
     name = cell.metadata.get("exercise", "")
     function = name.partition(".")[2]
-    before, solution = split_solution(cell.source, f"{file}: exercise {name!r}")
-    stub = f"{before}\n{indent_of(solution)}{STUB}"
+    before, solution = split_solution(without_imports(cell.source), f"{file}: exercise {name!r}")
+    stub = f"{RESTART}\n{before}\n{indent_of(solution)}{STUB}"
     defined = [node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
     if function not in defined:
         raise SourceError(f"{file}: exercise={name!r} must be 'NN.function', with the function in its cell")
-    call = f'check("{name}", {function})'
-    asserted = f"\n\n\nsolved = {call}\nassert solved.right, solved\nsolved"
-    folded = {"tags": ["solution"], "jupyter": {"source_hidden": True}}
     return [
         new_code_cell(stub, metadata={"tags": ["exercise"], "exercise": name}),
-        new_code_cell(call, metadata={"tags": ["check"]}),
+        new_code_cell(f'check("{name}", {function})', metadata={"tags": ["check"]}),
         new_code_cell(f'hints("{name}")', metadata={"tags": ["hints"]}),
-        new_markdown_cell(
-            "*Solution, folded in JupyterLab (click the three dots):*", metadata={"tags": ["solution"]}
-        ),
-        new_code_cell(f"{before}\n{solution}{asserted}", metadata=folded),
+        new_markdown_cell(SOLUTION.format(code=f"{before}\n{solution}"), metadata={"tags": ["solution"]}),
     ]
 
 
@@ -226,8 +286,10 @@ def indent_of(code: str) -> str:
 
 def for_students(cells: list[NotebookNode], name: str) -> list[NotebookNode]:
     """The cells of the lesson ``name`` without solutions and outputs."""
-    kept = [cell for cell in cells if "solution" not in cell.metadata.get("tags", [])]
-    return numbered(name, [plain(cell) for cell in kept])
+    kept = [plain(cell) for cell in cells if "solution" not in cell.metadata.get("tags", [])]
+    for cell in kept:
+        cell.metadata.pop("jupyter", None)  # there is no output to fold
+    return numbered(name, kept)
 
 
 def solution_lines(cells: list[NotebookNode], file: str) -> set[str]:

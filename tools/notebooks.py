@@ -40,16 +40,18 @@ from .expansion import (
     solution_lines,
 )
 
-BUILDER = 1  # to be increased when the same source gives another notebook
+NOTATION = "../docs/notation.md"  # as the lessons link it
+BUILDER = 2  # to be increased when the same source gives another notebook
 CELL_SECONDS = 600  # limit for a cell, for a busy machine; nbval has a limit of 120
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network
+FIXED = {  # the environment of the kernel: this checkout, CPU, small numbers, no network, no progress file
     "PYTHONPATH": str(ROOT),
     "QDIFF_PROFILE": "tiny",
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "PYTHONHASHSEED": "0",
+    "QDIFF_PROGRESS": "off",
 }
 USAGE = """
 import resource, sys
@@ -212,10 +214,16 @@ def core(cell: NotebookNode) -> tuple:
 
 
 def student_notebook(name: str, address: Address, sources: Path = SOURCES) -> NotebookNode:
-    """The notebook of a lesson without solutions, outputs and badges; badges would open the full version."""
+    """The notebook of a lesson without solutions, outputs and badges; badges would open the full version.
+
+    Its link to the page of notation leads to the copy beside it.
+    """
     path, names = sources / f"{name}.py", lesson_names(sources)
     without_badges = navigation(name, names, Address("", address.tag))
-    return make_notebook(for_students([without_badges, *expand(path, names, address)[1:]], name))
+    cells = for_students([without_badges, *expand(path, names, address)[1:]], name)
+    for cell in cells:
+        cell.source = cell.source.replace(NOTATION, NOTATION.rpartition("/")[2])
+    return make_notebook(cells)
 
 
 def all_solution_lines(sources: Path = SOURCES) -> set[str]:
@@ -230,7 +238,7 @@ def leaks(text: str, secrets: set[str]) -> list[str]:
 
 
 def write_students(out: Path, sources: Path = SOURCES) -> None:
-    """Write all student notebooks and the contents page.
+    """Write all student notebooks, the contents page and the page of notation.
 
     Raises BuildError if a line of a solution is in a student notebook.
     """
@@ -240,7 +248,9 @@ def write_students(out: Path, sources: Path = SOURCES) -> None:
         if found := leaks(text, secrets):
             raise BuildError(f"{name}: a line of a solution stands elsewhere in the lesson: {found}")
         save(text, out / f"{name}.ipynb")
-    shutil.copyfile(ROOT / "notebooks" / "README.md", out / "README.md")
+    contents = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    save(contents.replace(NOTATION, NOTATION.rpartition("/")[2]), out / "README.md")
+    shutil.copyfile(ROOT / "notebooks" / NOTATION, out / NOTATION.rpartition("/")[2])
 
 
 def build_all(names: list[str]) -> int:

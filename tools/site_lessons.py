@@ -23,7 +23,9 @@ def prepare(notebook: NotebookNode, page: Path, address: Address) -> NotebookNod
     for cell in kept:
         tags = set(cell.metadata.get("tags", []))
         hidden = cell.metadata.get("jupyter", {})
-        if cell.cell_type == "code" and (tags & FOLDED or hidden.get("source_hidden") or is_plumbing(cell.source)):
+        if cell.cell_type == "code" and (
+            tags & FOLDED or hidden.get("source_hidden") or is_plumbing(cell.source)
+        ):
             tags.add("hide-input")
         if hidden.get("outputs_hidden"):
             tags.add("hide-output")
@@ -37,12 +39,16 @@ def prepare(notebook: NotebookNode, page: Path, address: Address) -> NotebookNod
 def is_plumbing(code: str) -> bool:
     """Whether the code only imports, reads recorded results, and shows what other code made."""
     body = ast.parse(code).body
-    return bool(body) and all(
-        isinstance(node, ast.Import | ast.ImportFrom)
-        or (isinstance(node, ast.Expr) and called(node.value) in SHOWING)
-        or (isinstance(node, ast.Assign) and called(node.value) == "recorded")
-        for node in body
-    ) and any(isinstance(node, ast.Expr) for node in body)
+    return (
+        bool(body)
+        and all(
+            isinstance(node, ast.Import | ast.ImportFrom)
+            or (isinstance(node, ast.Expr) and called(node.value) in SHOWING)
+            or (isinstance(node, ast.Assign) and called(node.value) == "recorded")
+            for node in body
+        )
+        and any(isinstance(node, ast.Expr) for node in body)
+    )
 
 
 def called(node: ast.expr) -> str | None:

@@ -3,20 +3,23 @@
 #
 # | | |
 # |---|---|
-# | You will be able to | put numbers on an integer grid, say what a bit saves and what it costs, compute with integers alone, use the course's checks and hints |
-# | You need | Python and PyTorch, and to have heard of diffusion models |
-# | Minutes | 20 to work through; the cells run in about half a minute on two CPU cores, less on a GPU |
+# | You will be able to | put numbers on an integer grid; say what one bit saves and what it costs; compute with integers only; use the course's checks and hints |
+# | You need | Python and PyTorch, and a first idea of diffusion models |
+# | Time | about 20 minutes; the cells run in half a minute on two CPU cores, and faster on a GPU |
 # | Memory | below 900 MB |
 # | In the paper | section 2 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
-# Run the cells from top to bottom. The cell below this one prints a line when the course is ready.
+# Run the cells from top to bottom. The next cell prints a line when the course is ready. The page
+# [notation and glossary](../docs/notation.md) lists all letters and terms, with the Korean terms.
 
 # %% [markdown]
 # ## The picture first
 #
-# This course ships a small diffusion model that draws clothes. To *quantize* it means to store its numbers in fewer
-# bits. Below, the same network draws with its weights at 32 bits, as it was trained, and rounded to 8, 4 and 3 bits.
-# Every column starts from the same noise, and the sampler, DDIM, adds none on its way: without the rounding all rows
+# This course has a small diffusion model that draws clothes. To *quantize* a model means to store its numbers in
+# fewer bits. Below, the same network draws four times. In the first row its weights have 32 bits, as after training.
+# In the other rows the weights are rounded to 8, 4 and 3 bits.
+#
+# Each column starts from the same noise. The sampler, DDIM, adds no noise of its own. So without rounding, all rows
 # would be equal.
 
 # %%
@@ -40,18 +43,20 @@ megabytes = {bits: model_bytes(count, bits) / 1e6 for bits in rows}
 show(figures.same_noise(rows, megabytes))
 
 # %% [markdown]
-# Why do 8 bits change nearly nothing, while 3 bits ruin the pictures? Why does 4 sit at the edge, with some pictures
-# kept and some turned into others? And how can the edge be moved? By the end of this course you can answer all three.
-# This lesson starts with eight numbers.
+# With 8 bits the pictures hardly change. With 3 bits they are destroyed. With 4 bits some pictures stay, and some turn
+# into other clothes. Why? And how can a 4-bit model draw the right pictures? At the end of this course you can answer
+# both questions. This lesson starts with eight numbers.
 #
 # ## Eight numbers on a grid
 #
-# An *integer grid* of $b$ bits has $2^b$ values at equal distances. A number is stored as the *code* of the value
-# next to it: a whole number from $0$ to $2^b - 1$.
+# An *integer grid* of $b$ bits has $2^b$ values at equal distances. The computer stores a number as the *code* of the
+# nearest value. A code is a whole number from $0$ to $2^b - 1$.
 #
-# The distance of two neighbouring values is the *scale* $s$. The code of the number 0 is the *zero point* $z$. Range
-# finders choose both. `min_max` lets the grid reach from the smallest number to the largest, and then shifts it by a
-# fraction of a step, so that 0 is exactly one of its values.
+# The distance between two neighbouring values is the *scale* $s$. The code of the number 0 is the *zero point* $z$. A
+# *range finder* chooses the scale and the zero point. The range finder `min_max` works in two steps:
+#
+# 1. The grid reaches from the smallest number to the largest.
+# 2. The grid moves by a fraction of the scale, so that 0 is exactly one of its values.
 
 # %% tags=["nbval-check-output"]
 import torch
@@ -64,11 +69,12 @@ print(f"scale {s.item():.3f}, zero point {z.item():.0f}")
 show(figures.number_line(weights, bits=4))
 
 # %% [markdown]
-# ### The equation, and the lines that implement it
+# ### The equation and its code
 #
 # $$q = \mathrm{clip}\left(\mathrm{round}(w / s) + z,\ 0,\ 2^b - 1\right) \qquad \hat w = s\,(q - z)$$
 #
-# To and from the grid, with the same letters (the paper's section 2):
+# The first equation gives the code $q$ of a weight $w$. The second gives the value $\hat w$ on the grid. Both are in
+# section 2 of the paper. The code below uses the same letters:
 
 
 # %%
@@ -90,40 +96,43 @@ for row in zip(weights.tolist(), q.int().tolist(), restored.tolist()):
     print("{:6.2f}  code {:2d}  restored {:6.2f}".format(*row))
 same = torch.equal(restored, fake_quantize(weights, s, z, bits=4))
 largest, half = (restored - weights).abs().max().item(), s.item() / 2
-claim(same, "five lines give what the library's fake_quantize gives")
-claim(largest <= half, f"no number moved by more than half a step: {largest:.3f} <= {half:.3f}")
+claim(same, "these five lines give the same result as the library's fake_quantize")
+claim(largest <= half, f"no number moved by more than half of the scale: {largest:.3f} <= {half:.3f}")
 claim(restored[3] == 0, "the number 0 came back as 0, without any error")
 
 # %% [markdown]
-# ## What a bit costs
+# ## What one bit costs
 #
-# **Predict before you run:** the grid above has 4 bits. You take one bit away. By which factor does the largest error
-# grow: 1.5, 2, or 4?
+# **Predict:** the grid above has 4 bits. Now it gets 3 bits. By which factor does its scale $s$ grow: about 1.5, about
+# 2, or about 4?
 
 # %% tags=["nbval-check-output"]
 widths = [2, 3, 4, 5, 6, 7, 8]
 grids = {b: min_max(weights, Grid(b)) for b in widths}
-step = {b: grids[b].scale.item() for b in widths}
+scale = {b: grids[b].scale.item() for b in widths}
 error = {b: (fake_quantize(weights, *grids[b], b) - weights).abs().max().item() for b in widths}
 for b in widths:
-    print(f"{b} bits: {2**b:3d} values, step {step[b]:.4f}")
-show(figures.error_by_bits(widths, list(error.values()), list(step.values())))
+    print(f"{b} bits: {2**b:3d} values, scale {scale[b]:.4f}")
+show(figures.error_by_bits(widths, list(error.values()), list(scale.values())))
 claim(
-    step[3] > 2 * step[4], f"from 4 bits to 3 the step grows {step[3] / step[4]:.2f} times: 15 gaps become 7"
+    scale[3] > 2 * scale[4],
+    f"from 4 bits to 3 the scale grows {scale[3] / scale[4]:.2f} times: 15 gaps become 7",
 )
-claim(abs(step[4] / step[8] - 255 / 15) < 1e-3, f"from 8 bits to 4 it grows {step[4] / step[8]:.0f} times")
+claim(
+    abs(scale[4] / scale[8] - 255 / 15) < 1e-3, f"from 8 bits to 4 it grows {scale[4] / scale[8]:.0f} times"
+)
 
 # %% [markdown]
-# The step is the range divided by the number of gaps, $2^b - 1$. The bound of half a step is what you can promise;
-# the error itself depends on where the numbers happen to lie. Move the slider and watch the numbers fall together.
+# The scale is the range divided by the number of gaps, $2^b - 1$. An error is never larger than half of the scale. The
+# error itself depends on where the numbers lie. Move the slider: with fewer bits, different numbers get the same code.
 
 # %%
 explore(lambda bits: figures.number_line(weights, bits), "bits", [2, 3, 4, 5, 6], twin=[2, 3, 4, 5])
 
 # %% [markdown]
-# ## What it buys: bytes
+# ## What it saves: bytes
 #
-# A network's file holds little else than its weights. In 4 bits, two codes share a byte.
+# The file of a network holds mainly its weights. With 4 bits, two codes fit into one byte.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.quantizers.packing import pack
@@ -139,17 +148,27 @@ for name, parameters in {"the model of this course": 2_244_609, "Stable Diffusio
 # %% [markdown]
 # ### Exercise: the bytes of a layer
 #
-# *Difficulty 1 of 5, importance 3 of 5, 3 minutes.* A layer's file holds its codes, packed without gaps, and for each
-# output channel a scale and a zero point of 4 bytes each. Write the function that counts the bytes.
+# *Difficulty 1 of 5, importance 3 of 5, time: about 3 minutes.* The file of a layer holds its codes, packed without
+# gaps. For each output channel it also holds a scale and a zero point, of 4 bytes each. Write the function that counts
+# the bytes.
 #
-# This is how all exercises work: replace the line that raises, run the cell, then run `check`. It says *right*,
-# *wrong* with the likely reason, or *not attempted*, and you may try as often as you like. `hints` opens one hint at a
-# time. The solution comes last. Nothing later in a lesson needs your function, so you can go on without it.
+# All exercises work in this way:
+#
+# 1. Replace the line that raises an error by your code, and run the cell.
+# 2. Run the `check` cell. It says *right*, *wrong* with the likely reason, or *not attempted*. You may try again as
+#    often as you like.
+# 3. If you need help, `hints` shows one hint at a time.
+#
+# No later cell needs your function, so you can also skip an exercise. `progress()` at the end of each lesson shows
+# which exercises you have solved.
 
 
 # %% tags=["exercise"] exercise="00.file_bytes"
+import torch
+
+
 def file_bytes(count: int, bits: int, channels: int) -> int:
-    """Bytes of ``count`` codes of ``bits`` bits, packed, and of the scales and zero points of the channels.
+    """Bytes of ``count`` packed codes of ``bits`` bits, and of the scales and zero points of the channels.
 
     7 codes of 3 bits take 21 bits, so 3 bytes: a file has whole bytes only.
     """
@@ -161,15 +180,16 @@ def file_bytes(count: int, bits: int, channels: int) -> int:
 
 
 # %% [markdown]
-# ## What it buys: integer arithmetic
+# ## What it saves: integer arithmetic
 #
-# A layer multiplies weights $w$ with inputs $x$ and adds up. If both are on grids, the scales come out of the sum, and
-# what is left are whole numbers:
+# A layer multiplies weights $w$ by inputs $x$ and adds the products. If both are on grids, both scales are common
+# factors. Only whole numbers stay in the sum:
 #
 # $$\sum_i \hat w_i \hat x_i = s_w s_x \sum_i (q_{w,i} - z_w)(q_{x,i} - z_x)$$
 #
-# Integer units are smaller and use less energy than floating-point units, and they read fewer bytes. This course
-# *simulates* them, on the left side of the equation. Is the simulation honest? Fractions tell: they never round.
+# Integer units of a chip are smaller than floating-point units and use less energy. They also read fewer bytes. This
+# course *simulates* them: it computes the left side of the equation in floating point. We check the equation with exact
+# fractions.
 
 # %% tags=["nbval-check-output"]
 from fractions import Fraction
@@ -182,15 +202,15 @@ total = sum(a * b for a, b in zip(w_whole, x_whole))
 scale_w, scale_x = Fraction(s.item()), Fraction(s_x.item())
 simulated = sum((scale_w * a) * (scale_x * b) for a, b in zip(w_whole, x_whole))
 print(f"the whole number {total} times both scales: {float(scale_w * scale_x * total):.4f}")
-print(f"before the grids, the sum was {(weights * inputs).sum().item():.4f}")
+print(f"without the grids, the sum is {(weights * inputs).sum().item():.4f}")
 claim(simulated == scale_w * scale_x * total, "as fractions, the integer sum and the simulation are equal")
 claim(8 * 15 * 255 < 2**15, f"8 products of at most 15 x 255 never need more than 16 bits; here {total}")
 
 # %% [markdown]
 # ### Exercise: a dot product in whole numbers
 #
-# *Difficulty 1 of 5, importance 4 of 5, 4 minutes.* Compute the whole number on the right side of the equation from
-# the codes. Look at their type before you subtract.
+# *Difficulty 1 of 5, importance 4 of 5, time: about 4 minutes.* Compute from the codes the sum on the right side of
+# the equation, without the scales. Look at the type of the codes before you subtract.
 
 
 # %% tags=["exercise"] exercise="00.integer_dot"
@@ -203,43 +223,47 @@ def integer_dot(q_w: torch.Tensor, z_w: int, q_x: torch.Tensor, z_x: int) -> int
 
 
 # %% [markdown]
-# ## The real model, drawing
+# ## The real model draws
 #
-# A diffusion model draws by removing noise, in many steps, each a pass through the network. The file of the first
-# picture is read once; its rounded weights are used at *every* step. Keep that in mind for the next lesson.
+# A diffusion model draws by removing noise in many steps. Each step runs the whole network once. The weights are
+# rounded once, and *every* step uses the same rounded weights. The next lesson builds on this fact.
 
 # %%
 shown = [1, steps // 2, 7 * steps // 10, 17 * steps // 20, steps]
 show(figures.drawing(full.trajectory[:, :3], shown))
 distance = {b: figures.grey_distance(rows[b], rows[32]) for b in (8, 4, 3)}
 claim(
-    distance[8] < 10, f"8 bits move a pixel by {distance[8]:.1f} of 255 grey levels on average: hard to see"
+    distance[8] < 10,
+    f"8 bits change a pixel by {distance[8]:.1f} of 255 grey levels on average: this is hard to see",
 )
 claim(
     distance[4] > 2 * distance[8],
-    f"4 bits move it by {distance[4]:.0f}: {distance[4] / distance[8]:.0f} times as much",
+    f"4 bits change it by {distance[4]:.0f}: {distance[4] / distance[8]:.0f} times as much",
 )
-claim(distance[3] > 1.3 * distance[4], f"3 bits move it by {distance[3]:.0f}: the drawings fall apart")
+claim(distance[3] > 1.3 * distance[4], f"3 bits change it by {distance[3]:.0f}: no clothes are left")
 
 # %% [markdown]
 # ## Where it breaks
 #
-# All eight numbers share one step. **Predict:** the last of them becomes 30. What happens to the other seven?
+# All eight numbers share one scale. The last number now becomes 30.
+#
+# **Predict:** how many different codes do the other seven numbers have then: seven, about four, or at most two?
 
 # %%
 show(figures.with_and_without(weights, outlier=30.0, bits=4))
 stretched = torch.cat([weights[:-1], torch.tensor([30.0])])
 s_far, z_far = min_max(stretched, Grid(bits=4))
 left = len(set(to_codes(stretched, s_far, z_far, b=4)[:-1].tolist()))
-claim(left <= 2, f"seven different numbers now share {left} code(s): one outlier took the whole grid")
+claim(left <= 2, f"seven different numbers now share {left} code(s): one outlier takes the whole grid")
 
 # %% [markdown]
 # ## Profiles, and the doctor
 #
-# The lessons run on a laptop's CPU. The *profile* sets the sizes: `tiny` for minutes on a CPU, `laptop` for more
-# images and steps, `gpu` for a graphics card. It is chosen by itself; to choose it, set the environment variable
-# `QDIFF_PROFILE` before you start JupyterLab. If anything fails, the doctor says what is wrong and how to mend it; in
-# a terminal it is `python -m qdiff_lib doctor`.
+# The lessons run on the CPU of a laptop. The *profile* sets the sizes: `tiny` needs minutes on a CPU, `laptop` draws
+# more images in more steps, and `gpu` is for a graphics card. The course chooses the profile. To choose it yourself,
+# set the environment variable `QDIFF_PROFILE` before you start JupyterLab.
+#
+# If a cell fails, run `python -m qdiff_lib doctor` in a terminal. It says what is wrong and how to repair it.
 
 # %%
 from qdiff_lib.cli.doctor import check_environment
@@ -251,28 +275,29 @@ for finding in check_environment():
 # %% [markdown]
 # ## Recap
 #
-# 1. A grid of $b$ bits has $2^b$ values; scale and zero point say where they lie.
-# 2. Inside the grid no number moves by more than half a step, and 0 does not move at all.
-# 3. Each bit less about doubles the step, and saves the same number of bytes every time.
-# 4. Sums of products on grids are whole numbers times two scales, exactly.
-# 5. One large number stretches the grid for all that share it.
+# 1. A grid of $b$ bits has $2^b$ values. Scale and zero point say where they lie.
+# 2. Inside the grid no number moves by more than half of the scale. The number 0 does not move.
+# 3. Each bit less about doubles the scale. Each bit less saves the same number of bytes.
+# 4. On grids, a sum of products is a whole number times two scales. This is exact.
+# 5. One large number makes the scale large for all numbers that share the grid.
 #
 # **Not shown:** grids for each output channel (a real layer has one for every row of its weights), quantized
 # activations, and any speed: simulated quantization is slower than floating point, not faster.
 
 # %%
 quiz("00")
+progress()
 
 # %% [markdown]
 # ## Read more
 #
-# - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023: the paper
-#   that this course works through.
-# - M. Nagel et al., [A White Paper on Neural Network Quantization](https://arxiv.org/abs/2106.08295), 2021: grids,
+# - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023. The paper of
+#   this course.
+# - M. Nagel et al., [A White Paper on Neural Network Quantization](https://arxiv.org/abs/2106.08295), 2021. Grids,
 #   ranges and rounding in 27 pages, with good figures.
 # - B. Jacob et al., [Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-#   Inference](https://arxiv.org/abs/1712.05877), CVPR 2018: where the equation of the integer sum comes from.
-# - J. Ho, A. Jain and P. Abbeel, [Denoising Diffusion Probabilistic Models](https://arxiv.org/abs/2006.11239), 2020:
-#   what the shipped model is, in larger.
+#   Inference](https://arxiv.org/abs/1712.05877), CVPR 2018. The source of the equation with the integer sum.
+# - J. Ho et al., [Denoising Diffusion Probabilistic Models](https://arxiv.org/abs/2006.11239), NeurIPS 2020. Larger
+#   models of the kind that this course uses.
 #
-# **Next:** the error of one step was small. The next lesson asks what a hundred steps make of it.
+# **Next:** the error of one step is small. Lesson 1 asks how large it is after a hundred steps.

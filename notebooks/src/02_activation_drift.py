@@ -3,22 +3,22 @@
 #
 # | | |
 # |---|---|
-# | You will be able to | **measure** how the ranges inside a network drift along the run; **compute** what a fixed range costs, in bits; **write** two observers that choose a range; **check** a calibration, layer by layer |
-# | You need | lessons 00 and 01, PyTorch, what a histogram is |
-# | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
+# | You will be able to | **measure** how the ranges inside a network change along the run; **compute** the cost of a fixed range in bits; **write** two observers that choose a range; **check** a calibration, layer by layer |
+# | You need | lessons 0 and 1, PyTorch, and what a histogram is |
+# | Time | about 40 minutes; the cells run in half a minute on two CPU cores, and faster on a GPU |
 # | Memory | below 900 MB |
-# | In the paper | section 3.1 and Figure 5 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
+# | In the paper | section 3.1 and Figure 5 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
-# Weights are the same in every step. Activations, the numbers that flow between the layers, are not: the network
-# first sees pure noise and at last almost a picture. *Static* quantization, which this course is about, fixes the range
-# of an activation beforehand.
+# The weights are the same in every step. *Activations*, the numbers that flow between the layers, are not. At first
+# the network sees pure noise, and at the end it sees almost a picture. This course is about *static* quantization: the
+# range of an activation is fixed before the run. All letters are in [notation and glossary](../docs/notation.md).
 
 # %% [markdown]
 # ## The picture first
 #
-# Every row is a layer of the shipped network, every column a denoising step. The colour shows how much of the
-# range that would serve *all* steps the layer's input covers at this one. The samples are drawn in full precision; this
-# takes an hour on a CPU, so it is a recorded result.
+# Each row is a layer of the shipped network, and each column is a denoising step. Colour: the range of the layer's
+# input at this step, as a share of its range over all steps. The samples were drawn in full precision. This takes an
+# hour on a CPU, so it is a recorded result.
 
 # %%
 from qdiff_lib.course.figures import lesson_02 as figures
@@ -32,17 +32,18 @@ share = figures.shares(fig5.data)  # (layers, steps)
 least, half = share.amin(1), share.shape[1] // 2
 moving = [fig5.data["layers"][i] for i in least.argsort() if "time_emb" not in fig5.data["layers"][i]][:3]
 claim(
-    least.median() < 0.85, f"at its narrowest step the median layer covers {least.median():.0%} of its range"
+    least.median() < 0.85,
+    f"the median layer's narrowest range is {least.median():.0%} of its range over all steps",
 )
-claim(least.min() < 0.6, f"the layer that drifts most covers {least.min():.0%}")
+claim(least.min() < 0.6, f"in the layer that changes most it is {least.min():.0%}")
 near, far = (share[:, k:] - share[:, :-k] for k in (1, half))
 near, far = near.abs().mean(), far.abs().mean()
 claim(near < far, f"a share changes by {near:.1%} from step to step, by {far:.1%} over half of the run")
 
 # %% [markdown]
-# Neighbouring steps are alike, far ones differ: this is the paper's observation. Below is the same as a ridge plot, for
-# the three layers that drift most, without those that read the time step alone: thin bars from the smallest to the
-# largest value, thick ones for the middle 98 %.
+# Neighbouring steps have similar ranges, and steps far apart have different ranges. This is the paper's observation.
+# The next figure shows the same for the three layers that change most. Layers that only see the time step are left
+# out. Thin bars go from the smallest to the largest value, and thick bars hold the middle 98 % of the values.
 
 # %%
 show(figures.ridges(fig5.data, moving))
@@ -50,18 +51,20 @@ show(figures.ridges(fig5.data, moving))
 # %% [markdown]
 # ## A toy with a known answer
 #
-# Let an activation be spread evenly over $[-c_t, c_t]$, where $c_t$ shrinks from 8 to 1 along the run. A grid of $b$
-# bits over a range of width $w$ has the step size $s = w / (2^b - 1)$. A value inside the range is off by at most
-# $s/2$, evenly spread: that gives its mean squared error $E$. A step's own range has the width $w_t = 2c_t$. One range for
-# all steps has the width $W$ of the widest, and makes the error larger:
+# Let an activation have equal density over $[-R_t/2,\ R_t/2]$. The width $R_t$ of its range falls from 16 to 2 along
+# the run. A grid of $b$ bits over a range of width $R_t$ has the scale $s = R_t / (2^b - 1)$. A value inside the range
+# has an error of at most $s/2$, with equal density. So its mean squared error is $E = s^2/12$.
 #
-# $$E = \frac{s^2}{12},\qquad \frac{E_\text{one}}{E_\text{own}}
-# = \Bigl(\frac{W}{w_t}\Bigr)^2 = \frac{1}{u_t^2},\qquad u_t = \frac{w_t}{W}.$$
+# Now one range serves all steps. It must have the width $R$ of the widest range. Its scale is larger, so its error is
+# larger:
 #
-# **$u_t$ is the utilisation**: the share of the grid that step $t$ can use. This costs $\log_2 (1/u_t)$ bits, because
-# one bit less about doubles the step size.
+# $$\frac{E_\text{one}}{E_\text{own}} = \Bigl(\frac{R}{R_t}\Bigr)^2 = \frac{1}{u_t^2},\qquad u_t = \frac{R_t}{R}.$$
 #
-# **Predict**: how many of 8 bits are left at the last step of the toy, where $c_t = 1$?
+# **$u_t$ is the utilisation**: the share of the grid that step $t$ can use. The step loses $\log_2 (1/u_t)$ bits,
+# because one bit less about doubles the scale.
+#
+# **Predict:** the grid has 8 bits. How many bits are left for the last step of the toy, with $R = 16$ and $R_t = 2$: 7,
+# 5 or 3?
 
 # %% tags=["nbval-check-output"]
 import torch
@@ -74,19 +77,19 @@ def grid_error(x, found, bits):
     return (fake_quantize(x, *found, bits) - x).square().mean()
 
 
-sizes, generator = (8, 4, 2, 1), torch.Generator().manual_seed(0)
-toy = [c * (2 * torch.rand(200_000, generator=generator) - 1) for c in sizes]
+wide, generator = (16, 8, 4, 2), torch.Generator().manual_seed(0)  # R_t
+toy = [r / 2 * (2 * torch.rand(200_000, generator=generator) - 1) for r in wide]
 one = min_max(torch.cat(toy), Grid(8))
-for c, x in zip(sizes, toy, strict=True):
+for r, x in zip(wide, toy, strict=True):
     ratio = grid_error(x, one, 8) / grid_error(x, min_max(x, Grid(8)), 8)
-    print(f"c = {c}: error ratio {ratio:.0f}, bits lost {0.5 * ratio.log2():.1f}")
-claim(abs(ratio / 64 - 1) < 0.1, "at u = 1/8 the error is 64 times as large: 3 of 8 bits are lost")
+    print(f"width {r:2d}: error ratio {ratio:.0f}, bits lost {0.5 * ratio.log2():.1f}")
+claim(abs(ratio / 64 - 1) < 0.1, "at u = 1/8 the error is 64 times as large: 3 bits are lost, 5 are left")
 
 # %% [markdown]
 # ### Exercise: utilisation
 #
-# *Difficulty 1 of 5, importance 3 of 5, 5 minutes.* On a real grid $u$ is counted in codes: those from the lowest to the
-# highest that the tensor uses, as a share of all $2^b$.
+# *Difficulty 1 of 5, importance 3 of 5, time: about 5 minutes.* On a real grid we count $u$ in codes. Count the codes
+# from the lowest code that the tensor uses to the highest. Divide by the number of all codes, $2^b$.
 
 # %% tags=["exercise"] exercise="02.range_utilisation"
 from torch import Tensor
@@ -106,12 +109,13 @@ def range_utilisation(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -
 # %% [markdown]
 # ### Exercise: a min-max observer
 #
-# An *observer* looks at an activation while calibration batches pass by, and chooses scale and zero point in the end.
-# The simplest keeps the extremes: with $l = \min(0, \min x)$ and $h = \max(0, \max x)$ over **all** batches,
+# An *observer* sees the calibration batches of an activation one after the other. At the end it chooses the scale and
+# the zero point. The simplest observer keeps the extremes over **all** batches:
+# $x_\min = \min(0, \min x)$ and $x_\max = \max(0, \max x)$. Then
 #
-# $$s = \frac{h - l}{2^b - 1},\qquad z = \mathrm{round}(-l / s).$$
+# $$s = \frac{x_\max - x_\min}{2^b - 1},\qquad z = \mathrm{round}(-x_\min / s).$$
 #
-# *Difficulty 2 of 5, importance 5 of 5, 7 minutes.*
+# *Difficulty 2 of 5, importance 5 of 5, time: about 7 minutes.*
 
 
 # %% tags=["exercise"] exercise="02.min_max_observer"
@@ -130,13 +134,16 @@ def min_max_observer(batches: list[Tensor], bits: int) -> tuple[float, float]:
 # %% [markdown]
 # ### Exercise: a percentile observer
 #
-# Min-max never clips, so one outlier decides the step size for everybody. A percentile observer leaves out a share of
-# the values at each end. They are clipped, and all others get a finer grid.
+# A min-max observer never clips. So one outlier sets the scale for all values. A percentile observer leaves out a share
+# of the values at each end. These values are clipped, and all other values get a finer grid.
 #
-# *Difficulty 3 of 5, importance 4 of 5, 8 minutes.* The percentile is that of all batches together.
+# *Difficulty 3 of 5, importance 4 of 5, time: about 8 minutes.* Take the percentile of all batches together.
 
 
 # %% tags=["exercise"] exercise="02.percentile_observer"
+import torch
+
+
 def percentile_observer(batches: list[Tensor], bits: int, percent: float) -> tuple[float, float]:
     """Scale and zero point when 100 - percent % of all values are clipped at each end; 0 stays inside.
 
@@ -153,8 +160,8 @@ def percentile_observer(batches: list[Tensor], bits: int, percent: float) -> tup
 
 
 # %% [markdown]
-# **Which one is better?** That depends on the tail. Evenly spread values have none; those of a Laplace distribution, which
-# is like many activations, have a long one.
+# **Which observer is better?** This depends on the tails of the distribution. Values of equal density have no tails. A
+# Laplace distribution has long tails, and many activations are similar to it.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.quantizers.range_finders import percentile
@@ -163,22 +170,21 @@ even = 2 * torch.rand(100_000, generator=generator) - 1
 signs = torch.where(torch.rand(100_000, generator=generator) < 0.5, -1.0, 1.0)
 heavy = -signs * torch.rand(100_000, generator=generator).clamp(min=1e-6).log()  # Laplace
 gain = {}
-for name, x in (("even", even), ("heavy-tailed", heavy)):
+for name, x in (("equal density", even), ("long tails", heavy)):
     for bits in (4, 8):
         clipped = grid_error(x, percentile(x, Grid(bits), 99.5), bits)
         gain[name, bits] = grid_error(x, min_max(x, Grid(bits)), bits) / clipped
-        print(
-            f"{name}, {bits} bits: the whole range has {gain[name, bits]:.2f} times the error of a clipped one"
-        )
-claim(gain["heavy-tailed", 4] > 1.5, "4 bits and a long tail: a clipped range is better")
-claim(gain["heavy-tailed", 8] < 1, "8 bits can afford the whole range, and lose by clipping")
+        print(f"{name}, {bits} bits: error of min-max over that of percentile: {gain[name, bits]:.2f}")
+claim(gain["long tails", 4] > 1.5, "4 bits and long tails: clipping has less error")
+claim(gain["long tails", 8] < 1, "8 bits and long tails: clipping has more error")
 
 # %% [markdown]
-# ## The real model, live
+# ## The real model
 #
-# A smaller run, with a *forward pre-hook* on each of four layers: a function that PyTorch calls with the layer's input.
-# It is registered with `module.register_forward_pre_hook(hook)`; `sampled_inputs` does this, and keeps at each step a
-# random sample of the input and its extremes. The hills are histograms.
+# Now a smaller run, with a *forward pre-hook* on each of four layers. A forward pre-hook is a function that PyTorch
+# calls with the layer's input. You register it with `module.register_forward_pre_hook(hook)`. The function
+# `sampled_inputs` does this. At each step it keeps a random sample of the input, and its extremes. The hills in the
+# figure are histograms.
 
 # %%
 from qdiff_lib import load, sample, with_sampler
@@ -198,19 +204,22 @@ show(figures.ridges(table, LAYERS, histograms(values)))
 show(figures.heat_map(table))
 
 # %% [markdown]
-# ## What one range costs
+# ## The cost of one range
 #
-# **Predict**: the toy says that the error at step $t$ is $1/u_t^2$ times that of the step's own range. Will real
-# activations, which are not spread evenly, keep to it? And in which of the four layers is the price highest?
+# In the toy, the error at step $t$ is $1/u_t^2$ times the error with the step's own range. Real activations do not have
+# equal density.
+#
+# **Predict:** is the factor for real activations still about $1/u_t^2$: yes or no? Which of the four layers has the
+# largest factor?
 
 # %%
-from qdiff_lib.course.exercises.lesson_02 import used_share
+from qdiff_lib.course.watching import shares_of_codes
 
 BITS = 8
 used, lost = {}, {}
 for layer, v in values.items():
     one = min_max(v.flatten(), Grid(BITS))
-    used[layer] = torch.tensor([used_share(x, *one, BITS) for x in v])
+    used[layer] = shares_of_codes(v, one, BITS)
     lost[layer] = torch.stack(
         [grid_error(x, one, BITS) / grid_error(x, min_max(x, Grid(BITS)), BITS) for x in v]
     )
@@ -220,9 +229,9 @@ show(figures.utilisation(used, lost, BITS))
 worst = max(lost, key=lambda layer: lost[layer].max())
 least, ratio = used[worst].min(), lost[worst].max()
 claim(least < 0.6, f"{worst} uses only {least:.0%} of the {2**BITS} codes at its narrowest step")
-claim(ratio > 2, f"there its error is {ratio:.1f} times that of its own range")
+claim(ratio > 2, f"it has the largest factor: {ratio:.1f} times the error with its own range")
 rule = torch.cat([lost[layer] * used[layer] ** 2 for layer in LAYERS]).median()
-claim(0.7 < rule < 1.4, f"in the median the error ratio is {rule:.2f} times what 1 / u^2 says")
+claim(0.7 < rule < 1.4, f"the median factor is {rule:.2f} times 1 / u^2")
 bits_lost = {layer: 0.5 * lost[layer].max().log2().item() for layer in LAYERS}
 for layer, count in bits_lost.items():
     print(f"{layer:<30} bits lost at its worst step: {count:.1f}")
@@ -230,17 +239,17 @@ most = max(bits_lost.values())
 claim(1 < most < 3, f"up to {most:.1f} of the {BITS} bits are lost")
 
 # %% [markdown]
-# Observe: 8 bits can afford to lose two; of 4 bits they would be half. And this range has seen all steps,
-# so it clips nothing. What if it was taken from one step only? Turn the knob: the range of one layer comes from that
-# step.
+# **Observe.** A loss of two bits is small for 8 bits, and half of everything for 4 bits. This range covers all steps,
+# so it clips nothing. What happens if the range comes from one step only? Move the slider. The range of one layer then
+# comes from this step.
 
 
 # %%
-layer = "up_blocks.2.resnets.0.conv2"
+LAYER = "up_blocks.2.resnets.0.conv2"
 
 
 def range_from(where):
-    v = values[layer]
+    v = values[LAYER]
     x = v.flatten() if where == "all" else v[where - 1]
     found = min_max(x, Grid(BITS))
     low, high = (code - found.zero_point for code in (0, 2**BITS - 1))
@@ -248,40 +257,42 @@ def range_from(where):
     error = (fake_quantize(v, *found, BITS) - v).square()
     own = torch.stack([grid_error(row, min_max(row, Grid(BITS)), BITS) for row in v])
     words = "all steps" if where == "all" else f"step {where}"
-    return figures.fixed_range((error * ~outside).mean(1), (error * outside).mean(1), own, layer, words)
+    return figures.fixed_range((error * ~outside).mean(1), (error * outside).mean(1), own, LAYER, words)
 
 
 explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1, 5, 15, "all"))
 
 # %% [markdown]
-# Two ways to fail: a range that is too wide has coarse steps, a range that is too narrow clips. Clipping *much*
-# is the worse one, because its error is not bounded by half a step. Step 15 alone does as well as all of them, as it is
-# among the widest of this layer; which steps are wide differs from layer to layer.
+# A range can be wrong in two ways. If it is too wide, the grid is coarse. If it is too narrow, values are clipped. To
+# clip *much* is worse, because the error of clipping is not bounded by half of the scale. Step 15 has one of this
+# layer's widest ranges, so its range works as well as the range of all steps. Other layers have other wide steps.
 #
-# ## The calibration check: KL divergence
+# ## A check of the calibration: KL divergence
 #
-# Nobody looks at a hundred layers by hand. The Kullback-Leibler (KL) divergence puts a number on how far the
-# distribution of a layer's quantized outputs, $Q$, is from that of its full-precision outputs, $P$:
+# Nobody looks at a hundred layers one by one. The Kullback-Leibler (KL) divergence is one number for each layer. It
+# says how much the distribution $\hat P$ of the layer's quantized outputs differs from the distribution $P$ of its
+# full-precision outputs:
 #
-# $$\mathrm{KL}(P\,\|\,Q) = \sum_i p_i \log \frac{p_i}{q_i}.$$
+# $$\mathrm{KL}(P\,\|\,\hat P) = \sum_i p_i \log \frac{p_i}{\hat p_i}.$$
 #
-# It is 0 when both are equal. **Smaller is better.** With the natural logarithm its unit is the *nat*. The
-# estimate is made from histograms: here 256 equal bins over the joint range, half a count added to each bin, so
-# that an empty bin costs something finite.
+# It is 0 if both are equal. **Smaller is better.** With the natural logarithm its unit is the *nat*. We estimate it from
+# histograms: $p_i$ is the share of the values in bin $i$. Here there are 256 equal bins over the joint range. Each bin
+# gets half a count more, so that an empty bin does not give infinity.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.evaluation.kl_divergence import kl_divergence
 
-p, q = (torch.randn(200_000, generator=generator) for _ in range(2))
+normal, other = (torch.randn(200_000, generator=generator) for _ in range(2))
 exact = torch.tensor(1.5).log() + (1 + 0.25) / (2 * 1.5**2) - 0.5  # of N(0, 1) from N(0.5, 1.5^2)
-estimate = kl_divergence(p, 1.5 * q + 0.5, bins=256, pseudocount=0.5)
+estimate = kl_divergence(normal, 1.5 * other + 0.5, bins=256, pseudocount=0.5)
 print(f"two Gaussians: exact {exact:.2f}, estimated {estimate:.2f}")
-print(f"two samples of the same Gaussian: {kl_divergence(p, q):.2f}")
-claim(abs(estimate - exact) < 0.05 * exact, "the estimator is within 5 % of the formula")
+print(f"two samples of the same Gaussian: {kl_divergence(normal, other):.2f}")
+claim(abs(estimate - exact) < 0.05 * exact, "the estimate is within 5 % of the formula")
 
 # %% [markdown]
-# Now three calibrations of the same network, activations to 8 bits, weights untouched. Each set has 16 inputs: from all
-# steps alike, from the first two steps (noise), from the last two (nearly pictures). The check uses other inputs.
+# Now we calibrate the same network three times, with 8-bit activations and unchanged weights. Each calibration set has
+# 16 inputs. The first set comes from all steps equally, the second from the first two steps (noise), and the third from
+# the last two steps (nearly pictures). The check uses other inputs.
 
 # %%
 from qdiff_lib import Recipe, quantize, record
@@ -308,14 +319,16 @@ for label, model in quantized.items():
     kl[label] = {layer: kl_divergence(reference[layer], out) for layer, out in found}
 show(figures.divergences(kl, len(held_out)))
 every, early, late = (sum(each.values()) / len(each) for each in kl.values())
-claim(every < 0.8 * min(early, late), f"mean KL divergence: {every:.4f} nats if calibrated on all steps")
-print(f"on the first two steps: {early:.4f} nats, on the last two: {late:.4f}")
+claim(every < 0.8 * min(early, late), f"mean KL divergence, calibrated on all steps: {every:.4f} nats")
+print(f"calibrated on the first two steps: {early:.4f} nats, on the last two steps: {late:.4f} nats")
 
 # %% [markdown]
-# ## Stress: does the check see what the pictures see?
+# ## Stress: do the pictures agree with the check?
 #
-# The final error of eight images, from the same noise, for the three calibrations. The divergence looks at one layer
-# and one step at a time. The images have gone through all of them.
+# The next cell measures the final error of eight images, from the same noise, for the three calibrations. The KL
+# divergence looks at one layer and one step. The images went through all layers and all steps.
+#
+# **Predict:** which of the three calibrations has the largest error in the images?
 
 # %%
 from qdiff_lib.evaluation.trajectory_errors import trajectory_mse
@@ -325,35 +338,36 @@ for label, model in quantized.items():
     run = sample(model, 8, steps, record=True)
     error[label] = trajectory_mse(eight, run.trajectory)[-1].item()
     print(f"calibrated on {label:<16} MSE of the images {error[label]:.4f}")
-worse, early = (error[f"{which} two steps"] / error["all steps"] for which in ("last", "first"))
-claim(worse > 3, f"the last two steps give {worse:.0f} times the error of all steps")
-print(f"the first two steps: {early:.1f} times")
+last, first = (error[f"{which} two steps"] / error["all steps"] for which in ("last", "first"))
+claim(last > 3, f"the last two steps give {last:.0f} times the error of all steps")
+print(f"the first two steps give {first:.1f} times the error of all steps")
 
 # %% [markdown]
 # ## Recap
 #
-# 1. Activation ranges drift along the run; neighbouring steps are alike, far ones differ.
-# 2. A step that uses the share $u$ of a fixed grid has $1/u^2$ times the error: $\log_2(1/u)$ bits are lost.
-# 3. A range from too few steps clips elsewhere, which is worse than a coarse grid.
-# 4. An observer must see all steps. A percentile trades a few clipped values for a finer grid.
-# 5. KL divergence checks a calibration layer by layer; smaller is better. Images have the last word.
+# 1. Activation ranges change along the run. Neighbouring steps have similar ranges, steps far apart do not.
+# 2. A step that uses the share $u$ of a fixed grid has $1/u^2$ times the error. It loses $\log_2(1/u)$ bits.
+# 3. A range from too few steps clips values of other steps. This is worse than a coarse grid.
+# 4. An observer must see all steps. A percentile observer clips a few values and gets a finer grid.
+# 5. The KL divergence checks a calibration layer by layer. Smaller is better. In the end, look at the images.
 #
-# **Not shown:** ranges that change with the time step, which cost a table and a look-up per layer; the two halves of
-# shortcut layers, whose ranges differ at one and the same step (lesson 04); learned step sizes (lesson 05).
+# **Not shown:** ranges that change with the time step (they need a table for each layer); the two halves of shortcut
+# layers, whose ranges differ within one step (lesson 4); learned step sizes (lesson 5).
 
 # %%
 quiz("02")
+progress()
 
 # %% [markdown]
-# ## References
+# ## Read more
 #
-# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Figure 5 shows the drift, over
-#   1,000 samples and 100 DDIM steps.
-# - Shang et al., *Post-training Quantization on Diffusion Models* (PTQ4DM), CVPR 2023, arXiv 2211.15736. The first to
-#   point at the time steps; draws its calibration steps from a normal distribution.
-# - Nagel et al., *A White Paper on Neural Network Quantization*, 2021, arXiv 2106.08295. Grids, ranges and observers,
-#   with practical advice.
-# - Krichevsky and Trofimov, *The Performance of Universal Encoding*, IEEE Transactions on Information Theory, 1981.
-#   Why half a count is added to each bin.
+# - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023. Figure 5 shows
+#   how the ranges change, over 1,000 samples and 100 DDIM steps.
+# - Y. Shang et al., [Post-training Quantization on Diffusion Models](https://arxiv.org/abs/2211.15736) (PTQ4DM), CVPR
+#   2023. The first paper on the role of the time steps. It draws its calibration steps from a normal distribution.
+# - M. Nagel et al., [A White Paper on Neural Network Quantization](https://arxiv.org/abs/2106.08295), 2021. Grids, ranges
+#   and observers, with practical advice.
+# - R. Krichevsky and V. Trofimov, [The Performance of Universal Encoding](https://doi.org/10.1109/TIT.1981.1056331), IEEE
+#   Transactions on Information Theory, 1981. The reason for half a count in each bin.
 #
-# **Next:** lesson 03 asks from which steps the calibration inputs should come.
+# **Next:** lesson 3 asks from which steps the calibration inputs should come.

@@ -3,21 +3,25 @@
 #
 # | | |
 # |---|---|
-# | You will be able to | **find** the shortcut layers of a U-shaped network, which read `concat(deep, skip)`; **predict** from the ratio of two ranges when one grid erases the smaller half; **write** the shortcut split, and check equation 8 in exact integers; **tell** by measurement whether a model needs the split |
-# | You need | lesson 00 (grids), PyTorch |
-# | Time | 40 minutes to work through; half a minute to run on a CPU, less on a GPU |
+# | You will be able to | **find** the shortcut layers of a U-shaped network, which read `concat(deep, skip)`; **predict** from the ratio of two ranges when one grid erases the smaller half; **write** the shortcut split, and check equation 8 in exact integers; **measure** whether a model needs the split |
+# | You need | lesson 0 (grids) and PyTorch |
+# | Time | about 40 minutes; the cells run in half a minute on two CPU cores, and faster on a GPU |
 # | Memory | below 900 MB |
-# | In the paper | sections 3.2 and 3.3.2, Figures 6 and 7, equations 6 to 8 of Q-Diffusion (Li et al., ICCV 2023, arXiv 2302.04304) |
+# | In the paper | sections 3.2 and 3.3.2, Figures 6 and 7, equations 6 to 8 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
+#
+# All letters are in [notation and glossary](../docs/notation.md).
 
 # %% [markdown]
 # ## The picture first
 #
-# A U-shaped network makes its picture small, then large again. On the way up a layer may read two things side by side:
-# channels from below (*deep*) and channels from the way down, of the same size (*skip*): `concat(deep, skip)`.
+# A U-shaped network first makes its picture small, and then large again. On the way up, some layers read two groups of
+# channels side by side. The *deep* channels come from the layer below. The *skip* channels have the same image size and
+# come from the way down. This input is `concat(deep, skip)`.
 #
-# Below, one network draws five times from the same noise. In the second row it has been *stretched*: in most of these
-# places the skip branch arrives larger, and the weights that read it are smaller by the same factor. That is the same function.
-# Then the small layers that read them, the 1x1 convolutions called *shortcut layers*, are quantized, and nothing else.
+# Below, a network draws five times from the same noise. The first row is the original. For the second row, most of
+# these inputs were *stretched*: the skip half became larger, and the weights that read it became smaller by the same
+# factor. So the network computes the same function. For the other rows we quantized only the *shortcut layers*. These
+# are small layers, 1x1 convolutions, that read the two halves.
 
 # %%
 import torch
@@ -37,7 +41,7 @@ splits = found.concat_splits  # layer: (deep channels, skip channels)
 # %%
 widths = {layer: [high - low for low, high in ranges[layer]] for layer in splits}
 whole = [layer for layer in splits if not groups_straddle(pipe.unet, layer, splits[layer])]
-# the factor makes each skip half 50 times as wide as its deep half
+# with this factor each skip half is 50 times as wide as its deep half
 stretched = stretch_skips(pipe, splits, {s: 50 * widths[s][0] / widths[s][1] for s in whole})
 poor = quantize_shortcuts(stretched, splits, calibration, weights=4, activations=8, split=False)
 good = quantize_shortcuts(stretched, splits, calibration, weights=4, activations=8, split=True)
@@ -49,20 +53,22 @@ show(figures.pictures(images, steps=20))
 error = [(x / 255 - images["original"] / 255).square().mean().item() for x in images.values()]
 claim(
     error[1] < 1e-4,
-    f"stretching {len(whole)} of {len(splits)} shortcuts moves pixels by less than 1 % (root mean square)",
+    f"stretching {len(whole)} of {len(splits)} shortcuts changes pixels by less than 1 % (root mean square)",
 )
 claim(error[3] > 5 * error[4], f"W4A8: mean square {error[3]:.3f} with one grid, {error[4]:.4f} with two")
 
 # %% [markdown]
-# By the end you will know why this happens, and how near to it a real model is.
+# At the end of this lesson you know why this happens, and whether it happens in a real model.
 #
 # ## Toy: two halves with a known ratio
 #
-# Let the deep half be uniform on [-r, r] and the skip half on [-1, 1]. One grid with $b$ bits covers both,
-# so its step is $s = 2r / (2^b - 1)$. Rounding costs $s / \sqrt{12}$, and the skip half's own size is $1 / \sqrt 3$.
-# The relative error of the skip half is then $s / 2 = r / (2^b - 1)$, until everything rounds to 0 and it is 1.
+# Let the deep half be uniform on $[-1, 1]$ and the skip half uniform on $[-r, r]$. One grid with $b$ bits covers both,
+# so its scale is $s = 2r / (2^b - 1)$. The error of rounding has the size (root mean square) $s / \sqrt{12}$. The deep
+# half itself has the size $1 / \sqrt 3$. So the relative error of the deep half is $s / 2 = r / (2^b - 1)$. If all its
+# values round to 0, the relative error is 1: the deep half is *erased*.
 #
-# **Predict.** At which ratio does a 4-bit grid erase the smaller half? And an 8-bit grid?
+# **Predict:** from which ratio $r$ on does one grid erase the smaller half? With 4 bits: 4, 8 or 15? With 8 bits: 16, 64
+# or 255?
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.course.shortcuts import layer_error
@@ -79,51 +85,52 @@ for bits in (4, 8):
     print(f"-> erased from ratio {top} on")
 
 # %% [markdown]
-# **Run.** The left panel measures this. The right panel asks the layer: 64 + 64 channels, 4-bit weights, 8-bit
-# inputs. There it matters how much each half *contributes*. In the paper's models activations **and** weights
-# have two humps, one for each half. If the half with the small inputs has the large weights, both halves count alike.
+# The next figure measures this in its left panel. The right panel shows the output error of a layer with 64 + 64
+# channels, 4-bit weights and 8-bit inputs. For a layer it counts how much each half *contributes* to its output. In the
+# models of the paper, both activations **and** weights have two humps, one for each half. If the half with the small
+# inputs has the large weights, both halves contribute equally.
 
 # %%
 ratios, generator = (1, 1.7, 3, 5, 8, 12, 15, 25, 50, 100, 200), torch.Generator().manual_seed(0)
 x, weight = (2 * torch.rand(n, 128, generator=generator) - 1 for n in (512, 64))
 small = {4: [], 8: []}
-layer = {"one grid, inverse weights": [], "two grids": [], "one grid, equal weights": []}
+by_case = {"one grid, inverse weights": [], "two grids": [], "one grid, equal weights": []}
 for r in ratios:
-    both = torch.cat([r * x[:, :64], x[:, 64:]], 1)
-    inverse = torch.cat([weight[:, :64] / r, weight[:, 64:]], 1)
+    both = torch.cat([x[:, :64], r * x[:, 64:]], 1)  # deep, skip
+    inverse = torch.cat([weight[:, :64], weight[:, 64:] / r], 1)
     for bits in small:
-        off = fake_quantize(both, *min_max(both, Grid(bits)), bits)[:, 64:] - x[:, 64:]
-        small[bits].append((off.square().mean() / x[:, 64:].square().mean()).sqrt().item())
-    for label, w, sizes in zip(layer, (inverse, inverse, weight), ((128,), (64, 64), (128,)), strict=True):
-        layer[label].append(layer_error(both, w, sizes))
+        off = fake_quantize(both, *min_max(both, Grid(bits)), bits)[:, :64] - x[:, :64]
+        small[bits].append((off.square().mean() / x[:, :64].square().mean()).sqrt().item())
+    for label, w, sizes in zip(by_case, (inverse, inverse, weight), ((128,), (64, 64), (128,)), strict=True):
+        by_case[label].append(layer_error(both, w, sizes))
 apart = max(max(side) / min(side) for side in widths.values())  # of the shipped model
-show(figures.toy_errors(ratios, small, layer, mark=apart))
+show(figures.toy_errors(ratios, small, by_case, mark=apart))
 
 # %%
-one, two, equal = (errors[-1] for errors in layer.values())
+one, two, equal = (errors[-1] for errors in by_case.values())
 off = max(abs(e * 15 / r - 1) for r, e in zip(ratios, small[4], strict=True) if r <= 5)
-claim(off < 0.1, f"up to a ratio of 5 the formula r / 15 is right within {100 * off:.0f} %")
-claim(small[4][ratios.index(25)] > 0.95, "beyond a ratio of 15, 4 bits leave nothing of the smaller half")
+claim(off < 0.1, f"up to a ratio of 5 the formula r / 15 differs from the measurement by {100 * off:.0f} %")
+claim(small[4][ratios.index(25)] > 0.95, "beyond a ratio of 15, 4 bits erase the smaller half")
 claim(one > 4 * two, f"at a ratio of 200 the layer's error is {one:.2f} with one grid, {two:.2f} with two")
 claim(
     equal < 1.5 * two,
-    f"with equal weights one grid costs little ({equal:.2f}): the erased half hardly counted",
+    f"with equal weights one grid is enough ({equal:.2f}): the erased half contributes little",
 )
 
 # %% [markdown]
-# **Observe.** Two grids do not feel the ratio at all. One grid fails at the ratio $2^b - 1$, for the smaller
-# inputs and for the smaller weights; with W4A8 (4-bit weights, 8-bit activations) the weights go first.
-# But a large ratio alone is no proof of damage: if the smaller half also has small weights, nobody misses it.
+# **Observe.** With two grids the ratio has no effect. One grid fails at the ratio $2^b - 1$. This holds for the smaller
+# inputs and for the smaller weights. With W4A8 (4-bit weights, 8-bit activations) the weights fail first. But a large
+# ratio alone does no harm. If the smaller half also has small weights, it contributes little.
 #
 # ## The split
 #
-# A shortcut layer reads $X = [X_1, X_2]$, deep and skip channels side by side, with weights $W = [W_1, W_2]$.
-# Cut both between deep and skip, and give each part its own scale and zero point ($\oplus$ is concatenation):
+# A shortcut layer reads $X = [X_1, X_2]$, the deep and the skip channels side by side. Its weights are $W = [W_1, W_2]$.
+# Cut both between deep and skip. Give each part its own scale and zero point ($\oplus$ means concatenation):
 #
 # $$Q(X) = Q_1(X_1) \oplus Q_2(X_2) \quad (6) \qquad Q(W) = Q_1(W_1) \oplus Q_2(W_2) \quad (7)$$
 # $$Q(X)\,Q(W) = Q_1(X_1)\,Q_1(W_1) + Q_2(X_2)\,Q_2(W_2) \quad (8)$$
 #
-# Equation 8 is not an approximation. Each product is a sum of integers in its own unit $s_x s_w$:
+# Equation 8 is exact. Each product on its right side is a sum of integers, times its own unit $s_x s_w$:
 
 # %% tags=["nbval-check-output"]
 s_x, s_w = (torch.tensor(pair, dtype=torch.double) for pair in ([2.0, 0.05], [0.01, 0.3]))
@@ -138,11 +145,15 @@ print(f"added before scaling, which is wrong: {(s_x * s_w)[0] * integers.sum():.
 # %% [markdown]
 # ### Exercise: split and quantize
 #
-# *Difficulty 3 of 5, importance 5 of 5, 8 minutes.* Equation 6 for an image: `x` is (N, C, H, W), and `sizes` says how many
-# channels each part has. Every part gets a min-max grid of its own: `min_max(part, Grid(bits))`
-# gives its scale and zero point, `fake_quantize(part, scale, zero_point, bits)` its values.
+# *Difficulty 3 of 5, importance 5 of 5, time: about 8 minutes.* Write equation 6 for an image. `x` is (N, C, H, W), and
+# `sizes` has the number of channels of each part. Give every part its own min-max grid. `min_max(part, Grid(bits))`
+# gives the scale and the zero point of a part. `fake_quantize(part, scale, zero_point, bits)` gives its values on the
+# grid.
 
 # %% tags=["exercise"] exercise="04.split_quantize"
+import torch
+from qdiff_lib.quantizers.grid import Grid, fake_quantize
+from qdiff_lib.quantizers.range_finders import min_max
 from torch import Tensor
 
 
@@ -163,9 +174,14 @@ def split_quantize(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
 # %% [markdown]
 # ### Exercise: equation 8 in integers
 #
-# *Difficulty 4 of 5, importance 5 of 5, 12 minutes.* A chip multiplies integers. You get both halves as codes and return the
-# output of the layer. A `Half` has `x_codes` (N, C) and `w_codes` (O, C), `x_scale` and `x_zero` (0-dimensional),
-# `w_scale` and `w_zero` (O,): one for each output channel. All of them are tensors. Codes and zero points are uint8.
+# *Difficulty 4 of 5, importance 5 of 5, time: about 12 minutes.* A chip multiplies integers. You get both halves as codes,
+# and return the output of the layer. A `Half` has these tensors:
+#
+# - `x_codes` (N, C) and `w_codes` (O, C);
+# - `x_scale` and `x_zero`, 0-dimensional;
+# - `w_scale` and `w_zero` (O,): one for each output channel.
+#
+# Codes and zero points are uint8.
 
 # %% tags=["exercise"] exercise="04.shortcut_output"
 from qdiff_lib.course.exercises.lesson_04 import Half
@@ -186,9 +202,9 @@ def shortcut_output(first: Half, second: Half) -> Tensor:
 # %% [markdown]
 # ## The real model: where are the shortcut layers?
 #
-# The library runs the network once, follows every concatenation along the channels, and finds the layers that
-# read one (`qdiff_lib.graph.tracing.trace`). This is Figure 6 of the paper for the shipped model: the range of
-# every layer's input.
+# The library runs the network once and follows every concatenation of channels. So it finds the layers that read one
+# (`qdiff_lib.graph.tracing.trace`). The next figure is Figure 6 of the paper for the shipped model: the range of every
+# layer's input.
 
 # %%
 spans = {name: max(h for _, h in sides) - min(low for low, _ in sides) for name, sides in ranges.items()}
@@ -202,10 +218,10 @@ claim(apart < 5, f"but the two halves of one input differ by a ratio of at most 
 claim(max(heavy) < 2, f"and the ranges of W1 / W2 lie between {min(heavy):.2f} and {max(heavy):.2f}")
 
 # %% [markdown]
-# So the spikes of Figure 6 are here, though milder: the paper speaks of inputs of shortcut layers up to
-# 200 times as wide as those of the layers around them. And the gap between the two halves is small. A small network of a few
-# million weights on small grey images need not show what a large one shows. The next figure is Figure 7 for the layer
-# whose halves differ most, as it is and stretched.
+# So the peaks of Figure 6 are here, too, but lower. In the paper, inputs of shortcut layers are up to 200 times as wide
+# as those of other layers. And here the two halves differ little. This network has a few million weights and draws small
+# grey images. A large network can be different. The next figure is Figure 7 of the paper, for the layer whose halves
+# differ most: as trained, and stretched.
 
 # %%
 worst = max(whole, key=lambda layer: max(widths[layer]) / min(widths[layer]))
@@ -218,24 +234,29 @@ print(worst)
 show(figures.halves(cases, splits[worst][0]))
 
 # %% [markdown]
-# ## A magnifier on the grid
+# ## The grid under a magnifier
 #
-# The two halves of that input again; the knob scales the skip half. Below each picture are the codes: black for
-# the shared grid, orange for a grid of its own. Find the ratio at which the skip half has two codes left.
+# Here are the two halves of that input again. The slider scales the skip half. The short lines below each picture are
+# the values of the grids: black for the shared grid, blue for the deep half's own grid. Find the smallest ratio at which
+# the deep half uses only two codes.
 
 # %%
 from functools import partial
 
 deep, skip = cases["as trained"][0].split(splits[worst], 1)
 magnifier = partial(figures.magnifier, deep, skip, bits=4)
-explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 15, 50))
+explore(magnifier, "ratio", values=(1, 1.7, 3, 5, 8, 15, 50, 200), twin=(1, 1.7, 8, 15))
 
 # %% [markdown]
 # ## What does the split change in this model?
 #
-# First the theory. The error of an input passes through its weights, so the output's noise power is proportional to
-# $s_1^2 \lVert W_1 \rVert^2 + s_2^2 \lVert W_2 \rVert^2$, each step with its own half. With one grid both steps
-# are the larger one. For equal weights and a ratio $r$ the noise power shrinks by $2 r^2 / (r^2 + 1)$:
+# First the theory. The error of an input passes through its weights. So the noise power of the output is proportional to
+# $s_1^2 \lVert W_1 \rVert^2 + s_2^2 \lVert W_2 \rVert^2$, with the scales $s_1$ and $s_2$ of the two halves. With one
+# grid, both scales are the larger one. For equal weights and a ratio $r$, two grids divide the noise power by
+# $2 r^2 / (r^2 + 1)$.
+#
+# **Predict:** in this model the ratio is at most about 2. With 4-bit inputs, how many times larger is the error of a
+# layer with one grid than with two: at most 1.5 times, about 2 times, or about 4 times?
 
 # %% tags=["nbval-check-output"]
 for ratio in (1.0, 1.7, 5.0, 50.0):
@@ -261,10 +282,10 @@ for weights, activations in ((4, 8), (8, 4)):
     )
     linear[weights] = shortcut_errors(pipe, two)
     gains[f"W{weights}A{activations}"] = shortcut_errors(pipe, one) / linear[weights]
-# the linear recipe's input grids are symmetric: the end that is farther from 0 sets the step
-steps = torch.tensor([[max(-low, high) for low, high in ranges[layer]] for layer in splits])
+# the linear recipe's input grids are symmetric: the end that is farther from 0 sets the scale
+scales = torch.tensor([[max(-low, high) for low, high in ranges[layer]] for layer in splits])
 power = torch.tensor([[part.square().sum().item() for part in pair] for pair in parts])
-noise = (steps.amax(1, keepdim=True) ** 2 * power).sum(1) / (steps**2 * power).sum(1)
+noise = (scales.amax(1, keepdim=True) ** 2 * power).sum(1) / (scales**2 * power).sum(1)
 
 # %%
 short = [layer.replace("up_blocks.", "up ").replace(".resnets.", ".").split(".conv")[0] for layer in splits]
@@ -272,22 +293,24 @@ values, predicted = {name: gain.tolist() for name, gain in gains.items()}, noise
 show(figures.split_gains(short, values, predicted.tolist(), n=len(rows["sample"])))
 off = (gains["W8A4"] / predicted - 1).abs().max()
 mean = {name: gain.log().mean().exp().item() for name, gain in gains.items()}
-claim(off < 0.25, f"with 4-bit inputs the prediction is right within {100 * off:.0f} %")
+claim(
+    off < 0.25, f"with 4-bit inputs the prediction differs from the measurement by at most {100 * off:.0f} %"
+)
 claim(mean["W8A4"] > 1.02, f"there, one grid has {mean['W8A4']:.2f} times the error of two, on average")
-claim(mean["W4A8"] < 1.3, f"at W4A8 {mean['W4A8']:.2f} times: the rounding of 4-bit weights outweighs it")
+claim(mean["W4A8"] < 1.3, f"at W4A8 {mean['W4A8']:.2f} times: most of the error comes from the 4-bit weights")
 share = sum(2 * len(w1) for w1, _ in parts) / sum(p.numel() for p in pipe.unet.parameters())
-claim(share < 0.01, f"the price, one more scale and zero point a channel: {100 * share:.2f} % more numbers")
+claim(share < 0.01, f"the cost, one more scale and zero point a channel: {100 * share:.2f} % more numbers")
 
 # %% [markdown]
-# **Observe.** On this model the split is cheap and helps a little, as the theory says for such ratios. It
-# cannot be a large effect here, and a picture that claimed one would be luck. With 4-bit weights some layers gain
-# nothing: there the errors of single roundings decide, not the range.
+# **Observe.** In this model the split costs little and helps a little. This agrees with the theory for such ratios. Its
+# effect cannot be large here. If a picture showed a large effect, this would be chance. With 4-bit weights, some layers
+# gain nothing: there the rounding of single weights decides, not the range.
 #
 # ## Stress: a ratio of 50
 #
-# Now the first picture again. A residual block reads its input twice: the shortcut convolution undoes the factor
-# by $W_2 / f$, and the group norm divides it out by itself, where no group has channels of both halves. So
-# floating point does not notice. One grid does:
+# Now the first picture again. A residual block reads its input twice. The shortcut convolution removes the factor $f$,
+# because its weights are $W_2 / f$. The group norm divides each group of channels by its own size. So it also removes
+# $f$, if no group has channels of both halves. In floating point nothing changes. With one grid much changes:
 
 # %%
 import inspect
@@ -300,51 +323,52 @@ with torch.no_grad():
 one, two = (shortcut_errors(stretched, model)[chosen] for model in (poor, good))
 gap = (two / linear[4][chosen]).max()
 claim(relative_error(after, before) < 1e-4, "floating point: the predicted noise changes by less than 1e-4")
-claim(one.min() > 0.3, f"W4A8, one grid: off by {one.min():.2f} to {one.max():.2f} of the layer's output")
-claim(gap < 1.1, f"two grids: {two.min():.3f} to {two.max():.3f}, {gap:.2f} times what it was unstretched")
+claim(one.min() > 0.3, f"W4A8, one grid: {one.min():.2f} to {one.max():.2f} of the layer's output is error")
+claim(gap < 1.1, f"two grids: {two.min():.3f} to {two.max():.3f}, {gap:.2f} times that without stretching")
 
 # %% [markdown]
-# The same layer as a chip would compute it: codes in, integer sums, one scaling at the end. Is the simulated
-# layer, which works on floating-point values, the same thing? Equation 8 on the real layer:
+# A chip computes the same layer from codes: integer sums first, and one scaling at the end. The simulated layer computes
+# with floating-point values. Do both give the same output? The next cell checks equation 8 on the real layer:
 
 # %%
-from qdiff_lib.course.exercises.lesson_04 import halves_of, shortcut_product, to_real
+import copy
 
-layer, pixels = good.unet.get_submodule(worst).cpu(), cases["stretched to 50"][0][:4]
-halves = halves_of(layer, pixels)
-exact = shortcut_product(*halves)  # (pixels, output channels), from integers
-joined_x, joined_w = (torch.cat(pair, 1) for pair in zip(*map(to_real, halves), strict=True))
+from qdiff_lib.course.shortcuts import both_sides_of_equation_8
+
+layer = copy.deepcopy(good.unet.get_submodule(worst)).cpu()
+pixels = cases["stretched to 50"][0][:4]
+joined, exact = both_sides_of_equation_8(layer, pixels)  # (pixels, output channels); exact: from integers
 simulated = (layer(pixels) - layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
-off = [relative_error(found, exact) for found in (joined_x @ joined_w.T, simulated)]
+off = [relative_error(result, exact) for result in (joined, simulated)]
 claim(off[0] < 1e-12, "Q(X) Q(W) and the sum of the halves' integer products agree to double precision")
 claim(off[1] < 1e-4, "and the simulated layer agrees with both to single precision")
 
 # %% [markdown]
 # ## Recap
 #
-# 1. Shortcut layers read two branches at once; their inputs skip the norms and are the widest of the network.
-# 2. One grid costs the smaller half $\log_2 r$ bits, and erases it from $r = 2^b - 1$ on.
-# 3. The damage depends on what the smaller half contributes: it is large where small inputs meet large weights.
-# 4. Two grids make the error independent of $r$; equation 8 is exact, each half in its own unit.
-# 5. The shipped model is mild: measure the ratio first, then decide what the split is worth.
+# 1. Shortcut layers read two branches at once. Their inputs pass no norm and have the widest ranges of the network.
+# 2. One grid costs the smaller half $\log_2 r$ bits. From $r = 2^b - 1$ on, it erases the smaller half.
+# 3. The harm depends on what the smaller half contributes. It is large if small inputs meet large weights.
+# 4. With two grids the error does not depend on $r$. Equation 8 is exact: each half has its own unit.
+# 5. In the shipped model the ratio is small. Measure the ratio first, then decide about the split.
 #
-# **Not shown.** Models of the paper's size, where the ratios are large without our help. Layers whose halves share a
-# group of the norm, which cannot be stretched this way. The time that two products take instead of one on a chip.
-#
-# ## Quiz
+# **Not shown:** models of the paper's size, where the ratios are large without our help; layers whose halves share a
+# group of the norm, which cannot be stretched this way; the time that two products take instead of one on a chip.
 
 # %%
 quiz("04")
+progress()
 
 # %% [markdown]
-# ## References
+# ## Read more
 #
-# - Li et al., *Q-Diffusion: Quantizing Diffusion Models*, ICCV 2023, arXiv 2302.04304. Sections 3.2 and 3.3.2 are this
-#   lesson.
-# - Ronneberger, Fischer and Brox, *U-Net*, MICCAI 2015, arXiv 1505.04597. Where the skip branches come from.
-# - Nagel et al., *A White Paper on Neural Network Quantization*, 2021, arXiv 2106.08295. Grids, ranges, and
-#   cross-layer equalization: the same kind of stretching, used to make ranges alike.
-# - Si et al., *FreeU: Free Lunch in Diffusion U-Net*, CVPR 2024, arXiv 2309.11497. What deep and skip branches
-#   contribute to a picture, by scaling them.
+# - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023. This lesson is
+#   about sections 3.2 and 3.3.2.
+# - O. Ronneberger et al., [U-Net: Convolutional Networks for Biomedical Image
+#   Segmentation](https://arxiv.org/abs/1505.04597), MICCAI 2015. The first network with these skip branches.
+# - M. Nagel et al., [A White Paper on Neural Network Quantization](https://arxiv.org/abs/2106.08295), 2021. Grids, ranges,
+#   and cross-layer equalization: it stretches channels to make their ranges similar.
+# - C. Si et al., [FreeU: Free Lunch in Diffusion U-Net](https://arxiv.org/abs/2309.11497), CVPR 2024. What deep and skip
+#   branches contribute to a picture.
 #
-# **Next:** lesson 05 puts calibration, learned rounding and the split together.
+# **Next:** lesson 5 combines calibration, learned rounding and the split.

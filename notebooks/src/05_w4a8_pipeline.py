@@ -3,20 +3,26 @@
 #
 # | | |
 # |---|---|
-# | You will be able to | say what each part of Q-Diffusion does and costs, implement AdaRound's penalty and decision, pack 4-bit codes, quantize a diffusion model of your own |
+# | You will be able to | say what each part of Q-Diffusion does and costs; write AdaRound's penalty and decision; pack 4-bit codes; quantize your own diffusion model |
 # | You need | lessons 0 to 4 |
-# | Minutes | 40 to work through; the cells run in less than a minute on two CPU cores |
+# | Time | about 40 minutes; the cells run in less than a minute on two CPU cores |
 # | Memory | below 900 MB |
 # | In the paper | sections 3.3 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
+# All letters are in [notation and glossary](../docs/notation.md).
+#
 # ## The picture first
 #
-# W4A8 means: *weights* in 4 bits, *activations* (what flows between layers) in 8. Two models below have the same kind of
-# file. The *linear* one rounds each weight to the nearest of its 16 values. The other one is made by Q-Diffusion:
+# W4A8 means: *weights* have 4 bits, and *activations* (the values between layers) have 8. The next figure compares two
+# such models with full precision.
+#
+# The *linear* model rounds each weight to the nearest of its 16 values. Q-Diffusion made the other model. It uses
 # calibration inputs from all time steps (lesson 3), split shortcuts (lesson 4), and two parts that are new in this
-# lesson, *learned rounding* and *learned step sizes*. Its first and last layer, 0.03 % of the weights, have 16 bits; the
-# ladder below says what they do. On a GPU (profile `gpu`) the cell runs the whole method. On a CPU,
-# which needs minutes for it, the cell loads the result that is shipped with the course. All cells after it are the same.
+# lesson: *learned rounding* and *learned step sizes*. A *step size* is the scale $s$ of a grid. The first and the last
+# layer of this model have 16 bits. They hold 0.03 % of the weights.
+#
+# On a GPU (profile `gpu`) the cell runs the whole method. On a CPU this takes minutes. There the cell loads the result
+# that the course has. All later cells are the same.
 
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
@@ -24,7 +30,7 @@ from qdiff_lib.recipes.timestep_rules import Uniform
 
 images, steps, samples = lesson.pick(tiny=(16, 20, 128), laptop=(32, 20, 256), gpu=(64, 100, 1024))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
-inputs = record(pipe, Uniform(), samples, steps, batch_size=4)  # the noise network's inputs, of all steps
+inputs = record(pipe, Uniform(), samples, steps, batch_size=4)  # inputs of the noise network, from all steps
 seen = record(pipe, Uniform(), 20, steps, batch_size=4)  # for the ranges of linear quantization
 linear = quantize(pipe, Recipe.linear(weights=4, activations=8), seen, progress=False)
 if lesson.profile == "gpu":
@@ -51,12 +57,12 @@ claim(
 # %% [markdown]
 # ## A toy with a known best answer
 #
-# A layer of 101 neurons, each with ten weights of 4 bits. Its ten inputs are mixtures of three signals, as neighbouring
-# pixels and channels are. Each weight can go down or up, so a neuron has $2^{10} = 1024$ roundings: few enough to try
-# them all.
+# Take a layer of 101 neurons. Each has ten weights of 4 bits. Its ten inputs are mixtures of three signals: they are
+# correlated, like neighbouring pixels and channels. Each weight can be rounded down or up. So a neuron has
+# $2^{10} = 1024$ roundings, and we can try them all.
 #
-# **Predict:** rounding each weight to nearest moves each weight the least. What place does it take among all 1024, by the
-# squared error of the neuron's output: usually the first, one of the first ten, or further back?
+# **Predict:** rounding to nearest changes each weight the least. Now sort all 1024 roundings by the squared error of the
+# neuron's output. Which place does nearest usually take: place 1, places 2 to 10, or a later place?
 
 # %% tags=["nbval-check-output"]
 import torch
@@ -74,21 +80,22 @@ ways = (torch.arange(1024)[:, None] >> torch.arange(10)) & 1  # 0: down, 1: up
 errors = torch.stack([output_error(on_grid(torch.floor(w / s) + way)) for way in ways], dim=1)
 nearest = output_error(on_grid(torch.round(w / s)))
 place = figures.places(errors, nearest)
-print(f"nearest: the best for {(place == 1).sum()} of {len(place)} neurons, median place {place.median()}")
+print(f"nearest is the best for {(place == 1).sum()} of {len(place)} neurons; median place {place.median()}")
 
 # %% [markdown]
-# ## The equation, and the lines that implement it
+# ## The equation and its code
 #
-# Nearest makes each error small, but takes no notice of the others: where inputs are alike, errors of the same sign add
-# up. The best rounding sends some weights the long way, so that errors cancel. A layer has thousands of weights, and
-# $2^{1000}$ roundings cannot be tried. They can be learned: AdaRound gives each weight a variable $V$ that says how much
-# of a step is added after rounding down, with $\gamma = -0.1$ and $\zeta = 1.1$:
+# Rounding to nearest makes each single error small. But if inputs are correlated, errors of the same sign add up in the
+# output. The best rounding rounds some weights to the farther value, so that errors cancel. A layer has thousands of
+# weights, and nobody can try $2^{1000}$ roundings. But we can learn a rounding. AdaRound gives each weight a variable
+# $V$. It sets the share $h(V)$ of the scale that is added after rounding down. With $\gamma = -0.1$ and $\zeta = 1.1$:
 #
 # $$\tilde w = s\left(\mathrm{clip}\left(\lfloor w / s \rfloor + h(V) + z,\ 0,\ 2^b - 1\right) - z\right) \qquad
-# h(V) = \mathrm{clip}\left(\sigma(V)(\zeta - \gamma) + \gamma,\ 0,\ 1\right)$$
+# h(V) = \mathrm{clip}\left(\mathrm{sigmoid}(V)(\zeta - \gamma) + \gamma,\ 0,\ 1\right)$$
 #
-# $h$ is soft at first, so that it has a gradient. The penalty $\sum 1 - |2h(V) - 1|^\beta$ pushes it to 0 or 1, while
-# $\beta$ falls from 20 to 2 (in few iterations: from 8 to 1). The library's `AdaRound` holds $V$ and these formulas.
+# At first $h$ lies between 0 and 1, so it has a gradient. The penalty $\sum 1 - |2h(V) - 1|^\beta$ moves it to 0 or 1.
+# During learning, $\beta$ falls from 20 to 2. (With few iterations it falls from 8 to 1.) The library's class `AdaRound`
+# holds $V$ and computes these formulas.
 
 # %%
 from qdiff_lib.quantizers.adaround import AdaRound
@@ -97,7 +104,7 @@ toy = AdaRound(w, s, z, bits=4)
 optimizer = torch.optim.Adam([toy.v], lr=0.1)
 for iteration in range(500):
     loss = output_error(toy()).sum()
-    if iteration > 100:  # a warm-up without the penalty
+    if iteration > 100:  # the first iterations have no penalty
         loss = loss + 0.03 * toy.regularizer(beta=20 - 18 * (iteration - 100) / 400)
     optimizer.zero_grad()
     loss.backward()
@@ -105,15 +112,18 @@ for iteration in range(500):
 decided = output_error(toy.decided())
 show(figures.all_roundings(errors, nearest, decided))
 left = (decided.mean() / nearest.mean()).item()
-claim(left < 0.6, f"learned roundings leave {left:.0%} of nearest's mean error; they are not always the best")
+claim(left < 0.6, f"learned roundings have {left:.0%} of nearest's mean error; they are not always the best")
 
 # %% [markdown]
 # ### Exercise: the penalty of undecided roundings
 #
-# *Difficulty 2 of 5, importance 4 of 5, 6 minutes.* Implement $h$ and the penalty for variables `v`.
+# *Difficulty 2 of 5, importance 4 of 5, time: about 6 minutes.* Write $h$ and the penalty for the variables `v`.
 
 
 # %% tags=["exercise"] exercise="05.rounding_penalty"
+import torch
+
+
 def rounding_penalty(v: torch.Tensor, beta: float) -> torch.Tensor:
     """The sum over all variables v (n,) of 1 - |2 h(v) - 1|^beta, with gamma = -0.1 and zeta = 1.1."""
     # BEGIN SOLUTION
@@ -125,8 +135,8 @@ def rounding_penalty(v: torch.Tensor, beta: float) -> torch.Tensor:
 # %% [markdown]
 # ### Exercise: the decision
 #
-# *Difficulty 2 of 5, importance 3 of 5, 5 minutes.* When learning ends, every weight goes up where $h \ge 1/2$, else down.
-# Write the codes.
+# *Difficulty 2 of 5, importance 3 of 5, time: about 5 minutes.* When learning ends, a weight goes up if $h \ge 1/2$, and
+# else down. Write the function that returns the codes.
 
 
 # %% tags=["exercise"] exercise="05.decide_codes"
@@ -139,37 +149,41 @@ def decide_codes(w: torch.Tensor, s: float, z: float, h: torch.Tensor, bits: int
 
 
 # %% [markdown]
-# ## A real unit: watch the roundings flip
+# ## A real unit
 #
-# Q-Diffusion goes through the network *unit by unit* (a residual block, an attention block, or a layer alone) and
-# learns each unit's roundings so that its output stays what it was in full precision. Below is one unit of the shipped
-# model, the first block of the way up. It reads a concatenation, so one of its layers has two grids. (The library feeds
-# each unit with what the quantized units before it give; this demonstration feeds it in full precision.)
+# Q-Diffusion quantizes the network *unit by unit*. A unit is a residual block, an attention block, or a single layer. It
+# learns the roundings of each unit so that the unit's output stays close to the output in full precision.
 #
-# **Predict:** how many of its weights end on the *other* side of nearest: one in a thousand, one in ten, or half? With the
-# slider you can follow them: each starts at its own fraction of a step, and wanders to one of two walls.
+# Below is one unit of the shipped model: the first block on the way up. It reads a concatenation, so one of its layers
+# has two grids. (In the library, the inputs of a unit come from the quantized units before it. Here they come from the
+# full-precision network.)
+#
+# **Predict:** which share of its weights does *not* end at the nearest value: about one in a thousand, about one in ten,
+# or about half?
 
 # %%
 from qdiff_lib.course.one_unit import catch, moment, observe, quantized_unit, unit_error
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
+from qdiff_lib.ptq.fitting import annealed_beta, reconstruction_loss
 
 NAME = "up_blocks.0.resnets.0"
 recipe = Recipe.qdiffusion(4, 8, include=(NAME, f"{NAME}.*"), iterations=150)
-how = recipe.rounding  # the part that says how weights get their codes
 caught = catch(pipe.unet, NAME, inputs, batch_size=8)
-unit, plain = (quantized_unit(pipe.unet, NAME, recipe) for _ in range(2))
-for layer in quant_layers(plain):
-    layer.round_weight()
-rounds = [part for layer in quant_layers(unit) for part in layer.start_rounding()]
-print(f"{len(quant_layers(unit))} layers, {len(rounds)} grids, {len(caught.output)} calibration inputs")
-print(
-    f"output error: {unit_error(unit, caught):.3f} soft, {unit_error(plain, caught):.3f} rounded to nearest"
-)
+
+
+def start_unit():
+    """The unit with quantizers, and the rounding variables of its weights."""
+    unit = quantized_unit(pipe.unet, NAME, recipe)
+    return unit, [part for layer in quant_layers(unit) for part in layer.start_rounding()]
+
+
+soft, at_first = start_unit()
+print(f"{len(quant_layers(soft))} layers, {len(at_first)} grids, {len(caught.output)} calibration inputs")
+print(f"output error before learning, with h between 0 and 1: {unit_error(soft, caught):.3f}")
 
 # %%
-from qdiff_lib.ptq.fitting import annealed_beta, reconstruction_loss
-
+how, (unit, rounds) = recipe.rounding, start_unit()
 optimizer = torch.optim.Adam([part.v for part in rounds], lr=how.lr)
 losses, moments = [], [moment(0, rounds)]
 for iteration in range(how.iterations):
@@ -177,8 +191,8 @@ for iteration in range(how.iterations):
     loss = reconstruction_loss(unit(*args), target)
     losses.append(loss.item())
     if iteration >= how.warmup * how.iterations:
-        beta = annealed_beta(iteration, how)
-        loss = loss + how.regularization * sum(part.regularizer(beta) for part in rounds)
+        penalties = sum(part.regularizer(annealed_beta(iteration, how)) for part in rounds)
+        loss = loss + how.regularization * penalties
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -186,70 +200,75 @@ for iteration in range(how.iterations):
         moments.append(moment(iteration + 1, rounds, moments[0]))
 
 # %%
-for layer in quant_layers(unit):
-    layer.finish_rounding()
-at_nearest, at_learned, last = unit_error(plain, caught), unit_error(unit, caught), moments[-1]
+import copy
+
+plain, hard = quantized_unit(pipe.unet, NAME, recipe), copy.deepcopy(unit)
+for layer in quant_layers(plain):
+    layer.round_weight()  # to nearest
+for layer in quant_layers(hard):
+    layer.finish_rounding()  # as learned
+at_nearest, at_learned, last = unit_error(plain, caught), unit_error(hard, caught), moments[-1]
 show(figures.learning(losses, moments, at_nearest, at_learned))
 claim(last.undecided < 0.05, f"{last.undecided:.1%} of the weights are still undecided at the end")
 claim(
-    0.01 < last.flipped < 0.4, f"{last.flipped:.1%} of {len(last.h):,} weights are not at their nearest value"
+    0.01 < last.flipped < 0.4, f"{last.flipped:.1%} of {len(last.h):,} weights are not at the nearest value"
 )
-claim(
-    at_learned < at_nearest / 1.5,
-    f"the unit's error is {at_learned:.2f} instead of nearest's {at_nearest:.2f}",
-)
-explore(lambda k: figures.rounding_variables(moments[k]), "moment", range(len(moments)), twin=[0, 4, 7, 10])
+claim(at_learned < at_nearest / 1.5, f"the unit's error is {at_learned:.2f}; with nearest: {at_nearest:.2f}")
+picture = lambda i: figures.rounding_variables(next(m for m in moments if m.iteration == i))
+explore(picture, "iteration", values=[m.iteration for m in moments], twin=[0, 60, 105, 150])
 
 # %% [markdown]
 # ## Learned step sizes
 #
-# Once the weights are decided, activations get grids from the ranges that were seen, and then their step sizes are
-# learned, too: *learned step size quantization* (LSQ) takes the gradient of a rounded value with respect to its scale
-# straight through the rounding. At 8 bits little is left to win; at 4 bits the same lines show what they do.
+# Now the weights are decided. The activations first get grids from their observed ranges. Then the scales of these grids
+# are learned, too. *Learned step size quantization* (LSQ) needs the gradient of a rounded value with respect to its scale.
+# For this gradient it treats rounding as the identity. With 8 bits this gains little. With 4 bits the same lines gain
+# much.
 
 # %%
 for bits in (8, 4):
-    observe(unit, caught, bits, generator)
-    before = unit_error(unit, caught)
-    optimizer = torch.optim.Adam([q.start_learning() for q in activation_quantizers(unit)], lr=1e-2)
+    observe(hard, caught, bits, generator)
+    before = unit_error(hard, caught)
+    optimizer = torch.optim.Adam([q.start_learning() for q in activation_quantizers(hard)], lr=1e-2)
     for _ in range(60):
         args, target = caught.draw(16, generator)
         optimizer.zero_grad()
-        reconstruction_loss(unit(*args), target).backward()
+        reconstruction_loss(hard(*args), target).backward()
         optimizer.step()
-    _ = [q.finish_learning() for q in activation_quantizers(unit)]
-    after = unit_error(unit, caught)
-    print(
-        f"{bits}-bit activations: error {before:.2f} with the ranges as seen, {after:.2f} with learned steps"
-    )
-claim(after < 0.8 * before, f"at 4 bits learned steps leave {after / before:.0%} of the unit's error")
+    _ = [q.finish_learning() for q in activation_quantizers(hard)]
+    after = unit_error(hard, caught)
+    print(f"{bits}-bit activations: error {before:.2f} with observed ranges, {after:.2f} with learned scales")
+claim(after < 0.8 * before, f"at 4 bits learned scales leave {after / before:.0%} of the unit's error")
 
 # %% [markdown]
 # ## The packed file
 #
-# What reaches the disk is the codes, two in a byte, and a scale and a zero point for each output channel of each part.
-# Biases and norms stay floats: they are few.
+# The file holds the codes, two in a byte. It also holds a scale and a zero point for each output channel of each part.
+# Biases and norms stay floating-point numbers, because they are few.
 
 # %%
+import tempfile
+
 from qdiff_lib import save_quantized
 from qdiff_lib.course.packed_file import file_parts
 from qdiff_lib.graph.cost import model_bytes, parameter_count
 from qdiff_lib.io.shipped_data import verified
 
-path = save_quantized(learned, "build/lesson-05/w4a8")
+folder = tempfile.TemporaryDirectory()  # is deleted when the kernel stops
+path = save_quantized(learned, f"{folder.name}/w4a8")
 parts, on_disk = file_parts(path), path.stat().st_size
 full = verified("models/ddpm-fashion/unet/diffusion_pytorch_model.safetensors").stat().st_size
 show(figures.file_parts(parts, full))
-count = parameter_count(pipe.unet)
-ideal = model_bytes(count, bits=4)
-print(f"{count:,} parameters x 4 bits / 8 = {ideal / 1e6:.3f} MB")
+ideal = model_bytes(parameter_count(pipe.unet), bits=4)
+print(f"{parameter_count(pipe.unet):,} parameters x 4 bits / 8 = {ideal / 1e6:.3f} MB")
 larger = (on_disk - parts["names and places"]) / ideal - 1
 claim(0 < larger < 0.1, f"without names, the file is {larger:.0%} larger than parameters x bits / 8")
 
 # %% [markdown]
 # ### Exercise: two codes in a byte
 #
-# *Difficulty 2 of 5, importance 3 of 5, 6 minutes.* Write the packing. The first code takes the lower four bits.
+# *Difficulty 2 of 5, importance 3 of 5, time: about 6 minutes.* Write the packing. The first code of a pair takes the
+# lower four bits.
 
 
 # %% tags=["exercise"] exercise="05.pack_nibbles"
@@ -269,7 +288,7 @@ def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
 # %% tags=["nbval-check-output"]
 from safetensors.torch import load_file
 
-byte = torch.tensor([243], dtype=torch.uint8)  # the way back: cut a byte, subtract z, multiply by s
+byte = torch.tensor([243], dtype=torch.uint8)  # the way back: split a byte, subtract z, multiply by s
 print(f"the byte {byte.item()} holds the codes {(byte % 16).item()} and {(byte // 16).item()}")
 packed = load_file(path)["mid_block.resnets.0.conv1.codes"]
 layer = learned.unet.mid_block.resnets[0].conv1
@@ -277,26 +296,30 @@ codes = torch.stack([packed % 16, packed // 16], dim=1).reshape(layer.weight.sha
 scale, zero_point = (part.cpu() for part in layer.part_grid(0))
 print(f"{len(packed):,} bytes, {codes.numel():,} weights, {len(codes.unique())} different codes")
 same = torch.equal(scale * (codes - zero_point), layer.weight.cpu())
-print("unpacked by hand, they are the weights that the model computes with:", same)
+print("the unpacked weights equal those that the model computes with:", same)
 
 # %% [markdown]
-# ## What each part buys
+# ## What each part gains
 #
-# The whole model, calibrated once for each rung of a ladder; a rung keeps what the ones before it added. This takes many
-# minutes on a CPU, so it was recorded. The last four rungs are not in the paper. In the first of them AdaRound starts
-# from a rounding that compensates its own errors (*GPTQ*), and the scales and biases are learned as well. In the second
-# the first and the last layer, 0.03 % of the weights, get 16 bits. The first one reads the noisy image itself: its
-# rounding errors look like noise in the image, and the network was trained to act on noise. The third begins after the last
-# unit: the codes, scales and biases of all layers learn together, so that the output of the *whole network* comes close
-# to that in full precision. What one unit lost, others can make up for. For the fourth, both networks draw images from
-# the same noise, and the last layer's bias is changed so that the quantized one's typical image is as bright as the
-# other's (*bias correction*): small errors that go the same way at all steps add up.
+# The table shows the whole model after one calibration for each stage. Each stage keeps all stages above it. This takes
+# many minutes on a CPU, so it is a recorded result. The last four stages are not in the paper:
 #
-# Two numbers judge pictures without looking for the same ones. The *Fréchet distance* compares the features of drawn
-# and of real pictures as if both were normal distributions; the *KID* (kernel distance) does so without that assumption.
-# In both, smaller is better. "left" is the share of the error of the rung before.
+# - **GPTQ start, learned scales**: AdaRound starts from the codes of GPTQ, a formula whose rounding compensates its own
+#   errors. Scales and biases are learned, too.
+# - **16-bit first and last layer**: these hold 0.03 % of the weights. The first layer reads the noisy image itself. Its
+#   rounding errors look like noise in the image, and the network was trained to remove noise.
+# - **whole network**: after the last unit, the codes, scales and biases of all layers learn together. The goal is that
+#   the output of the *whole network* is close to full precision. Some layers can then correct the errors of others.
+# - **bias correction**: both networks draw images from the same noise. Then the bias of the last layer is changed, so
+#   that typical images of both networks are equally bright. This removes small errors that have the same sign at all
+#   steps.
 #
-# **Predict:** which rung takes away the most error? Which costs the most time?
+# Two numbers compare the drawn pictures with real pictures. The *Fréchet distance* compares their features as if both
+# were normally distributed. The *KID* (kernel distance) does not need this assumption. Smaller is better for both. The
+# column "left" is the error divided by that of the previous stage.
+#
+# **Predict:** which stage has the smallest "left", so removes the largest share of the error? Which stage adds the most
+# seconds of calibration?
 
 # %%
 ladder = recorded("ladder")
@@ -304,70 +327,72 @@ rows, first, best = ladder.data["rows"], ladder.data["rows"][0], ladder.data["ro
 show(figures.ladder(rows, ladder.data["n"], ladder.data["floor"]))
 print(figures.ladder_table(rows))
 print(ladder.source())
+removes, adds, worse = figures.notable_stages(rows[:-1])
+print(f"the smallest 'left': {removes}; the most seconds: {adds}; more error than before: {', '.join(worse)}")
 gain, price = first["trajectory_mse"] / best["trajectory_mse"], best["seconds"] / first["seconds"]
-claim(
-    gain > 10, f"from the first rung to the last the error falls {gain:.0f} times, in a file of the same kind"
-)
-claim(price > 5, f"the price is {price:.0f} times as long a calibration, once: {best['seconds']:.0f} s")
+claim(gain > 10, f"from the first to the last stage the error falls {gain:.0f} times; the kind of file stays")
+claim(price > 5, f"the calibration takes {price:.0f} times as long, once: {best['seconds']:.0f} s")
 beside = {row["label"]: row["trajectory_mse"] for row in ladder.data["besides"]}
 alone = beside["linear, 16-bit first and last layer"]
 claim(alone > 10 * best["trajectory_mse"], f"linear with 16-bit first and last layers still has {alone:.4f}")
-up = [row["label"] for row, less in zip(rows[1:-1], rows) if row["trajectory_mse"] > less["trajectory_mse"]]
-print("rungs that made it worse:", ", ".join(up))
 
 # %% [markdown]
-# AdaRound takes away most. The order of the rungs matters, and not each of them helps on this model.
-# Ranges that are best for the weights by themselves, without learned rounding, need not be best for the pictures. And
-# the halves of this small model's concatenations differ little (lesson 4), so the split cannot buy much here. Such small
-# differences are also a matter of luck: of 128 images, one that turns into another garment moves the mean. What bias
-# correction buys is less than that: `RESULTS.md` has it for 1,000 images and three seeds.
+# AdaRound removes most of the error. Some stages do not help on this model:
+#
+# - Ranges that are best for the weights alone need not be best for the pictures, if the rounding is not learned.
+# - The two halves of this model's concatenations differ little (lesson 4). So the split cannot gain much here.
+# - Small differences can be chance. If one of 128 images becomes another garment, the mean changes.
+# - The effect of bias correction is smaller than such a change. `RESULTS.md` has it for 1,000 images and three seeds.
 #
 # ## The same call with a text
 #
-# Stable Diffusion draws in the *latent space* of an autoencoder, and its UNet reads a text by *cross-attention*. It asks
-# the UNet twice at each step, with and without the text, and goes beyond the difference of the two answers (*guidance*).
-# So calibration inputs are taken of both kinds, in equal parts, and nothing else changes. Two small models of emoji come
-# with the course, one with a text and one without; they were quantized on prompts other than those below.
+# Stable Diffusion draws in the *latent space* of an autoencoder. Its UNet reads a text by *cross-attention*. At each step
+# it runs the UNet twice, with and without the text, and extrapolates the difference of the two outputs (*guidance*). So
+# calibration takes equally many inputs of both kinds. Nothing else changes. The course has two small models of emoji, one
+# with a text and one without. They were quantized with other prompts than those in the figure.
 #
-# **Predict:** in which rows will the pictures still show what the text says?
+# **Predict:** which models, of all rows, still draw what the text says: only full precision, full precision and
+# Q-Diffusion, or all?
 
 # %%
 latent = recorded("latent")
-models = latent.data["models"]
 show(figures.latent_pictures(latent.data, "sd-emoji", verified("recorded/latent/sd-emoji.png")))
 show(figures.latent_errors(latent.data))
 print(latent.source())
-for name, model in models.items():
-    last = {row["label"]: row["mse"][-1] for row in model["rows"][1:]}
-    ratio = last["linear W4A8"] / last["Q-Diffusion W4A8"]
+for name, model in latent.data["models"].items():
+    last_mse = {row["label"]: row["mse"][-1] for row in model["rows"][1:]}
+    ratio = last_mse["linear W4A8"] / last_mse["Q-Diffusion W4A8"]
     claim(ratio > 1.5, f"{name}: linear W4A8 has {ratio:.1f} times the error of Q-Diffusion W4A8")
 
 # %% [markdown]
+# **Observe.** All models still draw what the text says. The linear models change more details.
+#
 # ## The same call at the paper's scale
 #
-# Nothing in the library knows a model by name: units and shortcuts are found by running the network once. So the call
-# below is the same for a network of the paper, or of your own. It needs the weights and a GPU for hours, and is defined
-# here, not called. A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and
-# samples. A text-to-image model is calibrated on your prompts, with and without text alike. FID is the Fréchet distance
-# of the features of the Inception network. Numbers that nobody recorded with this library yet say so.
+# The library knows no model by name. It runs the network once and finds the units and shortcuts. So the call below works
+# for a network of the paper, and for your own network. It needs the weights and a GPU for hours. Here it is defined, but
+# not called.
 #
-# Sizes and bit operations need no weights: the networks are built without memory (on the *meta device*) and counted. A
-# *bit operation* (BOP) counts $2 \times$ multiplications $\times$ weight bits $\times$ activation bits; a 32-bit float
-# counts as 23, the bits of its mantissa.
+# A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and samples. A text-to-image
+# model is calibrated on your prompts, equally with and without the text. FID is the Fréchet distance with the features of
+# the Inception network. If nobody has recorded a number with this library yet, the table says so.
+#
+# Sizes and bit operations need no weights. The networks are built without memory (on the *meta device*) and counted. The
+# number of *bit operations* (BOPs) is $2 \times$ multiplications $\times$ weight bits $\times$ activation bits. A 32-bit
+# float counts as 23 bits, the bits of its mantissa.
 
 # %% tags=["nbval-check-output"]
-from pathlib import Path
-
 from qdiff_lib.course.paper_scale import table
 from qdiff_lib.graph.cost import bops, layer_costs
 from qdiff_lib.graph.networks import build
 from qdiff_lib.recipes.presets import PRESETS
 
 
-def at_paper_scale(name, folder="", prompts=None):  # name: of the preset; folder: of a model not on the hub
-    full = load(folder or PRESETS[name].hub, device="cuda")
+def at_paper_scale(name, work, source="", prompts=None):
+    """name: of the preset. work: a folder for what --resume needs. source: a folder, for models not on the hub."""
+    full = load(source or PRESETS[name].hub, device="cuda")
     recipe = PRESETS[name].recipe(weights=4, activations=8)
-    return quantize(full, recipe, work=Path("build", name), resume=True, prompts=prompts)
+    return quantize(full, recipe, work=work, resume=True, prompts=prompts)
 
 
 print(table(("DDPM, CIFAR-10", "LDM-4, bedrooms", "Stable Diffusion v1.4")))
@@ -379,47 +404,58 @@ for name, preset in PRESETS.items():
 # %% [markdown]
 # ## Where it breaks
 #
-# **Predict:** the weights keep their 4 learned bits. Now the *activations* get 4 bits as well, over the same ranges. Does
-# the picture survive?
+# The weights keep their 4 learned bits. Now the *activations* get 4 bits, too, with the same ranges.
+#
+# **Predict:** does the model still draw clothes: yes or no?
 
 # %%
-for quantizer in activation_quantizers(learned.unet):  # from 256 values to 16, over the same range
+from qdiff_lib.diffusion.pipelines import with_components
+
+narrow = with_components(learned, unet=copy.deepcopy(learned.unet))
+for quantizer in activation_quantizers(narrow.unet):  # from 256 values to 16, over the same range
     wider = (2**quantizer.grid.bits - 1) / 15
     quantizer.set_range(wider * quantizer.scale, (quantizer.zero_point / wider).round())
     quantizer.grid = Grid(bits=4)
-drawn["Q-Diffusion W4A4"] = sample(learned, **draw)
-show(figures.pictures({label: found.images for label, found in drawn.items()}))
-broken = trajectory_mse(truth, drawn["Q-Diffusion W4A4"].trajectory)[-1].item()
-claim(broken > 3 * error_fine, f"the error is {broken:.3f}, {broken / error_fine:.0f} times that of W4A8")
+broken = sample(narrow, **draw)
+show(figures.pictures({label: run.images for label, run in (drawn | {"Q-Diffusion W4A4": broken}).items()}))
+error_broken = trajectory_mse(truth, broken.trajectory)[-1].item()
+claim(
+    error_broken > 3 * error_fine,
+    f"no: the error is {error_broken:.3f}, {error_broken / error_fine:.0f} times that of W4A8",
+)
 
 # %% [markdown]
-# Weights are fixed, so calibration can make up for their rounding. Activations are new for every input, and 16 values for
-# a range that must hold the outliers are too few.
+# Weights are fixed, so calibration can compensate their rounding errors. Activations are new for every input. And 16
+# values are too few for a range that must include the outliers.
 #
 # ## Recap
 #
-# 1. Rounding to nearest is best for each weight and bad for their sum.
-# 2. AdaRound learns which way each weight goes, judged by a unit's output; a penalty makes the decision hard.
-# 3. Step sizes of activations are learned afterwards; the split gives each half of a shortcut a grid of its own.
+# 1. Rounding to nearest is best for each weight, but bad for the sum of their errors.
+# 2. AdaRound learns for each weight whether to round down or up. It looks at the output of a unit. A penalty makes $h$
+#    exactly 0 or 1.
+# 3. Then the scales of the activations are learned. The split gives each half of a shortcut its own grid.
 # 4. The file holds codes, two in a byte: parameters x bits / 8, and some percent for scales, biases and names.
-# 5. The price is calibration time, once. The same call serves every UNet of diffusers.
+# 5. The price is calibration time, once. The same call works for every UNet of diffusers.
 #
 # **Not shown:** speed. The course computes with the integers' values in floating point, which is slower, not faster;
 # speed needs kernels for 4-bit weights. Also not shown: FID on a large benchmark, which needs a GPU and hours.
 
 # %%
 quiz("05")
+progress()
 
 # %% [markdown]
 # ## Read more
 #
-# - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023: the whole
-#   method; section 4 has what this lesson could not run.
+# - X. Li et al., [Q-Diffusion: Quantizing Diffusion Models](https://arxiv.org/abs/2302.04304), ICCV 2023. The whole
+#   method. Section 4 has the experiments that are too large for this lesson.
 # - M. Nagel et al., [Up or Down? Adaptive Rounding for Post-Training Quantization](https://arxiv.org/abs/2004.10568),
-#   ICML 2020: AdaRound, and why nearest is not best.
-# - Y. Li et al., [BRECQ](https://arxiv.org/abs/2102.05426), ICLR 2021: why to reconstruct blocks, not layers.
-# - S. Esser et al., [Learned Step Size Quantization](https://arxiv.org/abs/1902.08153), ICLR 2020: LSQ.
-# - E. Frantar et al., [GPTQ](https://arxiv.org/abs/2210.17323), ICLR 2023: the rounding that the library starts from.
+#   ICML 2020. AdaRound, and why nearest is not best.
+# - Y. Li et al., [BRECQ: Pushing the Limit of Post-Training Quantization by Block
+#   Reconstruction](https://arxiv.org/abs/2102.05426), ICLR 2021. Why to reconstruct blocks, not layers.
+# - S. Esser et al., [Learned Step Size Quantization](https://arxiv.org/abs/1902.08153), ICLR 2020. LSQ.
+# - E. Frantar et al., [GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+#   Transformers](https://arxiv.org/abs/2210.17323), ICLR 2023. The rounding from which the library starts.
 #
-# **Next:** a model of your own. `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))` is all it takes; lessons 1
-# to 4 tell you where to look when the pictures are wrong.
+# **Next:** your own model. Call `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))`. If the pictures are wrong,
+# lessons 1 to 4 help you to find the reason.

@@ -1,8 +1,8 @@
-"""A diffusion whose answer is known: Gaussian numbers, their exact noise prediction, and DDIM.
+"""A diffusion with a known answer: Gaussian numbers, their exact noise prediction, and DDIM.
 
 Data x_0 ~ N(mu, sigma^2), noisy data x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e with e ~ N(0, 1), where a_t is the
-paper's alpha-bar. Every formula is exact, so that what quantization adds can be predicted. Time runs as the
-sampler does, from the noisy end to the clean one.
+paper's alpha-bar. All formulas are exact, so the effect of quantization can be predicted. Time runs in the
+direction of the sampler, from the noisy end to the clean end.
 """
 
 import torch
@@ -44,12 +44,12 @@ def propagation_factor(alpha_bar: Tensor, alpha_bar_prev: Tensor, sigma: float) 
 def accumulated_variance(
     factors: Tensor, gains: Tensor, noise_variance: float, correlation: float = 0.0
 ) -> Tensor:
-    """Variance of the error after each step, (T,): ``v <- F^2 v + B^2 q^2``, from v = 0.
+    """Variance of the error after each step, (T,): ``v <- F^2 v + B^2 tau^2``, from v = 0.
 
-    factors: F of each step, (T,). gains: B of each step, (T,). noise_variance: q^2 of the error of one noise
-    prediction. correlation: of the errors of neighbouring steps, r; two that are k steps apart have r^k. With
-    c the covariance of x's error and the next prediction's, ``v <- F^2 v + 2 F B c + B^2 q^2`` and
-    ``c <- r (F c + B q^2)``.
+    factors: F of each step, (T,). gains: B of each step, (T,). noise_variance: tau^2, of the error of one
+    noise prediction. correlation: rho, of the errors of neighbouring steps; k steps apart it is rho^k.
+    With kappa, the covariance of x's error and the next prediction's error,
+    ``v <- F^2 v + 2 F B kappa + B^2 tau^2`` and ``kappa <- rho (F kappa + B tau^2)``.
     """
     variance = covariance = torch.zeros((), dtype=torch.float64)
     after = []
@@ -66,12 +66,25 @@ def step_numbers(steps: int, sigma: float) -> tuple[Tensor, Tensor]:
     return propagation_factor(before, after, sigma), ddim_weights(before, after)[1]
 
 
+def predicted_variance(steps: int, sigma: float, tau: float, correlation: float = 0.0) -> Tensor:
+    """The recursion's variance of the error after each step of the toy, (steps,).
+
+    tau: standard deviation of the error of one noise prediction. correlation: see ``accumulated_variance``.
+    """
+    return accumulated_variance(*step_numbers(steps, sigma), tau**2, correlation)
+
+
+def final_error(factors: Tensor, gains: Tensor, tau: float, correlation: float = 0.0) -> Tensor:
+    """The recursion's standard deviation of the error after the last step; see ``accumulated_variance``."""
+    return accumulated_variance(factors, gains, tau**2, correlation)[-1].sqrt()
+
+
 def simulate(
     steps: int, n: int, mu: float, sigma: float, noise: float, correlation: float = 0.0, seed: int = 0
 ) -> Tensor:
     """Errors of n noisy runs against the exact run from the same start, after each step: (steps, n).
 
-    noise: standard deviation q of what is added to every noise prediction. correlation: see
+    noise: tau, the standard deviation of what is added to every noise prediction. correlation: see
     ``accumulated_variance``.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""One unit of a network, cut out for a short demonstration: its inputs, its error, its roundings."""
+"""One unit of a network for a short demonstration: its inputs, its error, its roundings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Caught:
-    """args: the unit's arguments, each with N rows. output: what it made of them, N rows."""
+    """args: the unit's arguments, each with N rows. output: its output for them, N rows."""
 
     args: tuple[Tensor, ...]
     output: Tensor
@@ -35,7 +35,7 @@ class Caught:
 
 @torch.no_grad()
 def catch(unet: nn.Module, name: str, inputs: CalibrationSet, batch_size: int = 64) -> Caught:
-    """Run ``unet`` on all inputs, and keep what goes into and comes out of the unit ``name``."""
+    """Run ``unet`` on all inputs, and keep the arguments and the output of the unit ``name``."""
     seen: list[tuple[tuple[Tensor, ...], Tensor]] = []
     unit, device = unet.get_submodule(name), next(unet.parameters()).device
     with hooked(after=[(unit, lambda module, args, kwargs, out: seen.append((args, out)))]):
@@ -46,7 +46,7 @@ def catch(unet: nn.Module, name: str, inputs: CalibrationSet, batch_size: int = 
 
 
 def quantized_unit(unet: nn.Module, name: str, recipe: Recipe) -> nn.Module:
-    """A copy of the unit ``name`` with quantizers; its weights have ranges, and are not rounded yet."""
+    """A copy of the unit ``name`` with quantizers. Its weights have ranges and are not rounded yet."""
     found = trace(unet, example_inputs(unet, device=next(unet.parameters()).device))
     unit = insert_quantizers(unet, recipe.grids, found).get_submodule(name)
     for layer in quant_layers(unit):
@@ -56,13 +56,13 @@ def quantized_unit(unet: nn.Module, name: str, recipe: Recipe) -> nn.Module:
 
 @torch.no_grad()
 def unit_error(unit: nn.Module, caught: Caught) -> float:
-    """The reconstruction loss of the unit over all that was caught."""
+    """The reconstruction loss of the unit over all caught inputs."""
     return reconstruction_loss(unit(*caught.args), caught.output).item()
 
 
 @torch.no_grad()
 def observe(unit: nn.Module, caught: Caught, bits: int, generator: torch.Generator) -> None:
-    """Give the unit's activations grids of so many bits, which cover what they were seen to be."""
+    """Give the unit's activations grids of ``bits`` bits that cover all values of the caught inputs."""
     quantizers = activation_quantizers(unit)
     for quantizer in quantizers:
         quantizer.grid, quantizer.observer = Grid(bits), ActivationObserver(generator)
@@ -81,16 +81,16 @@ class Moment:
 
     @property
     def flipped(self) -> float:
-        """The share of the weights that would not go to the nearest value now."""
+        """The share of the weights that do not go to their nearest value at this iteration."""
         return ((self.h >= 0.5) != self.nearest).float().mean().item()
 
     @property
     def undecided(self) -> float:
-        """The share of the weights between the two values, more than 5 % of a step from either."""
+        """The share of the weights between the two values, more than 5 % of the scale from each."""
         return ((self.h > 0.05) & (self.h < 0.95)).float().mean().item()
 
 
 def moment(iteration: int, rounds: Sequence[AdaRound], start: "Moment | None" = None) -> Moment:
-    """How all roundings stand now; ``start``: that before the first iteration, when h is the fraction."""
+    """The state of all roundings. ``start``: the state before the first iteration, where h is a fraction."""
     h = torch.cat([part.h().detach().flatten() for part in rounds]).cpu()
     return Moment(iteration, h, h >= 0.5 if start is None else start.nearest)

@@ -1,6 +1,6 @@
-"""Shortcut layers, which read concat(deep, skip): lesson 04 watches, stretches and quantizes them.
+"""Shortcut layers, which read concat(deep, skip): lesson 4 watches, stretches and quantizes them.
 
-A concat split says how many channels each of the two has.
+A concat split gives the number of channels of both halves.
 """
 
 import copy
@@ -19,6 +19,7 @@ from ..ptq.quantize import quantize
 from ..quantizers.grid import Grid
 from ..quantizers.range_finders import find_activation_range
 from ..recipes.recipe import Recipe
+from .exercises.lesson_04 import halves_of, shortcut_product, to_real
 
 WATCHED_ROWS = 8  # inputs of one pass: memory
 Range = tuple[float, float]
@@ -39,7 +40,7 @@ def watch(unet: nn.Module, names: Iterable[str], inputs: dict) -> dict[str, tupl
 
 @torch.no_grad()
 def input_ranges(unet: nn.Module, trace: Trace, inputs: CalibrationSet) -> dict[str, list[Range]]:
-    """(min, max) of every layer's input in execution order; one for each half of a concatenation, else one.
+    """(min, max) of every layer's input in execution order; one pair for each half of a concatenation.
 
     Hooks keep the extremes alone, so memory does not grow with the number of layers or inputs.
     """
@@ -68,10 +69,11 @@ def groups_straddle(unet: nn.Module, layer: str, sizes: tuple[int, ...]) -> bool
 def stretch_skips(
     pipe: DiffusionPipeline, splits: dict[str, tuple[int, ...]], factors: dict[str, float]
 ) -> DiffusionPipeline:
-    """The same function in other numbers: skip channels times a factor, the weights that read them divided.
+    """The same function with wider skip halves: skip channels times a factor, their weights divided by it.
 
-    A residual block reads concat(X1, X2) twice. The shortcut convolution gets ``W2 / factor``, which undoes
-    the factor. The group norm divides it out by itself, where no group has channels of both sides.
+    A residual block reads concat(X1, X2) twice. The shortcut convolution gets ``W2 / factor``, which removes
+    the factor. The group norm divides each group by its own size, which also removes the factor. This needs
+    groups that have channels of one half only.
 
     factors: by the shortcut layer's name; 1 or more, so that the norm's epsilon weighs less, not more. Raises
     ValueError for a smaller factor and for a layer whose halves share a group.
@@ -116,6 +118,17 @@ def quantize_shortcuts(
 
 
 @torch.no_grad()
+def both_sides_of_equation_8(layer: QuantLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Q(X) Q(W), and the sum of the halves' integer products in their own scales, in double precision.
+
+    layer: a split 1x1 convolution. x: its input (N, C, H, W). Both results have a row for each pixel.
+    """
+    halves = halves_of(layer, x)
+    joined_x, joined_w = (torch.cat(pair, 1) for pair in zip(*map(to_real, halves), strict=True))
+    return joined_x @ joined_w.T, shortcut_product(*halves)
+
+
+@torch.no_grad()
 def layer_error(x: Tensor, weight: Tensor, sizes: tuple[int, ...]) -> float:
     """Relative output error of a linear layer with 4-bit weights (O, C) and 8-bit inputs (N, C).
 
@@ -132,5 +145,5 @@ def layer_error(x: Tensor, weight: Tensor, sizes: tuple[int, ...]) -> float:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Root mean square of the error, over that of what was expected."""
+    """Root mean square of the error, over that of the expected values."""
     return ((found - expected).square().mean() / expected.square().mean()).sqrt().item()

@@ -1,4 +1,4 @@
-"""Words in a lesson: asserted claims, hints in stages, quizzes. All readable without a kernel."""
+"""The text that cells show: asserted claims, hints in stages, quizzes. All can be read without a kernel."""
 
 import html
 import importlib
@@ -10,7 +10,7 @@ from .checks import find_exercise
 
 
 def claim(holds: bool, sentence: str) -> None:
-    """Print a sentence that the lesson's own numbers bear out. Raises AssertionError where they do not."""
+    """Print a sentence if the lesson's own numbers agree with it. Raises AssertionError if they do not."""
     if not holds:
         raise AssertionError(f"this does not hold: {sentence}")
     print(f"✓ {sentence}")
@@ -29,7 +29,7 @@ def hints(name: str) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """text: the question. answers: each with its feedback. right: the number of the right one."""
+    """text: the question. answers: each with its feedback. right: the index of the right one."""
 
     text: str
     answers: tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ class Question:
         for number, (answer, feedback) in enumerate(self.answers):
             verdict = "Right." if number == self.right else "No."
             parts.append(folded(f"{'ABCD'[number]}. {answer}", f"{verdict} {feedback}"))
-        return f"<p><b>{html.escape(self.text)}</b></p>" + "".join(parts)
+        return f"<br><p><b>{html.escape(self.text)}</b></p>" + "".join(parts)
 
 
 def quiz(lesson: str) -> None:

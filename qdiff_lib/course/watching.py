@@ -1,4 +1,4 @@
-"""Looking into a network while it runs: forward hooks on a few layers."""
+"""Measurements on networks and runs: forward hooks on a few layers, errors along a run."""
 
 import torch
 from diffusers import DiffusionPipeline
@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from ..calibration.calibration_set import CalibrationSet
 from ..diffusion.sampling import Samples, sample
+from ..evaluation.trajectory_errors import trajectory_mse, trajectory_snr
 from ..graph.hooks import watched_inputs, watched_outputs
+from ..quantizers.grid import ScaleZero, quantize
 from ..quantizers.observer import ActivationObserver
 
 BATCH = 8  # inputs at a time: a lesson has little memory
@@ -17,7 +19,7 @@ def sampled_inputs(
 ) -> tuple[dict[str, Tensor], Samples]:
     """Values of each layer's input at each step of n runs, (steps, values), and the runs themselves.
 
-    Of each batch, ``kept`` values drawn at random and the two extremes. ``n`` is a multiple of ``BATCH``.
+    Each batch gives ``kept`` values drawn at random, and its two extremes. ``n`` is a multiple of ``BATCH``.
     """
     if n % BATCH:
         raise ValueError(f"n={n} must be a multiple of {BATCH}")
@@ -30,6 +32,25 @@ def sampled_inputs(
         layer: torch.stack(part.kept).view(shape).transpose(0, 1).flatten(1).cpu()
         for layer, part in seen.items()
     }, runs
+
+
+def errors_along(runs: dict[str, Samples]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """MSE and SNR in dB against the first run, after each step: (steps,) for the label of each other run.
+
+    The runs have recorded trajectories that start from the same noise.
+    """
+    exact, *others = runs.items()
+    mse = {label: trajectory_mse(exact[1].trajectory, run.trajectory) for label, run in others}
+    return mse, {label: trajectory_snr(exact[1].trajectory, run.trajectory) for label, run in others}
+
+
+def shares_of_codes(values: Tensor, found: ScaleZero, bits: int) -> Tensor:
+    """The share of the 2^bits codes from the lowest to the highest code of each row, (steps,).
+
+    values: (steps, n). found: scale and zero point.
+    """
+    codes = quantize(values, *found, bits).int()
+    return (codes.amax(1) - codes.amin(1) + 1) / 2**bits
 
 
 def range_table(values: dict[str, Tensor], n: int) -> dict:
@@ -56,7 +77,7 @@ def histograms(values: dict[str, Tensor], bins: int = 60) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def layer_outputs(unet: nn.Module, layers: list[str], inputs: CalibrationSet) -> dict[str, Tensor]:
-    """All values that each layer puts out over these inputs of the UNet, flattened."""
+    """All output values of each layer for these inputs of the UNet, flattened."""
     kept: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     device = next(unet.parameters()).device
     with watched_outputs(unet, layers, lambda layer, x: kept[layer].append(x.flatten().cpu())):

@@ -1,4 +1,4 @@
-"""One knob, one figure: a slider for a live kernel, and the same figure at a few values for everyone else."""
+"""A slider that changes one figure, and the same figure as static pictures for readers without a kernel."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -10,8 +10,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .figures.style import COLOURS, png
+from .figures.style import COLOURS, Caption, png
 
+REVIVE = "The slider above needs a running kernel: run this cell to make it live."
 PAGE = 1200  # pixels: what a notebook shows without shrinking it much
 
 
@@ -49,9 +50,11 @@ def side_by_side(figures: Sequence[Figure]) -> bytes:
 
 
 def explore(plot: Callable[[object], Figure], label: str, values: Sequence, twin: Sequence) -> None:
-    """Show the slider, and below it its static twin: the figure at the values of ``twin``."""
+    """Show the slider and, below it, static pictures: the figure at the values of ``twin``."""
     figures = [plot(value) for value in twin]
     display(slider(plot, label, values))
+    listed = ", ".join(map(str, twin))
+    display(Caption(f"{REVIVE} Static pictures, for {label} = {listed}:"))
     words = [f"{label} = {v}: {f.get_label()}" for v, f in zip(twin, figures, strict=True)]
     display(Shown(data=side_by_side(figures), format="png", alt=" | ".join(words)))
-    print(*words, sep="\n")
+    display(Caption(*words))

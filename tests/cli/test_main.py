@@ -14,7 +14,7 @@ QUANTIZE = ["quantize", "--model", "ddpm-fashion", "--out", "new"]
 SAMPLE = ["sample", "--model", "ddpm-fashion", "--out", "new.png"]
 EVALUATE = ["evaluate", "--model", "ddpm-fashion", "--against", "fashion-mnist"]
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("quantize", "sample", "evaluate", "convert", "demo", "doctor")
+COMMANDS = ("quantize", "sample", "evaluate", "convert", "export", "demo", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def set_command(monkeypatch, name, raised):
         ([*EVALUATE, "--extractor", "vgg"], "'vgg'", "'fashion-classifier', 'inception'"),
         ([*EVALUATE, "--out", "scores.txt"], "'scores.txt'", ".json"),
         (["demo", "--profile", "huge"], "'huge'", "'tiny'"),
-        (["quantise"], "'quantise'", "'quantize', 'sample', 'evaluate', 'convert', 'demo', 'doctor'"),
+        (["quantise"], "'quantise'", ", ".join(map(repr, COMMANDS))),
         ([], "COMMAND", "required"),
     ],
     ids=lambda case: " ".join(case[-2:]) if isinstance(case, list) else "",

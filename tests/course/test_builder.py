@@ -8,7 +8,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools import notebooks, rules
 from tools.expansion import (
+    HIDE,
     NAMES,
+    RESTART,
     Address,
     SourceError,
     bootstrap,
@@ -42,7 +44,7 @@ SOURCE = '''\
 # %% [markdown]
 # # How large is a file?
 #
-# 5 minutes to work through
+# | Time | about 5 minutes |
 
 # %% [markdown]
 # ## The picture first
@@ -95,21 +97,22 @@ class TestExpansion:
     def test_order_of_the_cells(self, sources):
         assert tags(cells_of(sources())) == [
             "navigation", "markdown", "bootstrap", "markdown", "nbval-check-output", "markdown",
-            "exercise", "check", "hints", "solution", "solution", "markdown",
+            "exercise", "check", "hints", "solution", "markdown",
         ]  # fmt: skip
 
     def test_ids_are_counted_and_the_same_each_time(self, sources):
         ids = [[cell.id for cell in cells_of(sources())] for _ in range(2)]
-        assert ids[0] == ids[1] == [f"00_first-{i:02d}" for i in range(12)]
+        assert ids[0] == ids[1] == [f"00_first-{i:02d}" for i in range(11)]
 
     def test_ids_of_long_names_are_valid(self, sources):
         name = "00_" + "x" * 80
         found = cells_of(sources(name=name), name=name)
-        assert len({cell.id for cell in found}) == 12 and max(len(cell.id) for cell in found) == 64
+        assert len({cell.id for cell in found}) == 11 and max(len(cell.id) for cell in found) == 64
 
     def test_stub_keeps_signature_and_docstring(self, sources):
-        stub, check, hints, _, solution = cells_of(sources())[6:11]
+        stub, check, hints, solution = cells_of(sources())[6:10]
         assert stub.source.splitlines() == [
+            RESTART,
             "def file_bytes(count: int, bits: int, channels: int) -> int:",
             '    """Bytes of a layer."""',
             '    raise NotImplementedError("your turn")',
@@ -117,9 +120,24 @@ class TestExpansion:
         assert (
             check.source == 'check("00.file_bytes", file_bytes)' and hints.source == 'hints("00.file_bytes")'
         )
-        assert solution.metadata.jupyter.source_hidden and "SOLUTION" not in solution.source
+        assert solution.cell_type == "markdown" and "SOLUTION" not in solution.source
+        assert solution.source.startswith("<details>") and solution.source.endswith("</details>")
         assert all(secret in solution.source for secret in SECRETS)
-        assert "assert solved.right, solved" in solution.source
+
+    def test_imports_of_exercises_move_to_the_bootstrap(self, sources):
+        add = "import math\nfrom torch import (\n    Tensor,\n)\n\n\ndef file_bytes"
+        cells = cells_of(sources("def file_bytes", add))
+        assert (
+            cells[6].source.splitlines()[1].startswith("def file_bytes") and "import" not in cells[6].source
+        )
+        assert "\nfrom torch import Tensor\nimport math\nlesson = start" in cells[2].source
+        assert "import" not in cells[9].source
+
+    def test_outputs_after_a_question_are_folded_until_the_next_text(self, sources):
+        cells = cells_of(sources("## The picture first", "## The picture first\n# **Predict:** yes or no?"))
+        assert cells[4].metadata.jupyter.outputs_hidden and cells[4].metadata.tags[-1] == HIDE
+        assert not any("jupyter" in cell.metadata for i, cell in enumerate(cells) if i != 4)
+        assert not any("jupyter" in cell.metadata for cell in for_students(cells, "00_first"))
 
     @pytest.mark.parametrize(
         "old, new, message",
@@ -164,7 +182,7 @@ class TestExpansion:
         from qdiff_lib import course
 
         assert set(NAMES) <= set(course.__all__)
-        assert f"import {', '.join(NAMES)}\n" in bootstrap("00_first", NOWHERE).source
+        assert f"import {', '.join(NAMES)}\n" in bootstrap("00_first", NOWHERE, []).source
 
     @pytest.mark.parametrize("repository", ["owner", "owner/name/more", "https://x/y", "a b/c"])
     def test_an_address_is_owner_and_name(self, repository):
@@ -419,7 +437,11 @@ class TestStudents:
 
     def test_the_folder_has_lessons_and_contents(self, sources, tmp_path):
         write_students(tmp_path / "out", sources())
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00_first.ipynb", "README.md"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            "00_first.ipynb",
+            "README.md",
+            "notation.md",
+        ]
         nbformat.validate(json.loads((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8")))
 
 

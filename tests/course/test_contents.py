@@ -27,11 +27,11 @@ def answer(x):
 def sources(tmp_path):
     """Two lessons; returns a function that gives the second another card."""
 
-    def write(card="45 minutes to work through"):
+    def write(card="| Time | about 45 minutes |"):
         (tmp_path / "01_b.py").write_text(LESSON.format(number="01", card=card).replace("01\n", "1\n"))
         return tmp_path
 
-    (tmp_path / "00_a.py").write_text(LESSON.format(number="00", card="| Minutes | 5 to work through |"))
+    (tmp_path / "00_a.py").write_text(LESSON.format(number="00", card="| Time | about 5 minutes; more |"))
     write()
     return write
 
@@ -70,7 +70,7 @@ def test_badges_where_the_course_has_an_address(sources):
 
 
 def test_a_card_without_minutes_is_refused(sources):
-    with pytest.raises(SourceError, match="01_b.py.*minutes to work through"):
+    with pytest.raises(SourceError, match="01_b.py.*Time . about NN minutes"):
         contents.table("", NOWHERE, sources(card="some time"))
 
 
@@ -82,10 +82,12 @@ def test_a_page_without_marks_is_refused(page):
 
 def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
     write_students(tmp_path)
-    page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)]+)\)", page)
-    assert links == [f"{name}.ipynb" for name in lesson_names()]
-    assert all((tmp_path / link).is_file() for link in links)
+    lessons = [f"{name}.ipynb" for name in lesson_names()]
+    for page in ("README.md", *lessons):
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")}
+        assert links >= ({*lessons, "notation.md"} if page == "README.md" else {"README.md", "notation.md"})
+        assert all((tmp_path / link).is_file() for link in links), page
 
 
 def test_all_lessons_of_the_course_are_there():

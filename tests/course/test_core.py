@@ -12,7 +12,10 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import HTML
+from IPython.display import Image as Shown
 from matplotlib.figure import Figure
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from qdiff_lib import course
@@ -23,6 +26,7 @@ from qdiff_lib.course.recorded import Recorded, recorded
 from qdiff_lib.course.text import Question, claim, folded, hints, quiz
 from qdiff_lib.evaluation.figures import OKABE_ITO
 from qdiff_lib.io.shipped_data import DamagedFileError
+from tools.dependencies import modules
 
 
 @pytest.fixture
@@ -331,12 +335,13 @@ class TestWidgets:
         twin = Image.open(io.BytesIO(widgets.side_by_side([line(2), line(3), line(4)])))
         assert twin.size == (columns * single.width, -(-3 // columns) * single.height)
 
-    def test_explore_shows_slider_then_twin_with_words(self, shown, capsys):
+    def test_explore_shows_slider_then_twin_with_words(self, shown):
         widgets.explore(line, "points", [2, 3, 5], twin=[2, 5])
-        slider, twin = shown
+        slider, revive, twin, words = shown
         assert list(slider.children[0].options) == [2, 3, 5]
+        assert "run this cell to make it live" in repr(revive) and "points = 2, 5:" in repr(revive)
         assert twin.alt == "points = 2: a line of 2 points | points = 5: a line of 5 points"
-        assert capsys.readouterr().out == twin.alt.replace(" | ", "\n") + "\n"
+        assert repr(words) == twin.alt.replace(" | ", "\n")
 
 
 class TestStyle:
@@ -356,10 +361,24 @@ class TestStyle:
     def test_same_figure_same_bytes(self):
         assert figures.style.png(line(3)) == figures.style.png(line(3))
 
-    def test_show_displays_alt_text_and_prints_it(self, shown, capsys):
+    def test_show_displays_alt_text_and_caption(self, shown):
         figures.show(line(3))
-        assert shown[0].alt == "a line of 3 points"
-        assert capsys.readouterr().out == "a line of 3 points\n"
+        assert shown[0].alt == repr(shown[1]) == "a line of 3 points"
+
+    def test_captions_are_html_that_wraps_between_words(self):
+        caption = figures.style.Caption("1 < 2", "two")
+        assert caption._repr_html_() == "<p>1 &lt; 2<br>two</p>" and repr(caption) == "1 < 2\ntwo"
+
+    def test_nbconvert_keeps_alt_text_and_caption(self):
+        """Its template "classic" has the alt text of our metadata; all templates have the caption."""
+        data, metadata = InteractiveShell().display_formatter.format(
+            Shown(data=figures.style.png(line(3)), alt="A line")
+        )
+        output = new_output("display_data", data=data, metadata=metadata)
+        page, _ = HTMLExporter(template_name="classic").from_notebook_node(
+            new_notebook(cells=[new_code_cell("x", outputs=[output])])
+        )
+        assert 'alt="A line"' in page
 
 
 class TestLesson:
@@ -388,3 +407,11 @@ class TestLesson:
         course.start("x")
         load("ddpm-fashion")
         assert "Loading" not in capfd.readouterr().err
+
+
+def test_every_public_name_can_be_imported_and_is_a_dependency_of_the_lessons():
+    """The names are imported when they are used, but the notebooks depend on all of their modules."""
+    assert set(course.__all__) == {*course._HOMES, "recorded"}
+    assert all(getattr(course, name).__name__ == name for name in course.__all__)
+    found = " ".join(modules("00_start_here", ""))
+    assert not [home for home in course._HOMES.values() if f"qdiff_lib/course/{home}" not in found]

@@ -51,7 +51,7 @@ def test_same_seeds_gives_the_error_of_each_row():
     rows = {label: torch.full((4, 1, 8, 8), grey, dtype=torch.uint8) for label, grey in (("a", 0), ("b", 51))}
     figure = figures.same_seeds(rows, columns=2)
     assert isinstance(figure, Figure)
-    assert "2 images for each of 2 models" in figure.get_label()
+    assert "2 images of each of 2 models" in figure.get_label()
     assert "against a, over 4 images with pixels from -1 to 1: b 0.1600." in figure.get_label()  # (2 / 5)^2
 
 
@@ -61,7 +61,7 @@ def test_growth_compares_measured_with_predicted():
     label = figures.growth(
         measured, torch.tensor([2.0, 10.0]), persistent=torch.tensor([2.0, 20.0])
     ).get_label()
-    assert "2 seeds: after 2 steps it is 4 times" in label and "at most 20.0% off" in label
+    assert "2 seeds: after 2 steps it is 4 times" in label and "by at most 20.0%" in label
 
 
 @quiet
@@ -70,14 +70,14 @@ def test_more_steps_gives_three_factors():
         [5, 50], torch.tensor([10.0, 1.0]), torch.tensor([6.0, 2.0]), torch.tensor([4.0, 4.0])
     ).get_label()
     assert "From 5 to 50 steps" in label and "by a factor of 10" in label
-    assert "by 3.0 where every step errs anew, and by 1.00 where" in label
+    assert "by 3.0 for independent errors, and by 1.00 for" in label
 
 
 @quiet
 def test_anatomy_gives_shares_of_the_last_step_but_one():
     total, inherited, fresh = torch.tensor([[1, 2, 4], [0, 1.5, 4], [1, 0.5, 1]])
     label = figures.anatomy(total, inherited, fresh, torch.tensor([0.4, 0.6]), "linear W4A32").get_label()
-    assert "75% of the error's size was inherited and the step itself adds 25%" in label
+    assert "has 75% of the size of the error, and the added error has 25%" in label
     assert "mean correlation of 0.50" in label and label.startswith("linear W4A32")
 
 
@@ -86,7 +86,7 @@ def test_anatomy_gives_shares_of_the_last_step_but_one():
 def test_error_curves_list_both_ends(unrelated):
     mse, ratio = {"linear": torch.tensor([0.01, 0.25])}, {"linear": torch.tensor([30.0, 6.0])}
     figure = figures.error_curves(mse, ratio, 8, unrelated)
-    assert figure.get_label() == ("Over 2 steps, mean of 8 runs: linear 30 to 6 dB, last MSE 0.2500.")
+    assert figure.get_label() == ("2 steps, mean of 8 runs: linear from 30 to 6 dB, last MSE 0.2500.")
     words = [text.get_text() for text in figure.axes[0].texts]
     assert ("two unrelated images" in words) is (unrelated is not None)
 

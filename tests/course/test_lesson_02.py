@@ -81,8 +81,8 @@ def test_heat_map_names_the_layer_that_drifts_most(layers):
     figure = figures.heat_map(ranges)
     assert isinstance(figure, Figure)
     assert f"{layers} layers over 4 steps, 5 runs" in figure.get_label()
-    assert "the median layer covers 100%" in figure.get_label()
-    assert "down_blocks.0.conv 12%" in figure.get_label()
+    assert "100% for the median layer" in figure.get_label()
+    assert "12% for down_blocks.0.conv" in figure.get_label()
 
 
 @quiet
@@ -92,7 +92,7 @@ def test_ridges_give_the_narrowest_and_the_widest_step(densities):
     counts = {name: torch.ones(4, 6) for name in ranges["layers"]} if densities else None
     label = figures.ridges(ranges, ranges["layers"], counts).get_label()
     assert "Ranges at 4 of 4 steps, n = 5" in label
-    assert label.count("2.0 wide at step 4, 16.0 at step 1") == 2
+    assert label.count("from 2.0 at step 4 to 16.0 at step 1") == 2
 
 
 @quiet
@@ -100,15 +100,15 @@ def test_utilisation_gives_shares_and_the_worst_ratio():
     used, lost = {"conv_in": torch.tensor([1.0, 0.25])}, {"conv_in": torch.tensor([1.0, 15.5])}
     label = figures.utilisation(used, lost, 8).get_label()
     assert "One 8-bit range" in label
-    assert "conv_in uses 25% to 100% of the codes, worst error ratio 15.5" in label
+    assert "conv_in uses 25% to 100% of the codes, largest error ratio 15.5" in label
 
 
 @quiet
-@pytest.mark.parametrize("clipped, cause", [(6.0, "clipping"), (1.0, "coarse steps")])
+@pytest.mark.parametrize("clipped, cause", [(6.0, "clipping"), (1.0, "a coarse grid")])
 def test_fixed_range_names_the_cause(clipped, cause):
     rounding, clipping = torch.tensor([1.0, 2.0]), torch.tensor([0.0, clipped])
     label = figures.fixed_range(rounding, clipping, torch.tensor([1.0, 0.5]), "conv_in", "step 1").get_label()
-    assert label == f"worst at step 2: {2 * (2 + clipped):.1f} times the floor, from {cause}"
+    assert label == f"The largest error is at step 2: {2 * (2 + clipped):.1f} times the floor, from {cause}."
 
 
 @quiet

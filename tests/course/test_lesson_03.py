@@ -31,7 +31,7 @@ def test_few_inputs_flatter_and_many_do_not():
 
 def test_strip_chart():
     label = figures.strip_chart({"uniform": torch.tensor([2, 2, 2, 2]), "last 1": torch.tensor([0, 0, 0, 8])})
-    assert "Of 4 steps" in label.get_label()
+    assert "from 4 steps" in label.get_label()
     assert "uniform 8 inputs, at 4 steps from 1 to 4; last 1 8 inputs, all at step 4" in label.get_label()
 
 
@@ -46,18 +46,18 @@ def test_by_step_gives_means_over_nearest():
 def test_coverage_names_the_worst():
     covered = {"a": torch.tensor([1.0, 0.9]), "b": torch.tensor([0.4, 1.0])}
     figure = figures.coverage(torch.tensor([0, 8]), covered, "last 1")
-    assert figure.get_label() == "least at step 1, b: 40% of the range is covered"
+    assert figure.get_label() == "Least covered is step 1 of b: 40% of its range."
 
 
 def test_own_and_true_figure():
     label = figures.own_and_true([4, 64], [0.1, 0.5], [1.5, 0.6], 0.55, 0.7).get_label()
-    assert "With 4 inputs the error looks like 0.1 and is 1.5; with 64" in label
-    assert "best possible is 0.55, nearest has 0.7" in label
+    assert "With 4 inputs the error seems to be 0.1 and is 1.5. With 64" in label
+    assert "best rounding has 0.55, nearest has 0.7" in label
 
 
 def test_one_step_figure():
     label = figures.one_step({"toy": torch.tensor([2.0, 1.0, 4.0])}).get_label()
-    assert "toy 1.00 at step 2, up to 4.00 at step 3" in label
+    assert "toy from 1.00 at step 2 to 4.00 at step 3" in label
 
 
 def test_recorded_rules():
@@ -74,7 +74,7 @@ def test_recorded_rules():
     assert "last 10% 0.05 and 6; Floor" not in figure.get_label()
     assert "uniform 0.01 and 3; step 10 alone 0.04 and 5" in figure.get_label()
     assert "Floor of the distance: 0.8" in figure.get_label()
-    assert "By chance, with 3 seeds: 0.01 to 0.03 and 3 to 3." in figure.get_label()
+    assert "3 seeds of one recipe: 0.01 to 0.03 and 3 to 3." in figure.get_label()
     (band,) = figure.axes[0].patches
     assert (band.get_y(), band.get_height()) == pytest.approx((0.01, 0.02))
     last = next(line for line in figure.axes[0].lines if line.get_label() == "last steps")

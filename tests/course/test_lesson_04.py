@@ -1,13 +1,13 @@
-"""Lesson 04: figures say what they show, stretching keeps the function."""
+"""Lesson 4: figures say what they show, stretching keeps the function."""
 
 import pytest
 import torch
 from tiny_models import ddpm, random_inputs, traced, unet2d
 
 from qdiff_lib.calibration.calibration_set import CalibrationSet
-from qdiff_lib.course.exercises import lesson_04 as exercises
 from qdiff_lib.course.figures import lesson_04 as figures
 from qdiff_lib.course.shortcuts import (
+    both_sides_of_equation_8,
     groups_straddle,
     input_ranges,
     layer_error,
@@ -73,9 +73,9 @@ def test_halves_of_a_layer_give_its_output(pipe):
     unet = quantize_shortcuts(pipe, found.concat_splits, inputs, 4, 8, True).unet
     for name, (x, _) in watch(pipe.unet, found.concat_splits, inputs.rows(slice(None))).items():
         layer = unet.get_submodule(name)
-        exact = exercises.shortcut_product(*exercises.halves_of(layer, x))
+        joined, exact = both_sides_of_equation_8(layer, x)
         expected = (layer(x) - layer.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
-        assert relative_error(expected, exact) < 1e-5
+        assert relative_error(expected, exact) < 1e-5 and relative_error(joined, exact) < 1e-12
 
 
 def test_toy_layer_error_depends_on_the_number_of_grids():
@@ -95,23 +95,25 @@ def test_image_rows_say_how_far_each_row_is():
 
 def test_ranges_figure_counts_the_concatenations():
     figure = figures.ranges_along_network([1.0, 2.0, 3.0, 9.0], [False, False, False, True], n=7)
-    assert "spans 9.0, 4.5 times the median of the 3 other layers (2.0)" in figure.get_label()
+    assert (
+        "has a range of 9.0. This is 4.5 times the median of the 3 other layers (2.0)" in figure.get_label()
+    )
 
 
 def test_halves_figure_gives_both_ratios():
     x = torch.cat([torch.full((2, 3, 2, 2), 4.0), torch.full((2, 1, 2, 2), -2.0)], 1)
     weight = torch.cat([torch.full((5, 3, 1, 1), 0.5), torch.full((5, 1, 1, 1), 1.0)], 1)
     figure = figures.halves({"case": (x, weight)}, deep=3)
-    assert "X1's range is 2.00 times X2's, W1's 0.50 times W2's" in figure.get_label()
+    assert "the range of X1 is 2.00 times that of X2, W1's is 0.50 times W2's" in figure.get_label()
 
 
-@pytest.mark.parametrize(("ratio", "skip_codes"), [(1, 16), (5, 5), (200, 1)])
-def test_magnifier_counts_the_codes(ratio, skip_codes):
+@pytest.mark.parametrize(("ratio", "deep_codes"), [(1, 16), (5, 5), (200, 1)])
+def test_magnifier_counts_the_codes(ratio, deep_codes):
     line = torch.linspace(-1, 1, 999)
     label = figures.magnifier(line, line, ratio=ratio, bits=4).get_label()
     used = int(label.rsplit("uses ", 1)[1].split()[0].rstrip("."))
-    assert f"Deep / skip = {ratio}" in label
-    assert abs(used - skip_codes) <= 1
+    assert f"Skip / deep = {ratio}" in label
+    assert abs(used - deep_codes) <= 1
 
 
 def test_toy_figure_names_where_the_smaller_side_is_lost():

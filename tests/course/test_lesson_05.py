@@ -86,7 +86,7 @@ def test_results_at_scale_say_what_is_missing(monkeypatch):
 def test_pictures_name_the_difference():
     dark, light = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.full((3, 1, 8, 8), 10, dtype=torch.uint8)
     label = figures.pictures({"original": dark, "other": light}, columns=2).get_label()
-    assert "2 pictures drawn by 2 models" in label and "all 3 pictures" in label and "other by 10" in label
+    assert "2 pictures from each of 2 models" in label and "all 3 pictures: other 10" in label
 
 
 def test_roundings_have_a_place():
@@ -94,8 +94,8 @@ def test_roundings_have_a_place():
     assert figures.places(errors, torch.tensor([2.0 + 1e-9, 4.0])).tolist() == [2, 4]
     nearest, learned = torch.tensor([3.0, 3.0]), torch.tensor([1.0, 2.0])
     label = figures.all_roundings(errors, nearest, learned).get_label()
-    assert "nearest has the median place 3 and the learned one 1" in label
-    assert "3.0 and 1.5 times that of the best" in label
+    assert "place of nearest is 3, that of the learned rounding is 1" in label
+    assert "3.0 and 1.5 times that of the best rounding" in label
 
 
 def moments():
@@ -108,12 +108,12 @@ def moments():
 
 def test_rounding_variables():
     label = figures.rounding_variables(moments()[1]).get_label()
-    assert "after 10 iterations 25.0% of 4 weights are undecided" in label and "50.0%" in label
+    assert "25.0% of 4 weights are undecided, and 50.0%" in label
 
 
 def test_learning():
     label = figures.learning([0.1, 0.2], moments(), 1.0, 0.25).get_label()
-    assert "from 100% to 25.0%" in label and "0.25, with nearest it is 1.00" in label
+    assert "from 100% to 25.0%" in label and "0.25. With nearest it is 1.00" in label
 
 
 def test_file_parts_figure():
@@ -141,3 +141,9 @@ def test_the_codes_of_the_exercise_are_those_of_the_library():
     library = AdaRound(w, torch.tensor(0.125), torch.tensor(7.0), 4)
     library.h = lambda: h
     assert torch.equal(library.decided() / 0.125 + 7, solution("05.decide_codes")(w, 0.125, 7.0, h, 4))
+
+
+def test_notable_stages():
+    columns = zip("abcd", (0.2, 0.1, 0.3, 0.03), (10.0, 90.0, 20.0, 60.0), strict=True)
+    rows = [dict(label=label, trajectory_mse=mse, seconds=seconds) for label, mse, seconds in columns]
+    assert figures.notable_stages(rows) == ("d", "b", ["c"])

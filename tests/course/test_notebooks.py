@@ -12,11 +12,12 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from nbconvert.filters import markdown2html
 from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 
 from tools import rules
-from tools.expansion import ROOT, SOURCES, lesson_names, read_address, read_source
+from tools.expansion import HIDE, PREDICT, ROOT, SOURCES, lesson_names, read_address, read_source
 from tools.notebooks import all_solution_lines, leaks, make_notebook, staleness, student_notebook, to_text
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -64,7 +65,11 @@ def pictures(cell) -> list[tuple[str, str]]:
 
 
 def printed(cell) -> str:
-    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+    """What a cell says in words: its prints and the captions of its figures."""
+    texts = [out.get("text", "") for out in cell.outputs if out.get("name") == "stdout"]
+    return "\n".join(
+        [*texts, *(out.data["text/plain"] for out in cell.outputs if "text/html" in out.get("data", {}))]
+    )
 
 
 def test_every_source_has_its_notebook_and_the_reverse():
@@ -129,13 +134,36 @@ def test_figures_exist_with_their_words(name):
 
 
 @each_lesson
-def test_solved_exercises_were_found_right(name):
-    solved = [cell for cell in code_cells(read(name)) if rules.has_tag(cell, "solution")]
-    assert len(solved) >= 2
-    for cell in solved:
-        assert (
-            cell.metadata["jupyter"]["source_hidden"] and cell.outputs[-1].data["text/plain"][:7] == "✓ right"
-        )
+def test_run_all_solves_no_exercise(name):
+    """The checks judge the stubs: no cell of the full notebook defines an answer."""
+    checks = [cell for cell in code_cells(read(name)) if rules.has_tag(cell, "check")]
+    assert len(checks) >= 2
+    for cell in checks:
+        assert cell.outputs[-1].data["text/plain"].startswith("– not attempted"), cell.source
+
+
+@each_lesson
+def test_solutions_are_folded_where_notebooks_are_read(name):
+    """In JupyterLab, on GitHub and in HTML: as ``<details>`` with the code in a fence."""
+    cells = read(name).cells
+    solutions = [cell for cell in cells if rules.has_tag(cell, "solution")]
+    assert len(solutions) == sum(rules.has_tag(cell, "exercise") for cell in cells) >= 2
+    for cell in solutions:
+        page = markdown2html(cell.source)
+        before, _, inside = page.partition("<details>")
+        assert cell.cell_type == "markdown" and "def" not in before and "def" in inside
+        assert page.rstrip().endswith("</details>") and "highlight" in inside
+
+
+@each_lesson
+def test_answers_to_predictions_are_folded(name):
+    cells, folded = read(name).cells, 0
+    for question, answer in zip(cells, cells[1:], strict=False):
+        if question.cell_type == "markdown" and PREDICT in question.source:
+            assert answer.metadata["jupyter"]["outputs_hidden"] and HIDE in answer.metadata["tags"]
+            folded += 1
+    assert folded >= 2
+    assert not any("jupyter" in cell.metadata for cell in student_notebook(name, read_address()).cells)
 
 
 @each_lesson
@@ -152,10 +180,9 @@ def test_student_version_has_the_stubs_and_no_solution(name, address, secrets):
     assert leaks(text, secrets) == [] and "SOLUTION" not in text and "badge" not in notebook.cells[0].source
     code, full = code_cells(notebook), code_cells(read(name))
     assert not any(cell.outputs or cell.execution_count for cell in code)
-    solutions = [cell for cell in full if rules.has_tag(cell, "solution")]
     stubs = [cell for cell in code if rules.has_tag(cell, "exercise")]
-    assert len(stubs) == len(solutions) and len(code) == len(full) - len(solutions)
-    assert all("raise NotImplementedError" in cell.source for cell in stubs)
+    assert len(code) == len(full) and "<details>" not in text
+    assert len(stubs) >= 2 and all("raise NotImplementedError" in cell.source for cell in stubs)
 
 
 @each_lesson

@@ -285,9 +285,9 @@ def test_a_sweep_leaves_what_is_not_recorded_empty():
     text = ablations.sweep(
         "calibration_inputs", {**about, "planned": [64, 5120], "floor": 0.7, "rows": [{"value": 64, **found}]}
     )
-    assert "2 calibrations with the usual value, which differ in their seed alone" in text
+    assert "2 calibrations with the usual value, which differ only in their seed" in text
     assert "MSE x 1000 from 2.1 to 4," in text and text.endswith(
-        "With a larger MSE: none; with a smaller one: 64."
+        "Values with a larger MSE: none. Values with a smaller MSE: 64."
     )
     assert line(text, "| 64")[1:] == ["2", "25.0", "11.00", "2.00", "90"]
     assert line(text, "| 5120")[1:] == [""] * 5

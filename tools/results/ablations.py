@@ -25,28 +25,28 @@ def conditions(data: dict) -> str:
     if real := data.get("real"):
         floor = f"""
             {real["groups"]} groups of as many real images have KID x 1000 {pair(real["kid"], 1e3)} and
-            Fréchet distance {pair(real["frechet"])} (± standard deviation): smaller differences of scores
-            say nothing.
+            Fréchet distance {pair(real["frechet"])} (± standard deviation). Smaller differences of scores
+            have no meaning.
         """
     return flow(f"""
-        {data["n"]} images a row, DDIM with {data["steps"]} steps, one seed a row. {floor} KID and Fréchet
-        distance are of the shipped classifier's features; MSE and SNR compare x after the last step with
+        Each row: {data["n"]} images, DDIM with {data["steps"]} steps, one seed. {floor} KID and Fréchet
+        distance use the features of the shipped classifier. MSE and SNR compare x after the last step with
         full precision.
     """)
 
 
 def chance(data: dict, of: str) -> str:
-    """What other seeds of the calibration do to the errors and scores of the same recipe."""
+    """The effect of other calibration seeds on the errors and scores of the same recipe."""
 
     def span(score: str, factor: float = 1) -> str:
         low, high = ends(data["seeds"], score)
         return f"from {short(factor * low)} to {short(factor * high)}"
 
     return flow(f"""
-        Chance: {len(data["seeds"])} calibrations {of}, which differ in their seed alone, have MSE x 1000
+        Chance: {len(data["seeds"])} calibrations {of}, which differ only in their seed, have MSE x 1000
         {span("trajectory_mse", 1e3)}, KID x 1000 {span("kid", 1e3)} and Fréchet distance
-        {span("frechet")}. What lies inside is not told apart, and what lies just outside may still be
-        chance.
+        {span("frechet")}. Differences inside these ranges may be chance. Differences just outside may also
+        be chance.
     """)
 
 
@@ -64,7 +64,7 @@ def scores(row: dict) -> list[str]:
 
 
 def ladder(data: dict) -> str:
-    titles = ["each rung keeps what the ones above it added", *SCORES, "calibration (s)", "MB"]
+    titles = ["each stage keeps all stages above it", *SCORES, "calibration (s)", "MB"]
     rows = [
         [row["label"], *scores(row), fixed(row["seconds"], 0), fixed(row["bytes"] / 1e6)]
         for row in (*data["rows"], *data["besides"])
@@ -73,11 +73,10 @@ def ladder(data: dict) -> str:
     steps = zip(data["rows"], data["rows"][1:-1], strict=False)
     worse = [row["label"] for before, row in steps if row["trajectory_mse"] > before["trajectory_mse"]]
     text = flow(f"""
-        The last {len(data["besides"])} rows stand beside the ladder. "+ learned step sizes" is the
-        paper's method, at fewer iterations; the rungs after it are not in the paper. From
-        "{first["label"]}" to "{best["label"]}" the MSE falls
-        {first["trajectory_mse"] / best["trajectory_mse"]:.0f} times. Rungs that made it larger:
-        {", ".join(worse) or "none"}.
+        The last {len(data["besides"])} rows are not stages. "+ learned step sizes" is the paper's method,
+        with fewer iterations. The stages below it are not in the paper. From "{first["label"]}" to
+        "{best["label"]}" the MSE falls {first["trajectory_mse"] / best["trajectory_mse"]:.0f} times. Stages
+        with a larger MSE than the stage before: {", ".join(worse) or "none"}.
     """)
     return f"{width(data)}. {conditions(data)}\n\n{table(titles, rows)}\n\n{text}"
 
@@ -91,12 +90,12 @@ def sampling(data: dict) -> str:
     worse, better = beyond(data)
     far = [row for row in worse if row["trajectory_mse"] > FAR * ends(data["seeds"], "trajectory_mse")[1]]
     text = flow(f"""
-        The paper's Figure 4 says that uniform is best, that the ends are bad and the middle is least bad,
-        and that more steps help; its numbers are not known here. {chance(data, "from uniform inputs")} Of
-        the {len(error) - 1} other sets, {len(worse)} have a larger MSE than all of these ({len(far)} more
-        than {FAR} times as large), and {len(better)} a smaller one. Least bad of first, middle and last:
-        {", ".join(least)} of the steps. "normal" draws diffusion times with a mean of 0.4 and a deviation
-        of 0.2 of the run (PTQ4DM's published command: 0.4 and 0.4).
+        The paper's Figure 4 shows three things: uniform is best, the middle is better than both ends, and
+        more steps help. We do not have its numbers. {chance(data, "from uniform inputs")} There are
+        {len(error) - 1} other sets. {len(worse)} of them have a larger MSE than all of these seeds
+        ({len(far)} more than {FAR} times as large), and {len(better)} have a smaller one. The best of first,
+        middle and last: {", ".join(least)} of the steps. "normal" draws diffusion times with a mean of 0.4
+        and a standard deviation of 0.2 of the run (PTQ4DM's published command: 0.4 and 0.4).
     """)
     iterations = f"{data['iterations']} + {data['step_size_iterations']} iterations a unit"
     budget = f"{data['samples']} inputs and {iterations}"
@@ -111,9 +110,10 @@ def sweep(name: str, data: dict) -> str:
     budget = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in data["calibration"].items())
     larger, smaller = (", ".join(f"{row['value']:,}" for row in rows) or "none" for rows in beyond(data))
     return (
-        f"{width(data)}; in all rows {budget}. {conditions(data)}\n\n"
+        f"{width(data)}, in all rows {budget}. {conditions(data)}\n\n"
         f"{table([SWEPT[name], *SCORES, 'calibration (s)'], rows)}\n\n"
-        f"{chance(data, 'with the usual value')} With a larger MSE: {larger}; with a smaller one: {smaller}."
+        f"{chance(data, 'with the usual value')} Values with a larger MSE: {larger}. "
+        f"Values with a smaller MSE: {smaller}."
     )
 
 
@@ -124,14 +124,14 @@ def shortcut_split(data: dict) -> str:
     pairs = list(zip(data["ablation"][::2], data["ablation"][1::2], strict=True))
     helped = sum(two["trajectory_mse"] < one["trajectory_mse"] for one, two in pairs)
     before = flow(f"""
-        Range (greatest less least value) of the deep half over that of the skip half, at each shortcut
-        that reads both, over {data["inputs"]} inputs:
+        The range (maximum minus minimum) of the deep half divided by that of the skip half, for each
+        shortcut layer that reads both, over {data["inputs"]} inputs:
     """)
     between = flow(f"""
-        The largest ratio, either way, is {most:.1f}, so the split cannot buy much here. (The paper gives no
-        such ratio: it reports inputs of shortcut layers up to 200 times as wide as those of the layers
-        around them.) {conditions(data)} Q-Diffusion is the paper's, without learned step
-        sizes.
+        The largest ratio, in both directions, is {most:.1f}, so the split cannot gain much here. (The paper
+        does not give this ratio. It reports that inputs of shortcut layers are up to 200 times as wide as
+        those of neighbouring layers.) {conditions(data)} Q-Diffusion is here the paper's method, without
+        learned step sizes.
     """)
     return "\n\n".join(
         [

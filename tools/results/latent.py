@@ -8,12 +8,12 @@ SAMPLERS = {"plms": "PLMS", "ddim": "DDIM"}
 def text(data: dict) -> str:
     calibration = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in data["calibration"].items())
     before = flow(f"""
-        Two models of emoji in the latent space of an autoencoder, of the classes of the paper's Stable
-        Diffusion and LDM-8, with the ranges that the paper uses for those: {data["n"]} pictures each in
-        {data["steps"]} steps, from the noise (and the texts) of full precision. MSE and SNR compare the
-        latents after the last step with full precision, PSNR the pictures. Size is that of the UNet's file;
-        BOPs are of one pass of the UNet. Calibration: {calibration}; Q-Diffusion has its first and last
-        layer at {data["edge_bits"]} bits.
+        Two models of emoji that draw in the latent space of an autoencoder. They have the classes of the
+        paper's Stable Diffusion and LDM-8, and use the paper's kinds of ranges for these. Each draws
+        {data["n"]} pictures in {data["steps"]} steps, from the same noise (and texts) as full precision. MSE
+        and SNR compare the latents after the last step with full precision, and PSNR compares the pictures.
+        Size: of the UNet's file. BOPs: of one run of the UNet. Calibration: {calibration}. Q-Diffusion's
+        first and last layer have {data["edge_bits"]} bits.
     """)
     return "\n\n".join([before, *(one(name, model, data) for name, model in data["models"].items())])
 

@@ -22,14 +22,18 @@ EARLIER = json.loads(Path(__file__).with_name("earlier.json").read_text(encoding
 
 HEAD = """# Results
 
-Every number on this page is read from `data/recorded/*.json` and `data/paper/*.json`.
-`python -m tools.results` writes the page and its plots; `make tables` makes or resumes what is recorded
+All numbers on this page come from `data/recorded/*.json` and `data/paper/*.json`. `python -m tools.results`
+writes the page and its plots. `make tables` records the results, and continues after a stop
 (`experiments/README.md`).
 
-W4A8: weights of 4 bits, activations of 8. BOPs: bit operations. MSE and SNR: mean squared error, and ratio of
-signal to noise. KID and Fréchet distance (with Inception's features: FID): how far drawn images are from real
-ones. IS: the inception score. Smaller is better but for IS and SNR. Fréchet distances and KIDs of different
-features, or of different n, cannot be compared.
+- W4A8: weights have 4 bits, and activations have 8 bits. BOPs: bit operations.
+- MSE: mean squared error. SNR: signal-to-noise ratio.
+- KID and Fréchet distance: the difference between drawn and real images. With the features of Inception the
+  Fréchet distance is called FID. IS: the inception score.
+- Larger is better for IS and SNR. Smaller is better for all others.
+- Do not compare Fréchet distances or KIDs of different features, or of different n.
+
+[Notation and glossary](docs/notation.md) explains more terms.
 """
 
 
@@ -54,7 +58,7 @@ TRAJECTORIES = (
 CALIBRATION = (
     Section(
         "calibration_sampling",
-        "Where calibration inputs come from (Figure 4)",
+        "Steps of the calibration inputs (Figure 4)",
         ablations.sampling,
         lesson_03.recorded_rules,
     ),
@@ -63,17 +67,17 @@ CALIBRATION = (
 )
 SECTIONS = (
     Section("table1", "Every method at every width (Table 1)", table1.text, plots.methods),
-    Section("sensitivity", "What the scores notice", table1.sensitivity),
+    Section("sensitivity", "Effect of small changes on the scores", table1.sensitivity),
     *TRAJECTORIES,
     *CALIBRATION,
     Section(
         "between_steps",
-        "Steps between those that were calibrated on",
+        "Steps without calibration inputs",
         trajectories.between_steps,
         plots.between_steps,
     ),
     Section("shortcut_split", "The shortcut split (Figures 6 and 7)", ablations.shortcut_split),
-    Section("ladder", "What each part buys", ablations.ladder, ladder_plot),
+    Section("ladder", "What each part gains", ablations.ladder, ladder_plot),
     swept("adaround_iterations", "AdaRound's iterations"),
     swept("softmax_bits", "Bits of the softmax"),
     Section(
@@ -82,7 +86,7 @@ SECTIONS = (
         trajectories.layer_divergence,
         plots.divergences,
     ),
-    Section("latent", "Latent models, and a text", latent.text, lesson_05.latent_errors),
+    Section("latent", "Latent models, with and without a text", latent.text, lesson_05.latent_errors),
 )
 
 
@@ -93,7 +97,7 @@ def page(found: dict[str, Recorded], folder: str) -> str:
 
 
 def part(section: Section, recorded: Recorded | None, folder: str) -> str:
-    """One section; without its table it says how to make it."""
+    """One section. If its table is not recorded, the section says how to record it."""
     if recorded is None:
         missing = f"Not recorded yet: `python experiments/run.py --only {section.name}`."
         return f"## {section.title}\n\n{missing}"
@@ -104,7 +108,7 @@ def part(section: Section, recorded: Recorded | None, folder: str) -> str:
 
 
 def source(recorded: Recorded, earlier: dict[str, int]) -> str:
-    """How the numbers were made; a run that went on has rows of several days and commits.
+    """How the numbers were made. A resumed run has rows of several days and commits.
 
     earlier: for rows without a commit of their own, how many of them each commit of the file added.
     """

@@ -1,4 +1,4 @@
-"""Figures that no lesson has; like the lessons', each comes with a sentence that says what it shows."""
+"""Figures that no lesson has. As in the lessons, a sentence describes each."""
 
 import statistics
 
@@ -97,7 +97,7 @@ def between_steps(data: dict) -> tuple[Figure, str]:
     left.set(ylabel="MSE of the predicted noise")
     right.set(ylabel="size of its mean error")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    return figure, f"Errors at each of {data['steps']} steps; largest mean error: {'; '.join(largest)}."
+    return figure, f"Errors at each of {data['steps']} steps. Largest mean error: {'; '.join(largest)}."
 
 
 @styled
@@ -113,7 +113,9 @@ def divergences(data: dict) -> tuple[Figure, str]:
         left.plot(range(1, len(means) + 1), means, ".", **style)
         right.plot(range(1, data["steps"] + 1), at_step, **style)
         sentences.append(f"{row['label']}: the median layer {statistics.median(means):.3g} nats")
-    left.set(xlabel="layer, as they run", ylabel="KL divergence (nats), mean of the steps", yscale="log")
+    left.set(
+        xlabel="layer, in execution order", ylabel="KL divergence (nats), mean of the steps", yscale="log"
+    )
     right.set(xlabel="denoising step (noisy to clean)", ylabel="median of the layers", yscale="log")
     left.legend()
     return figure, f"KL divergence of the layers' outputs from full precision. {'; '.join(sentences)}."

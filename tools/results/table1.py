@@ -53,14 +53,14 @@ def intro(data: dict) -> str:
     missing = len(data["planned"]) - len(data["rows"])
     waiting = f"{missing} of {len(data['planned'])} rows are not recorded yet: their cells are empty."
     return flow(f"""
-        `ddpm-fashion`, {data["n"]:,} images a row, DDIM with {data["steps"]} quadratic steps, calibrated at
-        the profile `{data["profile"]}` (all of it in the rows "all stages": see below); "seeds" counts
-        how often noise and calibration were drawn anew. KID, Fréchet distance and IS are of the shipped
-        classifier's features, against 5,000 real test images; FID is of Inception's. KID stands first: at
-        this n the Fréchet distance is biased, KID is not. MSE and SNR compare x after the last step with
-        full precision from the same noise. ± is the standard deviation over the seeds where there are
-        several; else that of KID's subsets, of IS's splits, and the standard error of the MSE over the
-        images. {waiting if missing else ""}
+        `ddpm-fashion`. Each row: {data["n"]:,} images, DDIM with {data["steps"]} quadratic steps, calibration
+        with the profile `{data["profile"]}` (only the rows "all stages" use all of its stages, see below).
+        "seeds": the number of different noises and calibrations. KID, Fréchet distance and IS use the
+        features of the shipped classifier and 5,000 real test images. FID uses the features of Inception.
+        KID comes first, because the Fréchet distance is biased for this n, and KID is not. MSE and SNR
+        compare x after the last step with full precision from the same noise. With several seeds, ± is the
+        standard deviation over the seeds. With one seed, it is the standard deviation over KID's subsets or
+        IS's splits, or the standard error of the MSE over the images. {waiting if missing else ""}
     """)
 
 
@@ -123,45 +123,47 @@ def beside(data: dict) -> str:
 
 
 def differences(data: dict) -> str:
-    """What is not as in the paper, and why."""
+    """Differences from the paper, and their reasons."""
     theirs, own = paper()["setting"], data["calibration"]
     their_size = parameter_count(build(DDPM_CIFAR10, device="meta")) / 1e6
     ratio = theirs["n"]["value"] * theirs["steps"]["value"] / (data["n"] * data["steps"])
     listed = [
         f"""
         Network and images: {data["parameters"] / 1e6:.2f} million parameters, trained for this project on
-        grey garments; the paper's has {their_size:.1f} million, on CIFAR-10. Everything shipped runs on a
-        laptop.
+        grey garments. The paper's network has {their_size:.1f} million, on CIFAR-10. Our models must run on
+        a laptop.
         """,
         f"""
         n = {data["n"]:,} instead of {number(theirs["n"])}, and {data["steps"]} steps instead of
-        {number(theirs["steps"])}: a row costs {ratio:.0f} times fewer passes through the network. The
-        times of the steps are those of DDIM's code, as in the paper, without its repeated ones.
+        {number(theirs["steps"])}: a row needs {ratio:.0f} times fewer runs of the network. The
+        times of the steps are those of DDIM's code, as in the paper, but without repeated times.
         """,
         f"""
         Calibration: {own["samples"]:,} inputs and {own["iterations"]:,} + {own["step_size_iterations"]:,}
-        iterations a unit instead of {number(theirs["samples"])} and {number(theirs["iterations"])} +
-        {number(theirs["step_size_iterations"])}, so that it takes minutes on two CPU cores.
+        iterations for each unit, instead of {number(theirs["samples"])} and {number(theirs["iterations"])} +
+        {number(theirs["step_size_iterations"])}. So it takes minutes on two CPU cores.
         """,
         """
-        Features: the shipped classifier knows garments, Inception does not. Distances of different
-        features have different units, so that only ratios and orders can be compared.
+        Features: the shipped classifier was trained on garments, Inception was not. Distances of different
+        features have different units. So compare only ratios and orders.
         """,
         f"""
-        {OURS} here starts AdaRound from GPTQ's codes, learns scales and biases, and gives the first and the
-        last layer {data["edge_bits"]} bits, which bytes and BOPs count. It takes inputs from every second
-        step, about as many steps as the paper does. "Whole network" takes inputs from every step, and goes
-        on after the last unit with {own["network_iterations"]:,} iterations in which all layers learn
-        together. "All stages" is the profile as it is: then both networks draw
-        {own["bias_correction_images"]} images, and a bias correction of the last layer makes the typical one
-        as bright. The last row of our table is without all of this: the paper's method, but with this
-        profile's numbers ({numbers()}), and with the step sizes of each unit right after its weights. The
-        paper's code learns them in a second pass, as the profile "paper" does. The baselines
-        quantize every layer alike, as the paper's do; `qdiff_lib/recipes/recipe.py` says what each takes from
-        its own paper.
+        Method: here {OURS} starts AdaRound from GPTQ's codes, and learns scales and biases. The first and the
+        last layer have {data["edge_bits"]} bits; bytes and BOPs count this. Inputs come from every second
+        step, which is about as many steps as in the paper. "Whole network" takes inputs from every step.
+        After the last unit it has {own["network_iterations"]:,} more iterations in which all layers learn
+        together. "All stages" is the complete profile: in addition, both networks draw
+        {own["bias_correction_images"]} images, and a bias correction of the last layer makes their typical
+        images equally bright. The last row of our table has none of this. It is the paper's method with the
+        numbers of this profile ({numbers()}). It learns the step sizes of each unit directly after its
+        weights. The paper's code learns them in a second pass, like the profile "paper". The baselines
+        quantize all layers in the same way, as in the paper. `qdiff_lib/recipes/recipe.py` says what each
+        baseline takes from its own paper.
         """,
     ]
-    return "What differs, and why:\n\n" + "\n".join(f"- {flow(reason)}" for reason in listed)
+    return "Differences from the paper, and reasons:\n\n" + "\n".join(
+        f"- {flow(reason)}" for reason in listed
+    )
 
 
 def numbers() -> str:
@@ -193,8 +195,8 @@ def findings(data: dict) -> str:
         rows.append(cells)
     titles = ["W/A", "method, best first", "KID x 1000", "Fréchet", "FID, paper"]
     text = flow(f"""
-        Against full precision of the same seeds. The KID x 1000 of groups of {data["n"]:,} real images
-        spreads by {fixed(data["real"][OWN]["kid"][1], 2, 1e3)}.
+        Differences from full precision with the same seeds. The KID x 1000 of groups of {data["n"]:,} real
+        images has a standard deviation of {fixed(data["real"][OWN]["kid"][1], 2, 1e3)}.
     """)
     return f"### Above full precision\n\n{text}\n\n{table(titles, rows, texts=2)}"
 
@@ -207,7 +209,7 @@ def above(data: dict, rows: list[dict], score: str) -> tuple[float, float]:
 
 
 def sensitivity(data: dict) -> str:
-    """What changes that nobody sees do to the scores."""
+    """The effect of invisible changes on the scores."""
     none, *changed = data["rows"]
     words = {"brightness": "all pixels {:+g} levels", "noise": "white noise of {:g} levels"}
     rows = [["unchanged", fixed(none["kid"], 2, 1e3), fixed(none["frechet"]), ""]]
@@ -216,11 +218,12 @@ def sensitivity(data: dict) -> str:
         name = words[row["kind"]].format(row["levels"])
         rows.append([name, fixed(row["kid"], 2, 1e3), fixed(row["frechet"]), more])
     before = flow(f"""
-        {data["n"]:,} images of full precision, as in the table above, changed by some of 256 grey levels
-        before they are rounded to whole ones:
+        {data["n"]:,} images of full precision, as in the table above. Before rounding to whole grey levels,
+        they were changed by a few of 256 levels:
     """)
     after = flow("""
-        A few percent of this Fréchet distance can be less than half a grey level: look at the MSE beside it.
+        Less than half a grey level can change this Fréchet distance by a few percent. So look also at the
+        MSE.
     """)
     titles = ["images of full precision", "KID x 1000", "Fréchet", "against unchanged"]
     return f"{before}\n\n{table(titles, rows)}\n\n{after}"

@@ -22,13 +22,13 @@ def error_per_step(data: dict) -> str:
     last = {row["label"]: row["mse"][-1] for row in data["rows"]}
     learned, plain = (last[label] / last["linear W8A32"] for label in ("Q-Diffusion W4A32", "linear W4A32"))
     before = flow(f"""
-        x after each of {data["steps"]} steps against full precision from the same noise, mean of
+        x after each of {data["steps"]} steps, compared with full precision from the same noise. Mean of
         {data["n"]} runs.
     """)
     after = flow(f"""
-        In the paper's Figure 3 linear INT8 stays low, linear INT4 grows, and calibrated INT4 stays near
-        INT8. Here, after the last step, calibrated INT4 has {learned:.1f} times INT8's error and linear
-        INT4 {plain:.0f} times.
+        In the paper's Figure 3 the error of linear INT8 stays low, that of linear INT4 grows, and that of
+        calibrated INT4 stays near INT8. Here, after the last step, calibrated INT4 has {learned:.1f} times
+        the error of INT8. Linear INT4 has {plain:.0f} times.
     """)
     return f"{before}\n\n{table(titles, rows)}\n\n{after}"
 
@@ -45,11 +45,11 @@ def activation_ranges(data: dict) -> str:
     half = data["steps"] // 2
     near, far = ((covered[:, k:] - covered[:, :-k]).abs().mean().item() for k in (1, half))
     return flow(f"""
-        The input of every layer in full precision, {data["n"]:,} runs of {data["steps"]} steps: how much
-        of the range that would serve all steps each step covers. The paper's Figure 5 (DDIM with 100
-        steps, 1,000 samples) says that neighbouring steps are alike and far ones differ. Here a layer's
-        share changes by {near:.1%} from one step to the next, and by {far:.1%} over half of the run, mean
-        of all layers and steps.
+        The range of every layer's input at each step, as a share of its range over all steps. Full
+        precision, {data["n"]:,} runs of {data["steps"]} steps. The paper's Figure 5 (DDIM with 100 steps,
+        1,000 samples) shows similar ranges at neighbouring steps, and different ranges at steps far apart.
+        Here a layer's share changes by {near:.1%} from one step to the next, and by {far:.1%} over half of
+        the run (mean of all layers and steps).
     """)
 
 
@@ -63,13 +63,14 @@ def between_steps(data: dict) -> str:
                 cells.append(short(factor * statistics.median(sizes)) if sizes else "")
         rows.append(cells)
     before = flow(f"""
-        The noise that W{data["weights"]}A{data["activations"]} networks predict, against full precision on
-        the same {data["inputs"]} inputs from all {data["steps"]} quadratic steps of runs that nothing was
-        calibrated on. Of the steps that were calibrated on, and of those between them, the median of the MSE
-        and of the size of the mean error, times 1,000:
+        The predicted noise of W{data["weights"]}A{data["activations"]} networks, compared with full
+        precision on the same {data["inputs"]} inputs. The inputs come from all {data["steps"]} quadratic
+        steps of runs that were not used for calibration. The table has two medians, times 1,000: that of the
+        MSE, and that of the size of the mean error. Each is given for the steps with calibration inputs and
+        for the steps between them:
     """)
-    titles = ["inputs from", "MSE, calibrated on", "MSE, between", "mean error, calibrated on"]
-    after = "The error is larger at steps that no input was taken from."
+    titles = ["inputs from", "MSE, steps with inputs", "MSE, between", "mean error, steps with inputs"]
+    after = "The error is larger at steps without calibration inputs."
     return f"{before}\n\n{table([*titles, 'mean error, between'], rows)}\n\n{after}"
 
 
@@ -81,15 +82,17 @@ def layer_divergence(data: dict) -> str:
     rows = [[data["layers"][i], *(short(means[label][i]) for label in labels)] for i in order]
     rows.append(["median of all layers", *(short(statistics.median(means[label])) for label in labels)])
     text = flow(f"""
-        KL(full precision, quantized) in nats of what a layer puts out, mean over the steps. Both networks
-        read the same {data["inputs"]} inputs from {data["steps"]} steps of runs that nothing was
-        calibrated on. Estimator: histograms of {data["bins"]} equal bins over the joint range of both,
-        {data["pseudocount"]} added to each count. The {SHOWN} layers where {labels[0]} diverges most:
+        KL(full precision, quantized) of the outputs of a layer in nats, mean over the steps. Both networks
+        read the same {data["inputs"]} inputs from {data["steps"]} steps of runs that were not used for
+        calibration. Estimator: histograms with {data["bins"]} equal bins over the joint range of both, and
+        {data["pseudocount"]} added to each count. The {SHOWN} layers with the largest divergence of
+        {labels[0]}:
     """)
     smaller = sum(a > b for a, b in zip(first, last, strict=True))
     compared = flow(f"""
-        {labels[-1]} diverges less than {labels[0]} in {smaller} of {len(first)} layers. A `time_emb_proj`
-        reads the time alone, which all inputs of a step share: its histogram has one spike a channel, and a
-        small error moves a spike to another bin, which counts as much as a large one.
+        {labels[-1]} has a smaller divergence than {labels[0]} in {smaller} of {len(first)} layers. A
+        `time_emb_proj` reads only the time, which is the same for all inputs of a step. So its histogram has
+        one peak for each channel. Even a small error moves a peak to another bin, and this counts as much as
+        a large error.
     """)
     return "\n\n".join([text, table(["layer", *labels], rows), compared])

@@ -135,28 +135,28 @@ def dot_mistake(found: Tensor, expected: int, q_w: Tensor, z_w: int, q_x: Tensor
 
 QUIZ = (
     Question(
-        "A layer's weights go from 32 bits to 4. What does its file shrink by?",
+        "A layer's weights get 4 bits instead of 32. How many times smaller is its file?",
         (
-            ("Exactly 8 times.", "The codes do, but each channel also stores a scale and a zero point."),
+            ("Exactly 8 times.", "Only the codes are. Each channel also stores a scale and a zero point."),
             (
                 "A little less than 8 times.",
-                "The codes are 8 times smaller; scales and zero points are added.",
+                "The codes are 8 times smaller. Scales and zero points are added.",
             ),
-            ("16 times, as 4 bits have 16 values.", "The number of values is not the number of bits."),
+            ("16 times: 4 bits have 16 values.", "The number of values is not the number of bits."),
         ),
         right=1,
     ),
     Question(
-        "Eight numbers are put on a grid that covers them all. How far can each move?",
+        "Eight numbers are rounded to a grid that covers them all. How much can each number change?",
         (
-            ("By at most half a step.", "Between two neighbours, the nearer is at most half a step away."),
+            ("By at most half of the scale.", "The nearest value is at most half of the scale away."),
             (
-                "By at most one step.",
-                "That holds too, but rounding goes to the nearer neighbour: half of it.",
+                "By at most the scale.",
+                "This is true, but not sharp: rounding goes to the nearest value, so half of it is enough.",
             ),
             (
                 "There is no limit.",
-                "There is one while the grid covers the number; beyond its ends it is cut.",
+                "There is a limit for numbers inside the grid. Only numbers outside are clipped.",
             ),
         ),
         right=0,
@@ -165,13 +165,13 @@ QUIZ = (
         "One of the eight numbers becomes a hundred times larger. What happens to the other seven?",
         (
             (
-                "Nothing, each number is rounded alone.",
-                "They share one step, and the large number stretches it.",
+                "Nothing: each number is rounded alone.",
+                "All share one scale, and the large number makes it larger.",
             ),
-            ("They get finer codes.", "The step grows with the range, so the codes get coarser."),
+            ("Their grid gets finer.", "The scale grows with the range, so the grid gets coarser."),
             (
                 "They share very few codes.",
-                "One step must reach the large number, so the small ones fall together.",
+                "The grid must reach the large number. So its scale is large: small numbers share a code.",
             ),
         ),
         right=2,

@@ -198,25 +198,25 @@ QUIZ = (
         (
             (
                 "It grows, since there are ten times as many errors.",
-                "Each of them is about ten times smaller.",
+                "But each of them is about ten times smaller.",
             ),
-            ("It stays the same.", "That would be so if all errors were alike."),
+            ("It stays the same.", "This happens if the errors of all steps are equal."),
             (
                 "It shrinks by about the square root of ten.",
-                "Ten times as many errors, each a tenth: independent variances add to a tenth.",
+                "Ten times as many errors, each a tenth of the size: the variances add up to a tenth.",
             ),
         ),
         right=2,
     ),
     Question(
-        "Why does the error of a network with 4-bit weights not shrink in this way?",
+        "Why does this not happen for a network with 4-bit weights?",
         (
             (
-                "The rounded weights stay the same: neighbouring steps err in the same direction.",
-                "Amplitudes add instead of variances, and smaller steps do not help.",
+                "The rounded weights are the same at all steps: neighbouring steps have similar errors.",
+                "Similar errors add up directly, so smaller steps do not help.",
             ),
-            ("4-bit numbers overflow after many steps.", "Nothing is stored in 4 bits from step to step."),
-            ("The sampler adds noise of its own.", "DDIM with eta = 0 is deterministic."),
+            ("4-bit numbers overflow after many steps.", "Only the weights have 4 bits. They do not change."),
+            ("The sampler adds its own noise.", "DDIM, as used here, adds none: it is deterministic."),
         ),
         right=0,
     ),
@@ -224,14 +224,14 @@ QUIZ = (
         "You compare two quantized models by the error of one step at the noisy end. Is this enough?",
         (
             (
-                "Yes, the errors only add up.",
-                "They add up in different ways, and are multiplied on their way.",
+                "Yes: errors only add up.",
+                "They add up in different ways, and later steps multiply them.",
             ),
             (
-                "No: two models that are alike after one step can end far apart.",
+                "No: two models with equal errors after one step can end with different errors.",
                 "Compare whole trajectories, from the same noise.",
             ),
-            ("Yes, if the step is averaged over many images.", "More images do not show what comes later."),
+            ("Yes, with the mean over many images.", "More images do not show the later steps."),
         ),
         right=1,
     ),

@@ -141,24 +141,24 @@ def check_range_utilisation(answer: Answer, seed: int) -> str:
 
 QUIZ = (
     Question(
-        "At one step a layer's input covers a quarter of the range fixed for all steps. How many bits "
-        "does the grid lose there?",
+        "At one step, a layer's input covers a quarter of the fixed range. How many bits does the grid "
+        "lose there?",
         (
-            ("Two.", "A quarter of the codes is left: log2(1 / 4) = -2, and the error grows 16 times."),
-            ("Four.", "The error is 16 times as large, but a bit divides the error by 4, not by 2."),
-            ("A quarter of them.", "Bits count doublings: what matters is the logarithm of the share."),
+            ("Two.", "A quarter of the codes is left, and log2(4) = 2. The error is 16 times as large."),
+            ("Four.", "The error is 16 times as large, but one bit divides it by 4, not by 2."),
+            ("A quarter of them.", "The number of lost bits is the logarithm of the share, log2(4)."),
         ),
         right=0,
     ),
     Question(
-        "A layer's range is taken from the first, noisy step, and grows later. What happens later?",
+        "A layer's range comes from the first, noisy step. Later the values are larger. What happens?",
         (
-            ("The grid is too coarse.", "The range is too small, so its steps are too fine, if anything."),
+            ("The grid is too coarse.", "No: the range is too small, so the grid is fine."),
             (
                 "Large values are clipped to the end of the grid.",
-                "Clipping errors are not bounded by half a step, and grow with the distance.",
+                "The error of clipping is not bounded by half of the scale. It grows with the distance.",
             ),
-            ("Nothing: the grid adapts.", "A static range is fixed at calibration."),
+            ("Nothing: the grid adapts.", "Calibration fixes a static range before the run."),
         ),
         right=1,
     ),
@@ -166,12 +166,12 @@ QUIZ = (
         "A layer's outputs have a KL divergence of 0.001 under calibration A and of 0.1 under calibration B. "
         "What follows?",
         (
-            ("A's pictures are better.", "Not by itself: it is one layer, and its histogram only."),
+            ("A's pictures are better.", "We do not know: this is only one layer, and only its histogram."),
             (
-                "A keeps this layer's distribution better, as far as the histogram shows.",
-                "It is a check, layer by layer; errors that cancel in the histogram stay invisible.",
+                "Under A, the histogram of this layer's outputs is closer to full precision.",
+                "It is a check of single layers. A histogram does not show all errors.",
             ),
-            ("B has a hundred times the error of A.", "KL divergence is no distance and has no such scale."),
+            ("B has a hundred times the error of A.", "KL divergence is not proportional to the error."),
         ),
         right=1,
     ),

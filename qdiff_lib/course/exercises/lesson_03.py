@@ -164,39 +164,42 @@ def check_stream_number(answer: Answer, seed: int) -> str:
 
 QUIZ = (
     Question(
-        "A layer's weights are rounded with a calibration set of pure noise only. What does the learned "
-        "rounding of the first layer become?",
+        "The weights of the first layer are rounded with a calibration set of pure noise. Which rounding "
+        "does it choose?",
         (
-            ("Random.", "The noise has a covariance, and the rounding that is best for it is definite."),
+            ("A random one.", "White noise has a known covariance, and one rounding is best for it."),
             (
                 "Rounding to nearest.",
-                "In white noise no two inputs are alike, so no two weights' errors can cancel.",
+                "In white noise no two inputs are correlated, so the errors of two weights cannot cancel.",
             ),
-            ("The best for pictures, too.", "Pictures have neighbours that are alike; noise has none."),
+            (
+                "The best one for pictures.",
+                "In pictures neighbouring pixels are correlated, in noise they are not.",
+            ),
         ),
         right=1,
     ),
     Question(
-        "250 inputs are asked for from every 5th of 100 steps. How many come from each chosen step?",
+        "You need 250 inputs from every 5th of 100 steps. How many come from each chosen step?",
         (
-            ("12, so 240 in all.", "Then the set is too small; the rest of 10 must be handed out, too."),
-            ("13, so 260 in all.", "Then the set is too large, and two runs cannot be compared."),
+            ("12, so 240 in all.", "The set is too small: 10 inputs are missing."),
+            ("13, so 260 in all.", "The set is too large: 10 inputs too many."),
             (
                 "13 at ten of the steps and 12 at the other ten.",
-                "250 = 20 * 12 + 10: as even as whole numbers allow, and exactly 250.",
+                "250 = 20 * 12 + 10. The numbers differ by at most one, and the sum is exactly 250.",
             ),
         ),
         right=2,
     ),
     Question(
-        "You calibrate on the noise that you evaluate on, and the error falls. What follows?",
+        "You calibrate and evaluate on the same noise, and the error falls. What follows?",
         (
             (
-                "Nothing yet: the rounding may have fitted these very inputs.",
-                "The error on inputs that the rounding was chosen by is too low. Use other seeds.",
+                "Nothing yet: the rounding may fit only these inputs.",
+                "On the inputs that chose the rounding, the error is too small. Use other seeds.",
             ),
-            ("The model has become better.", "On these inputs. For all others it may be worse."),
-            ("The set was too large.", "The more inputs, the smaller the gap between seen and new ones."),
+            ("The model is better.", "On these inputs it is. On other inputs it may be worse."),
+            ("The set was too large.", "With more inputs, the errors on old and new inputs differ less."),
         ),
         right=0,
     ),

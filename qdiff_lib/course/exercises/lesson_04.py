@@ -170,35 +170,35 @@ def long_halves(generator: torch.Generator) -> tuple[Half, Half]:
 
 QUIZ = (
     Question(
-        "X1 is 200 times as wide as X2, and both share one 8-bit grid. How many codes does X2 get, about?",
+        "X2 is 200 times as wide as X1, and both share one 8-bit grid. About how many codes does X1 get?",
         (
-            ("256, like X1", "The grid has 256 codes for the whole range; X2 fills a small part of it."),
-            ("128", "Half of the channels do not get half of the codes: codes go by range."),
-            ("1 or 2", "255 / 200 is 1.3 steps: X2 is nearly a constant, whatever it says."),
+            ("256, like X2", "The grid has 256 codes for the whole range. X1 covers a small part of it."),
+            ("128", "The number of codes depends on the range, not on the number of channels."),
+            ("1 or 2", "The range of X1 is 255 / 200 = 1.3 times the scale. So X1 is nearly constant."),
         ),
         2,
     ),
     Question(
-        "Why may the two products of equation 8 not be added as integers?",
+        "Why can the two products of equation 8 not be added as integers?",
         (
             ("They would overflow", "Not at these sizes: 128 channels of 8 by 4 bits need 20 bits."),
             (
-                "They count in different units",
+                "They have different units",
                 "Each half's integers are multiples of its own s_x s_w. Scale first, then add.",
             ),
-            ("Integer addition is slow", "It is as fast as any; the sum would be wrong, not slow."),
+            ("Integer addition is slow", "It is fast. The sum would be wrong, not slow."),
         ),
         1,
     ),
     Question(
-        "In a shortcut layer the ranges differ by 1.7, as in a mild model. What does the split buy there?",
+        "In a shortcut layer the ratio of the two ranges is 1.7. What does the split gain there?",
         (
             (
-                "Under one bit for the smaller half, and less in the layer's output",
-                "log2(1.7) = 0.77 bits for that half; the wider half gains nothing.",
+                "Less than one bit for the smaller half, and less in the layer's output",
+                "The smaller half gains log2(1.7) = 0.77 bits. The wider half gains nothing.",
             ),
-            ("Nothing at all", "The smaller half's step does become 1.7 times finer."),
-            ("Everything: without it the layer collapses", "That takes a ratio near 2^b - 1."),
+            ("Nothing at all", "The scale of the smaller half becomes 1.7 times smaller."),
+            ("Very much: one grid erases the smaller half", "This needs a ratio near 2^b - 1."),
         ),
         0,
     ),

@@ -197,31 +197,31 @@ def packing_mistake(found: Tensor, codes: Tensor) -> str:
 
 QUIZ = (
     Question(
-        "Why does AdaRound beat rounding each weight to nearest, on the same grid?",
+        "Why is AdaRound better than rounding each weight to nearest, on the same grid?",
         (
-            ("It moves each weight less.", "No rounding moves a single weight less than nearest does."),
+            ("It changes each weight less.", "No rounding changes a single weight less than nearest."),
             (
-                "The errors of many weights add up in one output, and it lets them cancel.",
-                "It judges a rounding by the output, for inputs as the network really gets them.",
+                "The errors of many weights add up in one output, and AdaRound makes them cancel.",
+                "It measures the error of the output, for inputs from the real network.",
             ),
             ("It uses more values.", "The grid is the same: 16 values for 4 bits."),
         ),
         right=1,
     ),
     Question(
-        "What does the regularizer do as beta falls?",
+        "What does the penalty do while beta falls?",
         (
             (
-                "It pulls every weight to nearest.",
-                "It pulls h to 0 or to 1, whichever side it is on by then.",
+                "It moves every weight to its nearest value.",
+                "It moves h to 0 or to 1, whichever is closer at that time.",
             ),
             (
-                "At first it leaves most h alone, in the end it pushes all of them to 0 or 1.",
-                "A high beta is flat in the middle; a low one has a slope nearly everywhere.",
+                "At first it has little effect on most h. At the end it moves all of them to 0 or 1.",
+                "A high beta makes it flat in the middle. A low beta makes a slope nearly everywhere.",
             ),
             (
                 "It makes the weights smaller.",
-                "It does not see the size of a weight, only the share of a step.",
+                "It does not depend on the size of a weight, only on h.",
             ),
         ),
         right=1,

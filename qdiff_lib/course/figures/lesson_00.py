@@ -1,4 +1,4 @@
-"""Figures of lesson 0: numbers on grids, what a bit costs, and the shipped model at work."""
+"""Figures of lesson 0: numbers on grids, the cost of a bit, and how the shipped model draws."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ def with_and_without(numbers: Tensor, outlier: float, bits: int) -> tuple[Figure
     above, below = figure.subplots(2)
     changed = torch.cat([numbers[:-1], torch.tensor([outlier])])
     before, after = draw_grid(above, numbers, bits), draw_grid(below, changed, bits)
-    return figure, f"Above: {before} Below, with one number at {outlier:g}: {after}"
+    return figure, f"Above: {before} Below, one number is {outlier:g}: {after}"
 
 
 def draw_grid(axis: Axes, numbers: Tensor, bits: int) -> str:
@@ -57,25 +57,27 @@ def draw_grid(axis: Axes, numbers: Tensor, bits: int) -> str:
     axis.set_title(f"{len(numbers)} numbers, {bits} bits: {2**bits} values, {scale.item():.3g} apart")
     error = (values - numbers).abs().max().item()
     return (
-        f"a grid of {bits} bits has {2**bits} values, {scale.item():.3g} apart; the {len(numbers)} numbers "
-        f"use {len(used)} of them and move by at most {error:.2g}."
+        f"A grid of {bits} bits has {2**bits} values, {scale.item():.3g} apart. The {len(numbers)} numbers "
+        f"use {len(used)} of them, and move by at most {error:.2g}."
     )
 
 
 @styled
-def error_by_bits(bits: Sequence[int], errors: Sequence[float], steps: Sequence[float]) -> tuple[Figure, str]:
-    """The largest error of some numbers at each width, and the bound: half of the grid's step."""
+def error_by_bits(
+    bits: Sequence[int], errors: Sequence[float], scales: Sequence[float]
+) -> tuple[Figure, str]:
+    """The largest error of some numbers for each number of bits, and the bound: half of the grid's scale."""
     figure = Figure(figsize=(6.4, 3.4))
     axis = figure.subplots()
-    halves = [step / 2 for step in steps]
-    axis.plot(bits, halves, color="0.5", linestyle="--", label="bound: half a step")
+    halves = [scale / 2 for scale in scales]
+    axis.plot(bits, halves, color="0.5", linestyle="--", label="bound: half of the scale")
     axis.plot(bits, errors, marker="o", color=VALUE, label="largest error of the 8 numbers")
     axis.set(xlabel="bits of a code", ylabel="error (same unit as the numbers)", yscale="log", xticks=bits)
     axis.legend()
-    axis.set_title("Each bit less doubles the step, and a little more")
+    axis.set_title("Each bit less makes the scale a little more than twice as large")
     return figure, (
         f"The largest error grows from {errors[-1]:.2g} at {bits[-1]} bits to {errors[0]:.2g} at {bits[0]} "
-        "bits, always below half a step."
+        "bits. It is always below half of the scale."
     )
 
 
@@ -84,12 +86,14 @@ def same_noise(rows: Mapping[int, Tensor], megabytes: Mapping[int, float]) -> tu
     """Images (n, 1, H, W) by bits of the weights, widest first; a column starts from the same noise."""
     widest, n = max(rows), len(rows[max(rows)])
     labelled = {f"{bits} bits\n{megabytes[bits]:.1f} MB": images for bits, images in rows.items()}
-    figure = image_rows(labelled, "Weights of fewer and fewer bits; the same noise in a column", columns=n)
+    figure = image_rows(
+        labelled, "Fewer bits from row to row; each column starts from the same noise", columns=n
+    )
     distances = {bits: grey_distance(images, rows[widest]) for bits, images in rows.items() if bits != widest}
     words = ", ".join(f"{distance:.0f} at {bits} bits" for bits, distance in distances.items())
     return figure, (
-        f"Rows of {n} drawn clothes at {', '.join(map(str, rows))} bits: the mean distance from the "
-        f"{widest}-bit row, of 255 grey levels, is {words}."
+        f"Rows of {n} drawn clothes, with weights of {', '.join(map(str, rows))} bits. The mean difference "
+        f"from the {widest}-bit row, of 255 grey levels, is {words}."
     )
 
 
@@ -104,9 +108,9 @@ def drawing(trajectory: Tensor, steps: Sequence[int]) -> tuple[Figure, str]:
     width = trajectory.shape[-1] + 1
     ticks = [(i + 0.5) * width for i in range(len(steps))]
     axis.set(xticks=ticks, xticklabels=[f"step {step}" for step in steps])
-    figure.suptitle(f"{n} images out of noise, in {total} denoising steps")
+    figure.suptitle(f"{n} images from noise, in {total} denoising steps")
     spread = [trajectory[step - 1].std().item() for step in (1, total)]
     return figure, (
-        f"{n} rows, each from noise (left) to a piece of clothing (right) in {total} steps; the standard "
-        f"deviation over the pixels goes from {spread[0]:.2f} to {spread[1]:.2f}."
+        f"{n} rows, each from noise (left) to a piece of clothing (right) in {total} steps. The standard "
+        f"deviation of the pixels goes from {spread[0]:.2f} to {spread[1]:.2f}."
     )

@@ -1,4 +1,4 @@
-"""Figures of lesson 01: how the error of each denoising step adds up."""
+"""Figures of lesson 1: how the errors of the denoising steps add up."""
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,7 +24,7 @@ def same_seeds(rows: dict[str, Tensor], columns: int = 12) -> tuple[Figure, str]
     errors = {label: (rows[label].double() / 127.5 - reference).square().mean() for label in labels[1:]}
     listed = "; ".join(f"{label} {error:.4f}" for label, error in errors.items())
     return figure, (
-        f"{columns} images for each of {len(rows)} models from the same noise. Mean squared error against "
+        f"{columns} images of each of {len(rows)} models, from the same noise. Mean squared error against "
         f"{labels[0]}, over {len(reference)} images with pixels from -1 to 1: {listed}."
     )
 
@@ -34,11 +34,11 @@ def growth(
     errors: Tensor,
     predicted: Tensor,
     persistent: Tensor | None = None,
-    title: str = "A new error at each step",
+    title: str = "An independent error at each step",
 ) -> tuple[Figure, str]:
-    """Measured variance per step of several seeds, (seeds, T), against the recursion's, (T,).
+    """Variance per step, measured with several seeds, (seeds, T), and by the recursion, (T,).
 
-    persistent: the recursion's answer for an error that never changes, (T,), as a second line.
+    persistent: the recursion's variance for an error that never changes, (T,), as a second line.
     """
     seeds, steps = errors.shape
     at = range(1, steps + 1)
@@ -58,40 +58,40 @@ def growth(
     worst = (errors.mean(0) / predicted - 1).abs().max()
     grown = errors.mean(0)[-1] / errors.mean(0)[0]
     return figure, (
-        f"Variance of the error, {seeds} seeds: after {steps} steps it is {grown:.0f} times that of "
-        f"one step. The recursion is at most {worst:.1%} off the mean of the seeds."
+        f"Variance of the error, {seeds} seeds: after {steps} steps it is {grown:.0f} times that after "
+        f"one step. The recursion differs from the mean of the seeds by at most {worst:.1%}."
     )
 
 
 @styled
 def more_steps(steps: list[int], single: Tensor, fresh: Tensor, persistent: Tensor) -> tuple[Figure, str]:
-    """Final error against the number of steps: a new error at each, or always the same."""
+    """Final error against the number of steps, for independent and for equal errors of the steps."""
     figure = Figure()
     axis = figure.subplots()
     axis.plot(steps, persistent, "s-", color="C4", label="end, the same error at every step")
-    axis.plot(steps, fresh, "o-", color="C2", label="end, a new random error at every step")
+    axis.plot(steps, fresh, "o-", color="C2", label="end, an independent error at every step")
     axis.plot(steps, single, "^--", color="0.5", label="what one step adds, on average")
     axis.set(
         xlabel="number of DDIM steps T", ylabel="root mean square error of x", xscale="log", yscale="log"
     )
     axis.set_xticks(steps, [str(n) for n in steps])
     axis.minorticks_off()
-    axis.set_title("The same error per noise prediction, more and smaller steps")
+    axis.set_title("More and smaller steps, each prediction with the same size of error")
     axis.legend(fontsize=8)
     return figure, (
-        f"From {steps[0]} to {steps[-1]} steps the error that one step adds falls by a factor of "
-        f"{single[0] / single[-1]:.0f}, the final error by {fresh[0] / fresh[-1]:.1f} where every "
-        f"step errs anew, and by {persistent[0] / persistent[-1]:.2f} where every step errs alike."
+        f"From {steps[0]} to {steps[-1]} steps, the error that one step adds falls by a factor of "
+        f"{single[0] / single[-1]:.0f}. The final error is divided by {fresh[0] / fresh[-1]:.1f} for "
+        f"independent errors, and by {persistent[0] / persistent[-1]:.2f} for equal errors."
     )
 
 
 @styled
 def anatomy(total: Tensor, inherited: Tensor, fresh: Tensor, alike: Tensor, label: str) -> tuple[Figure, str]:
-    """Root mean squares per step, (T,), and the correlation of neighbouring steps' own errors, (T - 1,)."""
+    """Root mean squares per step, (T,), and the correlation of neighbouring steps' added errors, (T - 1,)."""
     figure = Figure(figsize=(7.2, 3.4))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     at = range(1, len(total) + 1)
-    left.plot(at, total, "o-", ms=3, color="C0", label="all of the error")
+    left.plot(at, total, "o-", ms=3, color="C0", label="error")
     left.plot(at, inherited, "s-", ms=3, color="C1", label="inherited from the step before")
     left.plot(at, fresh, "^-", ms=3, color="C6", label="added by the step itself")
     left.set(xlabel=STEP_LABEL, ylabel="root mean square error of x", ylim=(0, None))
@@ -101,13 +101,13 @@ def anatomy(total: Tensor, inherited: Tensor, fresh: Tensor, alike: Tensor, labe
     right.axhline(0, color="0.6", lw=1)
     right.annotate("independent errors", (len(total), 0.03), ha="right", fontsize=8, color="0.4")
     right.set(xlabel=STEP_LABEL, ylabel="correlation with the step before", ylim=(-0.1, 1.05))
-    right.set_title("Is each step's own error new?")
+    right.set_title("Added errors: independent?")
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, (
-        f"{label}: at the last step but one, {inherited[-2] / total[-2]:.0%} of the error's size was "
-        f"inherited and the step itself adds {fresh[-2] / total[-2]:.0%}. The own errors of neighbouring "
-        f"steps have a mean correlation of {alike.mean():.2f}."
+        f"{label}, one step before the last: the inherited error has {inherited[-2] / total[-2]:.0%} of the "
+        f"size of the error, and the added error has {fresh[-2] / total[-2]:.0%}. The added errors of "
+        f"neighbouring steps have a mean correlation of {alike.mean():.2f}."
     )
 
 
@@ -117,7 +117,7 @@ def error_curves(
 ) -> tuple[Figure, str]:
     """MSE and signal-to-noise ratio in dB against full precision per step, (T,) for each label; n runs.
 
-    unrelated: the MSE between two images of different noise, where nothing is left of the original.
+    unrelated: the MSE between two images from different noise.
     """
     figure = Figure(figsize=(7.2, 3.8))
     left, right = figure.subplots(1, 2)
@@ -134,21 +134,21 @@ def error_curves(
         left.annotate("two unrelated images", (1, unrelated * 1.1), **words)
     left.set(xlabel=STEP_LABEL, ylabel="mean squared error of x", yscale="log")
     left.set_title(f"Error, mean of {n} runs")
-    right.set(xlabel=STEP_LABEL, ylabel="signal to noise (dB)")
-    right.set_title("The same as a ratio")
+    right.set(xlabel=STEP_LABEL, ylabel="signal-to-noise ratio (dB)")
+    right.set_title("Signal-to-noise ratio")
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     listed = "; ".join(
-        f"{label} {snr[label][0]:.0f} to {snr[label][-1]:.0f} dB, last MSE {mse[label][-1]:.4f}"
+        f"{label} from {snr[label][0]:.0f} to {snr[label][-1]:.0f} dB, last MSE {mse[label][-1]:.4f}"
         for label in mse
     )
-    return figure, f"Over {len(next(iter(mse.values())))} steps, mean of {n} runs: {listed}."
+    return figure, f"{len(next(iter(mse.values())))} steps, mean of {n} runs: {listed}."
 
 
 @styled
 def halves(errors: dict[str, float], n: int) -> tuple[Figure, str]:
-    """Final MSE for each way to share the steps between full precision and 4 bits, as bars; n images."""
+    """Final MSE of n images for each way to give 4 bits to some of the steps, as bars."""
     figure = Figure(figsize=(7.2, 2.2))
     axis = figure.subplots()
     bars = axis.barh(list(errors), list(errors.values()), color=["C1", "C2", "C3"][: len(errors)])

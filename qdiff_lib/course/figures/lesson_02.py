@@ -1,4 +1,4 @@
-"""Figures of lesson 02: how activation ranges drift with the time step, and what a fixed range costs."""
+"""Figures of lesson 2: how activation ranges drift with the time step, and what a fixed range costs."""
 
 import torch
 from matplotlib.figure import Figure
@@ -14,9 +14,9 @@ RIDGES = 10  # steps shown in a ridge plot
 
 
 def shares(ranges: dict) -> Tensor:
-    """Width of each step's range over the width of the one range that serves all steps, (layers, T).
+    """Width of each step's range over the width of the range over all steps, (layers, T).
 
-    ranges: "min" and "max" hold (layers, T) numbers. Every range is widened to contain 0, as a grid's is.
+    ranges: "min" and "max" hold (layers, T) numbers. Each range is extended to contain 0, like a grid.
     """
     low = torch.as_tensor(ranges["min"], dtype=torch.float64).clamp(max=0)
     high = torch.as_tensor(ranges["max"], dtype=torch.float64).clamp(min=0)
@@ -25,10 +25,10 @@ def shares(ranges: dict) -> Tensor:
 
 @styled
 def heat_map(ranges: dict) -> tuple[Figure, str]:
-    """Share of the all-steps range that each layer's input covers at each step.
+    """The range of each layer's input at each step, as a share of its range over all steps.
 
-    ranges: a recorded result "activation_ranges", or a live one of the same form. Layers are in execution
-    order, but for those that read the time step alone, which come first.
+    ranges: a recorded result "activation_ranges", or a live one of the same form. Layers that read only the
+    time step come first. The others are in execution order.
     """
     names, steps = ranges["layers"], ranges["steps"]
     order = sorted(range(len(names)), key=lambda i: group(names[i]) != TIME)
@@ -51,14 +51,14 @@ def heat_map(ranges: dict) -> tuple[Figure, str]:
         axis.set_ylabel(f"{len(names)} layers")
     axis.set(xlabel=STEP_LABEL, title=f"Range of each layer's input at each step, {ranges['n']} runs")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=axis, label="% of the all-steps range")
+    figure.colorbar(image, ax=axis, label="% of range, all steps")
     least = covered.amin(1)
     median = least.quantile(0.5)
     widest, narrowest = (names[order[int(i)]] for i in (least.argmax(), least.argmin()))
     return figure, (
-        f"{len(names)} layers over {steps} steps, {ranges['n']} runs. At its narrowest step the median layer "
-        f"covers {median:.0%} of its all-steps range, {narrowest} {least.min():.0%}, and {widest} "
-        f"{least.max():.0%}."
+        f"{len(names)} layers over {steps} steps, {ranges['n']} runs. The narrowest range of a layer, as a "
+        f"share of its range over all steps: {median:.0%} for the median layer, "
+        f"{least.min():.0%} for {narrowest}, {least.max():.0%} for {widest}."
     )
 
 
@@ -73,8 +73,8 @@ def group(layer: str) -> str:
 def ridges(ranges: dict, layers: list[str], densities: dict[str, Tensor] | None = None) -> tuple[Figure, str]:
     """Range of a few layers' inputs at about ten steps: thin from minimum to maximum, thick for 1 % to 99 %.
 
-    ranges: as for ``heat_map``. densities: for a layer (T, bins), counts over its all-steps range, drawn as
-    ridges above the bars where they are known.
+    ranges: as for ``heat_map``. densities: for a layer (T, bins), counts over its range of all steps. They
+    are drawn as ridges above the bars.
     """
     steps = ranges["steps"]
     shown = sorted({round(float(i)) for i in torch.linspace(0, steps - 1, min(RIDGES, steps))})
@@ -99,16 +99,16 @@ def ridges(ranges: dict, layers: list[str], densities: dict[str, Tensor] | None 
         width = high - low
         narrow, wide = int(width.argmin()), int(width.argmax())
         words.append(
-            f"{layer}: {width[narrow]:.1f} wide at step {narrow + 1}, {width[wide]:.1f} at step {wide + 1}"
+            f"{layer} from {width[narrow]:.1f} at step {narrow + 1} to {width[wide]:.1f} at step {wide + 1}"
         )
     axes[0].set_ylabel(STEP_LABEL)
     axes[0].invert_yaxis()
     figure.supxlabel("value of the layer's input (thick: 1 % to 99 %, thin: all)", fontsize=9)
-    return figure, f"Ranges at {len(shown)} of {steps} steps, n = {ranges['n']}. {'; '.join(words)}."
+    return figure, f"Ranges at {len(shown)} of {steps} steps, n = {ranges['n']}. Width: {'; '.join(words)}."
 
 
 def draw_ridge(axis, counts: Tensor, low: float, high: float, row: int) -> None:
-    """One histogram as a hill that stands on ``row``; the axis is upside down, so up is less."""
+    """One histogram as a hill on the line ``row``; on this axis, smaller values are higher."""
     centres = torch.linspace(float(low), float(high), 2 * len(counts) + 1)[1::2]
     hill = row - 0.9 * counts / counts.max()
     axis.fill_between(centres.numpy(), hill.numpy(), row, color="C2", alpha=0.6, lw=0)
@@ -122,7 +122,7 @@ def short(layer: str) -> str:
 
 @styled
 def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> tuple[Figure, str]:
-    """For each layer the share of codes in reach, and MSE of the fixed range over that of its own, (T,)."""
+    """For each layer, (T,): the codes that a step uses, and MSE with one range over MSE with its own."""
     figure = Figure(figsize=(7.2, 3.8))
     left, right = figure.subplots(1, 2)
     for i, layer in enumerate(used):
@@ -133,7 +133,7 @@ def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> 
         right.plot(at, 1 / used[layer] ** 2, ":", color=f"C{i + 1}", lw=1)
     right.plot([], [], ":", color="0.4", lw=1, label="1 / share squared")
     right.axhline(1, color="0.5", lw=1)
-    left.set(xlabel=STEP_LABEL, ylabel=f"codes within reach (% of {2**bits})", ylim=(0, 105))
+    left.set(xlabel=STEP_LABEL, ylabel=f"codes that the step uses (% of {2**bits})", ylim=(0, 105))
     right.set(xlabel=STEP_LABEL, ylabel="MSE: one range / own range", yscale="log")
     plain_log_ticks(right)
     for axis in (left, right):
@@ -141,7 +141,7 @@ def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> 
     right.legend(fontsize=8)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     words = "; ".join(
-        f"{layer} uses {used[layer].min():.0%} to {used[layer].max():.0%} of the codes, worst error ratio "
+        f"{layer} uses {used[layer].min():.0%} to {used[layer].max():.0%} of the codes, largest error ratio "
         f"{lost[layer].max():.1f}"
         for layer in used
     )
@@ -152,15 +152,15 @@ def utilisation(used: dict[str, Tensor], lost: dict[str, Tensor], bits: int) -> 
 def fixed_range(
     rounding: Tensor, clipping: Tensor, own: Tensor, layer: str, where: str
 ) -> tuple[Figure, str]:
-    """Error of a range from other steps, (T,) each: of values inside of it, outside of it, and the floor.
+    """Error at each step, (T,), with a range from other steps: of values inside, outside, and the floor.
 
-    The limits of the axis depend on the floor alone: figures of one layer can be compared.
+    The limits of the axis depend only on the floor, so figures of one layer can be compared.
     """
     figure = Figure(figsize=(5.2, 3.4))
     axis = figure.subplots()
     at = range(1, len(own) + 1)
     axis.plot(at, rounding + clipping, "o-", ms=4, color="C0", label=f"range from {where}")
-    axis.plot(at, clipping.clamp(min=1e-12), "^--", ms=3, color="C4", label="of it, clipped values")
+    axis.plot(at, clipping.clamp(min=1e-12), "^--", ms=3, color="C4", label="part of it: clipped values")
     axis.plot(at, own, ":", color="C6", label="floor: the step's own range")
     axis.set(xlabel=STEP_LABEL, ylabel="mean squared error", yscale="log")
     axis.set_ylim(own.min().item() / 3, 3000 * own.max().item())
@@ -169,8 +169,11 @@ def fixed_range(
     axis.legend(fontsize=8)
     ratio = (rounding + clipping) / own
     worst = int(ratio.argmax())
-    cause = "clipping" if clipping[worst] > rounding[worst] else "coarse steps"
-    return figure, f"worst at step {worst + 1}: {ratio[worst]:.1f} times the floor, from {cause}"
+    cause = "clipping" if clipping[worst] > rounding[worst] else "a coarse grid"
+    return (
+        figure,
+        f"The largest error is at step {worst + 1}: {ratio[worst]:.1f} times the floor, from {cause}.",
+    )
 
 
 @styled

@@ -1,4 +1,4 @@
-"""Figures of lesson 03: the rules that choose calibration steps, and what each of them costs."""
+"""Figures of lesson 3: the rules that choose calibration steps, and the error of each."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,16 +40,16 @@ def strip_chart(counts: dict[str, Tensor]) -> tuple[Figure, str]:
     axis.set_xlim(0.4, steps + 0.6)
     axis.grid(False)
     axis.set(xlabel=STEP_LABEL)
-    axis.set_title("Where the calibration inputs come from (area: share of the set)")
+    axis.set_title("Steps of the calibration inputs (area: share of the set)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     listed = "; ".join(
         f"{label} {int(taken.sum())} inputs, {spans(taken)}" for label, taken in counts.items()
     )
-    return figure, f"Of {steps} steps the rules take: {listed}."
+    return figure, f"What the rules take from {steps} steps: {listed}."
 
 
 def spans(taken: Tensor) -> str:
-    """Which steps are used, counted from 1."""
+    """The steps that are used, in words, counted from 1."""
     used = (taken > 0).nonzero().flatten() + 1
     first, last = int(used[0]), int(used[-1])
     return f"at {len(used)} steps from {first} to {last}" if len(used) > 1 else f"all at step {first}"
@@ -57,7 +57,7 @@ def spans(taken: Tensor) -> str:
 
 @styled
 def by_step(errors: dict[str, Tensor], nearest: Tensor, title: str) -> tuple[Figure, str]:
-    """Error of a rounding chosen for each rule's steps, over that of rounding to nearest, (T,) each."""
+    """Error of the rounding chosen for each rule's steps, over the error of nearest, (T,) each."""
     figure = Figure(figsize=(7.2, 3.6))
     axis = figure.subplots()
     at = range(1, len(nearest) + 1)
@@ -74,7 +74,7 @@ def by_step(errors: dict[str, Tensor], nearest: Tensor, title: str) -> tuple[Fig
     listed = "; ".join(f"{label} {mean:.3f}" for label, mean in means.items())
     return (
         figure,
-        f"{title}: mean error over all {len(nearest)} steps, rounding to nearest being 1: {listed}.",
+        f"{title}. Mean error over all {len(nearest)} steps, as a multiple of nearest's: {listed}.",
     )
 
 
@@ -97,14 +97,14 @@ def coverage(counts: Tensor, covered: dict[str, Tensor], label: str) -> tuple[Fi
     below.legend(fontsize=7, loc="lower center")
     worst = min(covered, key=lambda layer: covered[layer].min())
     step = int(covered[worst].argmin()) + 1
-    return figure, f"least at step {step}, {worst}: {covered[worst].min():.0%} of the range is covered"
+    return figure, f"Least covered is step {step} of {worst}: {covered[worst].min():.0%} of its range."
 
 
 @styled
 def own_and_true(
     counts: list[int], own: list[float], true: list[float], best: float, white: float
 ) -> tuple[Figure, str]:
-    """Error on the inputs that a rounding was chosen by, and its true error, against how many inputs.
+    """Error on the inputs for which a rounding was chosen, and its true error, by the number of inputs.
 
     best: true error of the best rounding. white: that of rounding to nearest.
     """
@@ -113,24 +113,24 @@ def own_and_true(
     axis.plot(counts, true, "o-", color="C4", label="true error (any new input)")
     axis.plot(counts, own, "s-", color="C6", label="error on its own calibration inputs")
     axis.axhline(white, color="0.5", ls="--", lw=1.5, label="round to nearest, true error")
-    axis.axhline(best, color="C3", ls=":", lw=1.5, label="floor: the best rounding there is")
-    axis.set(xlabel="calibration inputs", ylabel="mean squared error (step of the grid = 1)")
+    axis.axhline(best, color="C3", ls=":", lw=1.5, label="floor: the best rounding")
+    axis.set(xlabel="calibration inputs", ylabel="mean squared error (scale of the grid = 1)")
     axis.set(xscale="log", yscale="log")
     plain_log_ticks(axis)
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
     axis.legend(fontsize=8)
-    axis.set_title("Judged by inputs that it has seen, a rounding looks too good")
+    axis.set_title("On its own calibration inputs, a rounding looks too good")
     return figure, (
-        f"With {counts[0]} inputs the error looks like {own[0]:.3g} and is {true[0]:.3g}; with {counts[-1]} "
-        f"it looks like {own[-1]:.3g} and is {true[-1]:.3g}. The best possible is {best:.3g}, "
+        f"With {counts[0]} inputs the error seems to be {own[0]:.3g} and is {true[0]:.3g}. With {counts[-1]} "
+        f"inputs it seems to be {own[-1]:.3g} and is {true[-1]:.3g}. The best rounding has {best:.3g}, "
         f"nearest has {white:.3g}."
     )
 
 
 @styled
 def one_step(ratios: dict[str, Tensor]) -> tuple[Figure, str]:
-    """Mean error over the run if calibrated at step k alone, over that of the uniform rule, (T,) each."""
+    """Mean error over the run after calibration at step k alone, over that of the uniform rule, (T,) each."""
     figure = Figure(figsize=(7.2, 3.2))
     axis = figure.subplots()
     steps = len(next(iter(ratios.values())))
@@ -142,14 +142,17 @@ def one_step(ratios: dict[str, Tensor]) -> tuple[Figure, str]:
     )
     plain_log_ticks(axis)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_title("Calibrated at one step, judged at all")
+    axis.set_title("Calibrated at one step, measured at all steps")
     axis.legend(fontsize=8)
     listed = "; ".join(
-        f"{label} {ratio.min():.2f} at step {int(ratio.argmin()) + 1}, up to {ratio.max():.2f} at step "
+        f"{label} from {ratio.min():.2f} at step {int(ratio.argmin()) + 1} to {ratio.max():.2f} at step "
         f"{int(ratio.argmax()) + 1}"
         for label, ratio in ratios.items()
     )
-    return figure, f"Error when calibrated at one step, over that of the uniform rule: {listed}."
+    return (
+        figure,
+        f"Error after calibration at one step, as a multiple of that of the uniform rule: {listed}.",
+    )
 
 
 @styled
@@ -178,9 +181,9 @@ def recorded_rules(data: dict) -> tuple[Figure, str]:
 
 
 def by_chance(seeds: list[dict]) -> str:
-    """The band in words."""
+    """A sentence about the band."""
     mse, distance = ("{:.4g} to {:.4g}".format(*ends(seeds, name)) for name in ("trajectory_mse", "frechet"))
-    return f"By chance, with {len(seeds)} seeds: {mse} and {distance}."
+    return f"{len(seeds)} seeds of one recipe: {mse} and {distance}."
 
 
 def ends(rows: list[dict], score: str) -> tuple[float, float]:
@@ -190,7 +193,7 @@ def ends(rows: list[dict], score: str) -> tuple[float, float]:
 
 
 def band(axis: Axes, seeds: list[dict], score: str) -> None:
-    """What chance does to a score: between the ends of calibrations that differ in their seed alone."""
+    """A band from the smallest to the largest score of calibrations that differ only in the seed."""
     axis.axhspan(*ends(seeds, score), color="0.88", zorder=0, label=f"{len(seeds)} seeds of one recipe")
 
 

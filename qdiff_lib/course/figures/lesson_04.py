@@ -1,4 +1,4 @@
-"""Figures of lesson 04: what a shortcut layer reads, and what one grid or two make of it."""
+"""Figures of lesson 4: the inputs of shortcut layers, and their errors with one grid or two."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ BINS = 60
 
 
 def width(x: Tensor) -> float:
-    """Of the range that a grid for ``x`` covers: it contains 0."""
+    """The width of the range that a grid for ``x`` covers; the range contains 0."""
     return max(x.max().item(), 0.0) - min(x.min().item(), 0.0)
 
 
 @styled
 def pictures(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
-    """Each row: what one model draws, uint8 (n, 1, H, W), from the same noise; the first is the reference."""
+    """Each row: images of one model, uint8 (n, 1, H, W), from the same noise. The first is the reference."""
     reference = next(iter(rows.values()))
     labelled = {label.replace(", ", ",\n"): images for label, images in rows.items()}
     title = f"Each column starts from the same noise; {steps} steps"
@@ -39,7 +39,7 @@ def pictures(rows: dict[str, Tensor], steps: int) -> tuple[Figure, str]:
 
 @styled
 def ranges_along_network(widths: Sequence[float], at_concat: Sequence[bool], n: int) -> tuple[Figure, str]:
-    """The range of each layer's input, in execution order; shortcut layers stand out (paper, Figure 6)."""
+    """The range of each layer's input, in execution order, with shortcut layers marked (paper, Figure 6)."""
     widths, at_concat = np.asarray(widths), np.asarray(at_concat, dtype=bool)
     place, others = np.arange(len(widths)), np.median(widths[~at_concat])
     figure = Figure(figsize=(7.2, 3.2))
@@ -53,8 +53,8 @@ def ranges_along_network(widths: Sequence[float], at_concat: Sequence[bool], n: 
     axis.legend()
     largest = widths[at_concat].max()
     return figure, (
-        f"The widest concatenation spans {largest:.1f}, {largest / others:.1f} times the median of the "
-        f"{(~at_concat).sum()} other layers ({others:.1f}); "
+        f"The widest concatenation has a range of {largest:.1f}. This is {largest / others:.1f} times the "
+        f"median of the {(~at_concat).sum()} other layers ({others:.1f}). "
         f"{np.sum(at_concat[np.argsort(widths)[-10:]])} of the 10 widest inputs are concatenations."
     )
 
@@ -85,41 +85,42 @@ def halves(cases: dict[str, tuple[Tensor, Tensor]], deep: int) -> tuple[Figure, 
         row[0].set_title(f"{label}: inputs (n = {len(x)})")
         row[1].set_title("weights")
         sentences.append(
-            f"{label}: X1's range is {ratios[0]:.2f} times X2's, W1's {ratios[1]:.2f} times W2's"
+            f"{label}: the range of X1 is {ratios[0]:.2f} times that of X2, W1's is "
+            f"{ratios[1]:.2f} times W2's"
         )
     return figure, "; ".join(sentences) + "."
 
 
 @styled
 def magnifier(deep: Tensor, skip: Tensor, ratio: float, bits: int) -> tuple[Figure, str]:
-    """The integer grid under a magnifier: the skip side is scaled until deep / skip ranges are ``ratio``.
+    """The integer grid under a magnifier: the skip half is scaled so that skip / deep is ``ratio``.
 
-    Left: both sides and the codes of the grid that they share. Right: the skip side alone, enlarged, with
-    the codes of the shared grid that fall on it, and those of a grid of its own.
+    Left: both halves and the codes of the grid that they share. Right: the deep half alone, enlarged, with
+    the codes of the shared grid that lie in its range, and those of its own grid.
     """
-    skip = skip * (width(deep) / width(skip) / ratio)
+    skip = skip * (width(deep) / width(skip) * ratio)
     together = torch.cat([deep.flatten(), skip.flatten()])
-    shared, own = (min_max(values, Grid(bits)) for values in (together, skip.flatten()))
+    shared, own = (min_max(values, Grid(bits)) for values in (together, deep.flatten()))
     used = [quantize(side, shared.scale.squeeze(), shared.zero_point.squeeze(), bits).unique().numel()
             for side in (deep, skip)]  # fmt: skip
     figure = Figure(figsize=(7.2, 2.6))
     wide, near = figure.subplots(1, 2)
-    low, high = skip.min().item(), skip.max().item()
+    low, high = deep.min().item(), deep.max().item()
     for axis, sides, reach in (
         (wide, (deep, skip), (together.min().item(), together.max().item())),
-        (near, (skip,), (1.1 * low, 1.1 * high)),
+        (near, (deep,), (1.1 * min(low, 0.0), 1.1 * max(high, 0.0))),
     ):
         edges = np.linspace(*reach, BINS + 1)
-        for side, colour in zip(sides, (DEEP, SKIP)[-len(sides) :], strict=True):
+        for side, colour in zip(sides, (DEEP, SKIP), strict=False):
             counts, _ = np.histogram(side.flatten().numpy(), edges)
             axis.stairs(counts / counts.max(), edges, fill=True, color=colour, alpha=0.5)
         _ticks(axis, shared, bits, reach, 0, TOGETHER)
         axis.set(ylim=(-0.62, 1.05), yticks=[], xlim=reach, xlabel="input value")
         axis.grid(False)
-    _ticks(near, own, bits, near.get_xlim(), -0.31, SKIP)
-    wide.set_title(f"Ratio {ratio:g}: X1 (blue) and X2 on one {bits}-bit grid", fontsize=9)
-    near.set_title("X2 enlarged: black the shared grid, orange its own", fontsize=9)
-    return figure, f"Deep / skip = {ratio:g}, {bits} bits: X1 uses {used[0]} codes, X2 uses {used[1]}."
+    _ticks(near, own, bits, near.get_xlim(), -0.31, DEEP)
+    wide.set_title(f"Ratio {ratio:g}: X1 (blue), X2 (orange), one {bits}-bit grid", fontsize=9)
+    near.set_title("X1 enlarged: shared grid (black), its own (blue)", fontsize=9)
+    return figure, f"Skip / deep = {ratio:g}, {bits} bits: X2 uses {used[1]} codes, X1 uses {used[0]}."
 
 
 def _ticks(axis, found, bits: int, reach: tuple[float, float], top: float, colour: str) -> None:
@@ -133,7 +134,7 @@ def _ticks(axis, found, bits: int, reach: tuple[float, float], top: float, colou
 def toy_errors(
     ratios: Sequence[float], small: dict[int, Sequence[float]], layer: dict[str, Sequence[float]], mark: float
 ) -> tuple[Figure, str]:
-    """The toy with a controlled ratio. small: by bits, the smaller side's relative error on a shared grid.
+    """The toy with a chosen ratio. small: by bits, the relative error of the smaller half on a shared grid.
 
     layer: by label, the relative error of the layer's output. mark: the shipped model's largest ratio.
     """
@@ -146,11 +147,11 @@ def toy_errors(
     for (label, errors), style in zip(layer.items(), ("D-", "s--", "o:"), strict=False):
         right.plot(ratios, errors, style, ms=4, label=label)
     for axis in (left, right):
-        axis.axvline(mark, color="#777777", lw=1, ls=":", label="at most in this model")
+        axis.axvline(mark, color="#777777", lw=1, ls=":", label="largest in this model")
         axis.set(xscale="log", yscale="log", xlabel="ratio of the two ranges")
         axis.legend(fontsize=8, loc="lower right" if axis is left else "upper left")
     right.set_ylim(None, 5)
-    left.set(ylabel="error / signal (root mean square)", title="The smaller side alone")
+    left.set(ylabel="error / signal (root mean square)", title="The smaller half alone")
     right.set(title="The layer's output")
     gone = {bits: next((r for r, e in zip(ratios, errors, strict=True) if e > 0.95), None)
             for bits, errors in small.items()}  # fmt: skip
@@ -158,24 +159,24 @@ def toy_errors(
         f"with {bits} bits " + (f"from a ratio of {r:g} on" if r else f"not up to {ratios[-1]:g}")
         for bits, r in gone.items()
     ]
-    return figure, f"On a shared grid the smaller side is lost (error above 95 %): {', '.join(parts)}."
+    return figure, f"On a shared grid the smaller half is lost (error above 95 %): {', '.join(parts)}."
 
 
 @styled
 def split_gains(
     layers: Sequence[str], gains: dict[str, Sequence[float]], predicted: Sequence[float], n: int
 ) -> tuple[Figure, str]:
-    """How much smaller the split makes each shortcut layer's output error: one grid / two, by setting."""
+    """Each shortcut layer's output error with one grid over that with two grids, by setting."""
     figure = Figure(figsize=(7.2, 3.2))
     axis = figure.subplots()
     place = np.arange(len(layers))
     for (label, values), colour, sign in zip(gains.items(), (DEEP, SKIP), "so", strict=False):
         axis.plot(place, values, sign, color=colour, label=label)
-    axis.plot(place, predicted, "k_", ms=14, mew=1.5, label="predicted from ranges, inputs only")
+    axis.plot(place, predicted, "k_", ms=14, mew=1.5, label="predicted from the input ranges")
     axis.axhline(1, color=TOGETHER, lw=1)
     axis.set_xticks(place, layers, rotation=45, ha="right")
     axis.set(ylabel="error, one grid / two grids")
-    axis.set_title(f"Output error of the shortcut layers: above 1 the split helps (n = {n})")
+    axis.set_title(f"Output error of the shortcut layers (above 1: the split helps), n = {n}")
     axis.legend(fontsize=8)
     parts = [f"{label} {min(values):.2f} to {max(values):.2f}" for label, values in gains.items()]
     return (

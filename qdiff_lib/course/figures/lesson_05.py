@@ -1,4 +1,4 @@
-"""Figures of lesson 5: pictures of three models, roundings of one neuron, of one unit, bytes, the ladder."""
+"""Figures of lesson 5: pictures of three models, roundings of a neuron and a unit, bytes, the stages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]
     first = next(iter(rows.values()))
     labelled = {label.replace(" W", "\nW"): images for label, images in rows.items()}
     figure = image_rows(labelled, "Each column starts from the same noise", columns)
-    others = [f"{label} by {grey_distance(images, first):.0f}" for label, images in rows.items()]
+    others = [f"{label} {grey_distance(images, first):.0f}" for label, images in rows.items()]
     return figure, (
-        f"{min(columns, len(first))} pictures drawn by {len(rows)} models; over all {len(first)} pictures a "
-        f"pixel differs from the first row's, in grey levels of 255: {', '.join(others[1:])}."
+        f"{min(columns, len(first))} pictures from each of {len(rows)} models. Mean difference of a pixel "
+        f"from the first row, in grey levels of 255, over all {len(first)} pictures: {', '.join(others[1:])}."
     )
 
 
@@ -40,7 +40,7 @@ def places(errors: Tensor, values: Tensor) -> Tensor:
 
 @styled
 def all_roundings(errors: Tensor, nearest: Tensor, learned: Tensor) -> tuple[Figure, str]:
-    """All roundings of some neurons. errors: (n, ways), of every one; nearest, learned: (n,), of two of them.
+    """All roundings of some neurons. errors: (n, ways), of all roundings; nearest, learned: (n,), of two.
 
     Left: the neuron whose nearest rounding has the median place. Right: all neurons.
     """
@@ -50,7 +50,9 @@ def all_roundings(errors: Tensor, nearest: Tensor, learned: Tensor) -> tuple[Fig
     found = {name: places(errors, values) for name, (values, _, _) in methods.items()}
     n, ways = errors.shape
     shown = int((found["nearest"] == found["nearest"].median()).nonzero()[0])
-    left.plot(range(1, ways + 1), errors[shown].sort().values.tolist(), color="0.6", label="all, best first")
+    left.plot(
+        range(1, ways + 1), errors[shown].sort().values.tolist(), color="0.6", label="all roundings, sorted"
+    )
     for name, (values, colour, marker) in methods.items():
         left.plot(found[name][shown].item(), values[shown].item(), marker, color=colour, label=name)
         share = [100 * (found[name] <= place).float().mean().item() for place in range(1, ways + 1)]
@@ -63,16 +65,16 @@ def all_roundings(errors: Tensor, nearest: Tensor, learned: Tensor) -> tuple[Fig
     right.legend(loc="upper left", fontsize=8)
     median = {name: found[name].median().item() for name in methods}
     return figure, (
-        f"Among {ways:,} roundings of each of {n} neurons, nearest has the median place {median['nearest']} "
-        f"and the learned one {median['learned (AdaRound)']}; their mean errors are "
+        f"Each of {n} neurons has {ways:,} roundings. The median place of nearest is {median['nearest']}, "
+        f"that of the learned rounding is {median['learned (AdaRound)']}. Their mean errors are "
         f"{(nearest.mean() / errors.amin(1).mean()).item():.1f} and "
-        f"{(learned.mean() / errors.amin(1).mean()).item():.1f} times that of the best."
+        f"{(learned.mean() / errors.amin(1).mean()).item():.1f} times that of the best rounding."
     )
 
 
 @styled
 def rounding_variables(moment: Moment) -> tuple[Figure, str]:
-    """Histogram of h at one iteration: which weights have gone down (0) or up (1)."""
+    """Histogram of h at one iteration: which weights go down (0) or up (1)."""
     figure = Figure(figsize=(5.2, 3.1))
     axis = figure.subplots()
     edges = [i / BINS for i in range(BINS)]
@@ -83,13 +85,13 @@ def rounding_variables(moment: Moment) -> tuple[Figure, str]:
         axis.bar(edges, share.tolist(), 1 / BINS, align="edge", color=colour, alpha=0.7, label=label)
     axis.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
     axis.set(
-        xlabel="h(V): share of a step added", ylabel="share of the weights", yscale="log", ylim=(1e-5, 1)
+        xlabel="h(V): added share of the scale", ylabel="share of the weights", yscale="log", ylim=(1e-5, 1)
     )
     axis.legend(loc="upper center")
     axis.set_title(f"Iteration {moment.iteration}, n = {len(moment.h):,} weights")
     return figure, (
-        f"after {moment.iteration} iterations {moment.undecided:.1%} of {len(moment.h):,} weights are "
-        f"undecided, and {moment.flipped:.1%} are on the other side of nearest."
+        f"{moment.undecided:.1%} of {len(moment.h):,} weights are undecided, and {moment.flipped:.1%} do not "
+        f"go to their nearest value."
     )
 
 
@@ -108,17 +110,19 @@ def learning(
     left.axhline(learned, color=BLUE, label="learned, decided")
     left.set(xlabel="iteration", ylabel="output error of the unit", yscale="log")
     left.legend(loc="lower right")
-    left.set_title("Deciding costs some error")
+    left.set_title("The decision costs some error")
     places = [moment.iteration for moment in moments]
     right.plot(places, [100 * m.undecided for m in moments], marker=".", color="0.5", label="undecided")
-    right.plot(places, [100 * m.flipped for m in moments], marker=".", color=RED, label="not at nearest")
+    right.plot(
+        places, [100 * m.flipped for m in moments], marker=".", color=RED, label="not to the nearest value"
+    )
     right.set(xlabel="iteration", ylabel="weights (%)", ylim=(0, None))
     right.legend()
     right.set_title(f"n = {len(moments[0].h):,} weights")
     return figure, (
-        f"Over {len(losses)} iterations the undecided weights fall from {moments[0].undecided:.0%} to "
-        f"{moments[-1].undecided:.1%}, and {moments[-1].flipped:.1%} end away from nearest; the unit's error "
-        f"is {learned:.2f}, with nearest it is {nearest:.2f}."
+        f"In {len(losses)} iterations the share of undecided weights falls from {moments[0].undecided:.0%} "
+        f"to {moments[-1].undecided:.1%}. At the end {moments[-1].flipped:.1%} of the weights are not at "
+        f"their nearest value. The unit's error is {learned:.2f}. With nearest it is {nearest:.2f}."
     )
 
 
@@ -142,14 +146,17 @@ def file_parts(parts: Mapping[str, float], full: float) -> tuple[Figure, str]:
     axis.set(xlabel="size (MB, 10^6 bytes)")
     axis.grid(axis="y", visible=False)
     axis.legend(loc="upper right")
-    axis.set_title(f"The same network in {left / full:.1%} of the bytes")
+    axis.set_title(f"The same network with {left / full:.1%} of the bytes")
     listed = ", ".join(f"{name} {size / left:.0%}" for name, size in parts.items())
-    return figure, f"The packed file has {left / 1e6:.2f} MB instead of {full / 1e6:.2f} MB: {listed}."
+    return (
+        figure,
+        f"The packed file has {left / 1e6:.2f} MB instead of {full / 1e6:.2f} MB. Its parts: {listed}.",
+    )
 
 
 @styled
 def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
-    """Error, score and cost of each rung, as ``recorded("ladder")`` has them; last row: full precision."""
+    """Error, score and cost of each stage, as in ``recorded("ladder")``; the last row is full precision."""
     figure = Figure(figsize=(9.6, 3.4))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     labels = [row["label"] for row in rows]
@@ -169,14 +176,26 @@ def ladder(rows: Sequence[Mapping], n: int, floor: float) -> tuple[Figure, str]:
     first, last, whole = rows[0], rows[-2], rows[-1]
     return figure, (
         f"From '{first['label']}' to '{last['label']}' the error falls from {first['trajectory_mse']:.3f} to "
-        f"{last['trajectory_mse']:.4f} and the Fréchet distance from {first['frechet']:.1f} to "
-        f"{last['frechet']:.1f} (full precision {whole['frechet']:.1f}, real images {floor:.1f}, n = {n}); "
-        f"the calibration grows from {first['seconds']:.0f} s to {last['seconds']:.0f} s."
+        f"{last['trajectory_mse']:.4f}. The Fréchet distance falls from {first['frechet']:.1f} to "
+        f"{last['frechet']:.1f} (full precision {whole['frechet']:.1f}, real images {floor:.1f}, n = {n}). "
+        f"The calibration time grows from {first['seconds']:.0f} s to {last['seconds']:.0f} s."
     )
 
 
+def notable_stages(rows: Sequence[Mapping]) -> tuple[str, str, list[str]]:
+    """Labels of the stages that remove the largest share of the error, add most seconds, and add error.
+
+    rows: as for ``ladder``, without full precision. A stage is compared with the stage before it.
+    """
+    pairs = list(zip(rows, rows[1:], strict=False))
+    removes = min(pairs, key=lambda pair: pair[1]["trajectory_mse"] / pair[0]["trajectory_mse"])[1]
+    adds = max(pairs, key=lambda pair: pair[1]["seconds"] - pair[0]["seconds"])[1]
+    worse = [row["label"] for before, row in pairs if row["trajectory_mse"] > before["trajectory_mse"]]
+    return removes["label"], adds["label"], worse
+
+
 def ladder_table(rows: Sequence[Mapping]) -> str:
-    """The same numbers as text; ``left``: the share of the error of the row before that is left."""
+    """The same numbers as text. The column "left" has the error divided by that of the previous row."""
     titles = ("error", "left", "SNR (dB)", "Fréchet", "KID", "calibration", "MB")
     lines = [
         f"{'':29}" + "".join(f"{title:>10}" if title != "calibration" else f"{title:>13}" for title in titles)
@@ -205,7 +224,7 @@ def latent_pictures(data: Mapping, name: str, picture: Path) -> tuple[Figure, st
     axis.axis("off")
     text = f" and text: {', '.join(model['prompts'][: data['shown']])}" if model["prompts"] else ""
     labels = ", ".join(row["label"] for row in model["rows"])
-    return figure, f"Pictures in rows: {labels}. Columns: the same noise{text}."
+    return figure, f"Rows: {labels}. Each column has the same noise{text}."
 
 
 @styled
@@ -220,4 +239,4 @@ def latent_errors(data: Mapping) -> tuple[Figure, str]:
         axis.set(title=name, yscale="log", xlabel="denoising step (noisy to clean)")
     panels[0].set(ylabel="mean squared error of the latents")
     panels[-1].legend(fontsize=8)
-    return figure, f"Error of the latents along the steps; after the last one: {'; '.join(listed)}."
+    return figure, f"Error of the latents at each step. After the last step: {'; '.join(listed)}."

@@ -13,7 +13,7 @@ def image_rows(rows: Mapping[str, Tensor], title: str, columns: int) -> Figure:
     """A strip of the first ``columns`` images, uint8 (N, C, H, W), for each label; a column has one noise."""
     side = 6.2 / max(columns, 8)  # of an image, in inches
     figure = Figure(figsize=(1.5 + side * columns, 0.4 + (side + 0.08) * len(rows)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)  # else the widest label loses a pixel
+    figure.get_layout_engine().set(w_pad=0.16)  # else the widest label loses some pixels
     for axis, (label, images) in zip(
         figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True
     ):

@@ -1,8 +1,8 @@
-"""One look for all figures: the style file, the text that describes each, and how they are shown."""
+"""One style for all figures: the style file, the sentence that describes each, and how they are shown."""
 
 import functools
+import html
 import io
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +51,20 @@ def png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
+class Caption:
+    """Sentences below a figure. As HTML they wrap between words, also on a phone. Else they are text."""
+
+    def __init__(self, *sentences: str):
+        self.sentences = sentences
+
+    def _repr_html_(self) -> str:
+        return f"<p>{'<br>'.join(map(html.escape, self.sentences))}</p>"
+
+    def __repr__(self) -> str:
+        return "\n".join(self.sentences)
+
+
 def show(figure: Figure) -> None:
-    """Show a figure and, below it, the sentence that describes it."""
+    """Show a figure and, below it, the sentence that describes it. The sentence is also its alt text."""
     display(Shown(data=png(figure), format="png", alt=figure.get_label()))
-    print(textwrap.fill(figure.get_label(), 110))
+    display(Caption(figure.get_label()))
