@@ -185,23 +185,12 @@ def navigation(name: str, names: list[str], address: Address) -> NotebookNode:
 
 def badges(path: str, address: Address) -> str:
     """The Markdown of two badges, which open the tagged version of ``path`` on Colab and on Binder."""
-    colab, binder = launch_addresses(path, address)
+    colab = f"https://colab.research.google.com/github/{address.repository}/blob/{address.tag}/{path}"
+    binder = f"https://mybinder.org/v2/gh/{address.repository}/{address.tag}?urlpath=lab/tree/{path}"
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) "
         f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})"
     )
-
-
-def launch_addresses(path: str, address: Address) -> tuple[str, str]:
-    """The addresses that open the tagged version of ``path`` on Colab and on Binder."""
-    colab = f"https://colab.research.google.com/github/{address.repository}/blob/{address.tag}/{path}"
-    return colab, f"https://mybinder.org/v2/gh/{address.repository}/{address.tag}?urlpath=lab/tree/{path}"
-
-
-def launch_links(path: str, address: Address) -> str:
-    """The Markdown of two links in words, for pages that load no pictures from elsewhere."""
-    colab, binder = launch_addresses(path, address)
-    return f"[Open in Colab]({colab}) · [Open in Binder]({binder})"
 
 
 def bootstrap(name: str, address: Address, imports: list[str]) -> NotebookNode:

@@ -1,8 +1,8 @@
 """Builds the static site of the course: ``make site``, or ``python -m tools.site --out build/site``.
 
-The pages are files of this repository: its Markdown and the notebooks with their outputs. They are copied into a
-folder beside the site, where links to files that are no pages are replaced. Then Sphinx makes the site with the
-settings of ``site/``. No cell is run.
+The pages are files of this repository: its Markdown, and the notebooks with their outputs. They are copied into
+a folder beside the site. There, links to files that are no pages are replaced. Then Sphinx makes the site with
+the settings of ``site/``. No cell is run.
 """
 
 import argparse
@@ -52,13 +52,14 @@ class Sources:
         return "".join(parts)
 
     def link(self, mark: str, label: str, target: str, page: Path) -> str:
-        """One link or picture. A picture is copied; a file that is no page is linked where the code is published.
+        """One link or picture. A picture is copied. A picture from elsewhere becomes its words.
 
+        A file that is no page becomes a link to the published code, or its words if there is none.
         Raises SiteError if the target does not exist.
         """
         name, _, anchor = target.partition("#")
         if not name or re.match(r"\w+:", target):
-            return f"{mark}[{self.relinked(label, page)}]({target})"
+            return label if mark else f"[{self.relinked(label, page)}]({target})"
         path = (self.root / page.parent / name).resolve()
         if not path.exists() or not path.is_relative_to(self.root):
             raise SiteError(f"{page}: the link to {target!r} leads to no file of the repository")

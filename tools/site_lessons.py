@@ -1,4 +1,4 @@
-"""What a lesson's notebook needs to become a page of the site: folded plumbing, launch links, the exercises."""
+"""What makes a page of the site from a lesson's notebook: folded plumbing, launch links, a list of exercises."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from .expansion import Address, launch_links
+from .expansion import Address, badges
 
 FOLDED = {"bootstrap", "hints"}  # tags of cells whose code is plumbing
 SHOWING = {"show", "explore", "quiz", "hints", "progress", "print"}
@@ -34,6 +34,11 @@ def prepare(notebook: NotebookNode, page: Path, address: Address) -> NotebookNod
         kept.insert(1, new_markdown_cell(launch_links(str(page), address)))
     notebook.cells = kept
     return notebook
+
+
+def launch_links(path: str, address: Address) -> str:
+    """The badges of a lesson as links in words, because the site loads no pictures from elsewhere."""
+    return re.sub(r"!\[(.*?)\]\(.*?\)", r"\1", badges(path, address)).replace(") [", ") · [")
 
 
 def is_plumbing(code: str) -> bool:
