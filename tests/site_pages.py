@@ -38,7 +38,8 @@ class Page(HTMLParser):
 def small_repository(folder: Path, text: str) -> Path:
     """A repository of one page, with the settings of the site."""
     (folder / "docs").mkdir(parents=True)
-    shutil.copytree(ROOT / "site", folder / "site")
+    shutil.copytree(ROOT / "site", folder / "site", ignore=shutil.ignore_patterns("api.md"))
+    (folder / "site/contents.inc").write_text("```{{toctree}}\n:glob:\n\n*\n```\n{lessons}\n")
     (folder / "pyproject.toml").write_text('[tool.course]\nrepository = ""\ntag = "v1"\n')
     (folder / "README.md").write_text(f"# Page\n\n{text}\n")
     return folder

@@ -142,6 +142,8 @@ def test_a_link_to_no_file_is_refused(tmp_path):
 
 
 def test_a_warning_of_sphinx_is_an_error(tmp_path):
+    build(tmp_path / "out", small_repository(tmp_path / "right", "`code`"))
+    assert "<code" in (tmp_path / "out/index.html").read_text(encoding="utf-8")
     root = small_repository(tmp_path / "root", "{unknown}`role`")
     with pytest.raises(SiteError, match="Sphinx has warnings"):
         build(tmp_path / "out", root)
@@ -180,7 +182,7 @@ def tab(browser, address):
     )
     page = context.new_page()
     page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
-    page.on("pageerror", troubles.append)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("response", lambda answer: troubles.append(answer.url) if answer.status >= 400 else None)
     yield page, troubles
     context.close()
