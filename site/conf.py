@@ -27,8 +27,8 @@ html_math_renderer = "mathml"  # part of the page: no script, no network
 nb_execution_mode = "off"  # the committed notebooks, as they were run
 nb_ipywidgets_js = {}  # widgets are shown as their static twins
 nb_merge_streams = True
-nb_code_prompt_show = "Show the code"
-nb_code_prompt_hide = "Hide the code"
+nb_code_prompt_show = "Show the {type}"
+nb_code_prompt_hide = "Hide the {type}"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 

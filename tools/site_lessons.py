@@ -1,4 +1,4 @@
-"""What makes a page of the site from a lesson's notebook: folded plumbing, launch links, a list of exercises."""
+"""Makes pages of the site from the lessons' notebooks: folded plumbing, launch links, a list of exercises."""
 
 import ast
 import re
