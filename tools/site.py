@@ -1,8 +1,8 @@
 """Builds the static site of the course: ``make site``, or ``python -m tools.site --out build/site``.
 
 The pages are files of this repository: its Markdown, and the notebooks with their outputs. They are copied
-into a folder beside the site. There, links to files that are no pages are replaced. Then Sphinx makes the site
-with the settings of ``site/``. No cell is run.
+into a folder beside the site. There, links to files that are no pages are replaced. Then Sphinx makes the
+site with the settings of ``site/``. No cell is run.
 """
 
 import argparse
