@@ -185,7 +185,6 @@ def export_options(add: Parser) -> None:
 
     example:
       python -m qdiff_lib export --model ddpm-fashion-w4a8 --format onnx --out build/w4a8.onnx
-      python -m qdiff_lib export --model ddpm-fashion-w4a8 --format openvino --out build/w4a8-openvino
 
     onnx writes one file in ONNX's QDQ form, for example for ONNX Runtime. openvino writes a new folder with
     network.xml and network.bin. The files need neither this library nor torch. Weights of up to 4 bits take 4

@@ -42,7 +42,8 @@ class GPULayer(HoldsIntegers):
     """What both kinds of layers share: the geometry, the grids of the input, the scales and the bias.
 
     Shapes: ``scale`` is (parts,), ``weight_scale`` (parts, C_out) is s_x s_w, ``limits`` (parts, 3) see
-    ``triton_kernels.quantize_input``.
+    ``triton_kernels.quantize_input``. A kind of layer defines ``product(x, dtype)``: its output, (B, H_out,
+    W_out, C_out), for a quantized input.
     """
 
     held: torch.dtype  # of a quantized input
@@ -85,10 +86,6 @@ class GPULayer(HoldsIntegers):
             x = x[:, :, None]
         codes = quantize_input(x.flatten(2), self.scale, self.limits, self.sizes[0], self.held)
         return codes.unflatten(1, x.shape[2:])
-
-    def product(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the layer's output for a quantized input, (B, H_out, W_out, C_out)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, in the type of ``x``. The shapes are those of ``QuantLayer``."""

@@ -234,10 +234,10 @@ def test_help_lists_every_command(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_is_valid(command, capsys):
     shown = help_of([command], capsys)
-    example = shown.split("example:\n")[1].split("\n\n")[0].replace("\\\n", " ")
-    argv = example.split()[3:]
-    assert argv[0] == command
-    assert arguments.build_parser(cli.COMMANDS).parse_args(argv).command == command
+    examples = shown.split("example:\n")[1].split("\n\n")[0].replace("\\\n", " ").splitlines()
+    for example in examples:
+        assert arguments.build_parser(cli.COMMANDS).parse_args(example.split()[3:]).command == command
+    assert examples
 
 
 @pytest.mark.parametrize("command", ["quantize", "sample", "evaluate"])

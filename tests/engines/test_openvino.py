@@ -1,5 +1,8 @@
 """OpenVINO: integer layers equal to the reference, pipelines close to the simulation, clear errors."""
 
+import subprocess
+import sys
+
 import openvino
 import pytest
 import torch
@@ -133,6 +136,20 @@ class TestPipelines:
         pipe, engine = on_engine("sd-emoji")
         drawn = [sample(p, 2, 3, prompts=["red apple"], record=True).trajectory for p in (pipe, engine)]
         assert (drawn[0] - drawn[1]).norm() < 1e-3 * drawn[0].norm()
+
+    def test_a_network_in_half_precision_stays_so(self, tmp_path):
+        pipe = load("ddpm-fashion")
+        pipe.unet.half()
+        engine = run_on(pipe, "openvino", cache=tmp_path, progress=False)
+        noise = engine.unet(torch.zeros(1, 1, 32, 32, dtype=torch.float16), 5).sample
+        assert noise.dtype == torch.float16 and noise.isfinite().all()
+        assert {p.dtype for p in pipe.unet.parameters()} == {torch.float16}
+
+
+def test_openvino_reports_nothing_to_its_makers():
+    code = "import qdiff_lib.engines.openvino_engine, openvino, sys; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
 
 
 class TestErrors:
