@@ -69,9 +69,9 @@ class Sources:
             shutil.copy(self.root / path, self.folder / path)
             return f"{mark}[{label}]({target})"
         if path in self.pages():
-            return f"[{label}]({'/' + str(home(path))}{'#' + anchor if anchor else ''})"
+            return f"[{label}](/{home(path).as_posix()}{'#' + anchor if anchor else ''})"
         if self.address.repository:
-            return f"[{label}](https://github.com/{self.address.repository}/blob/{self.address.tag}/{path})"
+            return f"[{label}](https://github.com/{self.address.repository}/blob/{self.address.tag}/{path.as_posix()})"
         return label
 
     def copy(self, page: Path) -> None:

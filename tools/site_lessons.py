@@ -31,7 +31,7 @@ def prepare(notebook: NotebookNode, page: Path, address: Address) -> NotebookNod
             tags.add("hide-output")
         cell.metadata["tags"] = sorted(tags)
     if address.repository:
-        kept.insert(1, new_markdown_cell(launch_links(str(page), address)))
+        kept.insert(1, new_markdown_cell(launch_links(page.as_posix(), address)))
     notebook.cells = kept
     return notebook
 
@@ -90,5 +90,5 @@ def exercise_rows(path: Path, notebook: NotebookNode) -> list[str]:
             name = cell.metadata["exercise"].partition(".")[2]
             words = heading.removeprefix("Exercise: ")
             numbers = " | ".join(facts.groups())
-            rows.append(f"| [{words}](/{path}#{anchor}) | `{name}` | {numbers} |")
+            rows.append(f"| [{words}](/{path.as_posix()}#{anchor}) | `{name}` | {numbers} |")
     return rows

@@ -6,12 +6,11 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
-from site_pages import CHROMIUM, WITHOUT, Page, chromium, served, small_repository
+from site_pages import CHROMIUM, WITHOUT, Page, chromium, served
 
 import qdiff_lib
-from tools.expansion import ROOT, Address
-from tools.site import SiteError, Sources, build, stage
-from tools.site_lessons import is_plumbing
+from tools.expansion import ROOT
+from tools.site import build
 
 pytestmark = pytest.mark.slow
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -109,20 +108,6 @@ def test_plumbing_is_folded_and_exercises_are_not(site, pages):
         assert len(folded) >= 1 + sum("hints" in cell.metadata.get("tags", []) for cell in cells)
 
 
-@pytest.mark.parametrize(
-    ("code", "folded"),
-    [
-        ("from a import b\nshow(b(1))", True),
-        ('x = recorded("y")\nshow(f(x))\nprint(x.source())', True),
-        ("import torch", False),
-        ("y = f(x)\nshow(y)", False),
-        ('check("00.a", a)', False),
-    ],
-)
-def test_code_is_plumbing_if_it_only_shows(code, folded):
-    assert is_plumbing(code) is folded
-
-
 def test_exercises_and_public_names_are_listed(site, pages):
     listed = pages[site / "exercises.html"].text
     for path in LESSONS:
@@ -133,32 +118,6 @@ def test_exercises_and_public_names_are_listed(site, pages):
         name.rpartition(".")[2] for name in pages[site / "api.html"].ids if name.startswith("qdiff_lib.")
     }
     assert set(qdiff_lib.__all__) <= described
-
-
-def test_a_link_to_no_file_is_refused(tmp_path):
-    root = small_repository(tmp_path / "root", "[gone](docs/gone.md)")
-    with pytest.raises(SiteError, match="README.md: the link to 'docs/gone.md' leads to no file"):
-        build(tmp_path / "out", root)
-
-
-def test_a_warning_of_sphinx_is_an_error(tmp_path):
-    build(tmp_path / "out", small_repository(tmp_path / "right", "`code`"))
-    assert "<code" in (tmp_path / "out/index.html").read_text(encoding="utf-8")
-    root = small_repository(tmp_path / "root", "{unknown}`role`")
-    with pytest.raises(SiteError, match="Sphinx has warnings"):
-        build(tmp_path / "out", root)
-
-
-def test_a_published_course_has_launch_links_and_links_to_its_code(tmp_path):
-    sources = Sources(ROOT, tmp_path / "pages", Address("owner/course", "v9"))
-    stage(sources)
-    for lesson in LESSONS:
-        text = (sources.folder / "notebooks" / lesson.name).read_text(encoding="utf-8")
-        place = f"blob/v9/notebooks/{lesson.name}"
-        assert f"[Open in Colab](https://colab.research.google.com/github/owner/course/{place})" in text
-        assert "[Open in Binder](https://mybinder.org/v2/gh/owner/course/v9?" in text
-    page = sources.relinked("[all](LICENSE) ![a badge](https://elsewhere.org/b.svg) `x`", Path("README.md"))
-    assert page == "[all](https://github.com/owner/course/blob/v9/LICENSE) a badge `x`"
 
 
 @pytest.fixture(scope="module")
