@@ -126,8 +126,12 @@ class OpenVINONetwork:
         return tensors_hash(self.unet.state_dict(), made_by)[:32]
 
     def layers(self, inputs: Mapping[str, Tensor]) -> list[ExecutedLayer]:
-        """Return every convolution and matrix product of the compiled network, as the engine runs it."""
-        compiled = self.compiled_for(inputs)
+        """Return every convolution and matrix product of the compiled network, as the engine runs it.
+
+        It compiles anew: a network from the cache has lost the names of some layers.
+        """
+        fresh = self.settings() | {"CACHE_DIR": ""}
+        compiled = openvino.Core().compile_model(self.fixed(inputs), "CPU", fresh)
         integers = set()
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()

@@ -56,6 +56,11 @@ class EngineForward:
         return UNet2DOutput(sample=noise) if return_dict else (noise,)
 
 
+def is_on_engine(unet: nn.Module) -> bool:
+    """Return whether an engine computes the network's forward pass."""
+    return isinstance(vars(unet).get("forward"), EngineForward)
+
+
 def run_on(pipe: DiffusionPipeline, engine: str = "openvino", **settings) -> DiffusionPipeline:
     """Return a pipeline of the same class whose UNet is computed by an engine. ``pipe`` does not change.
 
@@ -75,7 +80,8 @@ def run_on(pipe: DiffusionPipeline, engine: str = "openvino", **settings) -> Dif
     if missing := why_missing(engine):
         raise ValueError(f"engine={engine!r} {missing}")
     unet = copy_sharing_tensors(pipe.unet)
-    vars(unet).pop("forward", None)  # that of another engine
+    if is_on_engine(unet):
+        del unet.forward
     if engine == "reference":
         from .reference import reference_network
 

@@ -83,4 +83,19 @@ EQUIVALENT = {
     "05.pack_nibbles": {
         "if len(codes) % 2:  ->  if len(codes) % -2:": "both are 0 for even lengths alone",
     },
+    "06.folded_bias": {
+        "w_levels = q_w.long() - z_w.long().unsqueeze(1)  ->  "
+        "w_levels = q_w.long() - z_w.long().unsqueeze(-1)": LAST_AXIS,
+        "w_levels = q_w.long() - z_w.long().unsqueeze(1)  ->  "
+        "w_levels = q_w.long() - z_w.unsqueeze(1)": PROMOTED,
+        "w_levels = q_w.long() - z_w.long().unsqueeze(1)  ->  "
+        "w_levels = q_w - z_w.long().unsqueeze(1)": PROMOTED,
+        "return bias.long() - z_x * w_levels.sum(dim=1)  ->  return bias - z_x * w_levels.sum(dim=1)": PROMOTED,  # noqa: E501
+        "return bias.long() - z_x * w_levels.sum(dim=1)  ->  "
+        "return bias.long() - z_x * w_levels.sum(dim=-1)": LAST_AXIS,
+    },
+    "06.amdahl_speedup": {
+        "return (milliseconds.sum() / (rest + faster + added)).item()  ->  "
+        "return milliseconds.sum() / (rest + faster + added)": TYPE,
+    },
 }

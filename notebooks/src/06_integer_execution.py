@@ -1,0 +1,402 @@
+# %% [markdown]
+# # When do integers make it faster?
+#
+# | | |
+# |---|---|
+# | You will be able to | compute a layer in whole numbers; choose an accumulator; go from sums back to codes without floating point; predict and measure a speed-up |
+# | You need | lessons 0 and 5 |
+# | Time | about 45 minutes; the cells run in about two minutes on two CPU cores, the first time in about three |
+# | Memory | below 900 MB; the first time another process needs as much for about a minute |
+# | In the paper | sections 3.3.2 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
+#
+# All letters are in [notation and glossary](../docs/notation.md). [The page on engines](../docs/engines.md) has more about
+# the programs that compute in integers.
+#
+# ## The picture first
+#
+# Until now the course *simulated* integers: it rounded in floating point. Here an *engine* computes with integers. The
+# engine of this lesson is OpenVINO. It runs on the CPU, so all of this lesson runs there. If OpenVINO is not installed,
+# the lesson says so. It then uses the *reference*: the same whole numbers, slowly.
+#
+# The first time, the engine must get the network in its own form. This takes about a minute. The result is kept for the
+# next time.
+
+# %%
+from qdiff_lib import load, run_on, sample, with_sampler
+from qdiff_lib.course.integer_speed import engine_here, prepare
+from qdiff_lib.engines.run import why_missing
+
+engine = engine_here()
+print(
+    f"this lesson runs on: {engine}", f"(openvino {why_missing('openvino')})" if engine == "reference" else ""
+)
+images, steps, batch, repeats = lesson.pick(tiny=(16, 30, 8, 5), laptop=(32, 50, 8, 9), gpu=(64, 50, 32, 9))
+pipe = with_sampler(load("ddpm-fashion", device="cpu"), "ddim")
+learned = with_sampler(load("ddpm-fashion-w4a8", device="cpu"), "ddim")
+if engine == "openvino":
+    prepare("ddpm-fashion-w4a8", learned.unet)
+integers = run_on(learned, engine)
+models = {"full precision": pipe, "W4A8,\nsimulated": learned, "W4A8,\nintegers": integers}
+draw = dict(n=images, steps=steps, batch_size=batch, record=True, progress=True)
+drawn = {label: sample(model, **draw) for label, model in models.items()}
+
+# %%
+from math import log10
+
+from qdiff_lib.course.figures import lesson_06 as figures
+from qdiff_lib.evaluation.trajectory_errors import trajectory_mse
+
+show(figures.pictures({label: found.images for label, found in drawn.items()}))
+truth, simulated, whole = (found.trajectory for found in drawn.values())
+own, added = (trajectory_mse(*pair)[-1].item() for pair in ((truth, simulated), (simulated, whole)))
+distance = 10 * log10(own / added) if added else float("inf")
+claim(
+    distance > 10,
+    f"the integers differ from the simulation by {added:.2g}, {distance:.0f} dB below quantization's own error",
+)
+
+# %% [markdown]
+# **Observe.** The last two rows are not bit for bit equal. Between two layers, a value is rounded to a code. If it lies
+# almost in the middle between two codes, the last bit of a floating-point number decides. But this is far less than what
+# quantization itself changes. The sums inside each layer are exact, as we show now.
+#
+# ## A toy: one neuron, three accumulators
+#
+# A *level* is a code minus its zero point, $q - z$. A weight of 4 bits has a level from $-15$ to $15$. An activation of 8
+# bits has a level from $-255$ to $255$. A neuron adds many products of two levels. The register that holds the sum is the
+# *accumulator*. If a sum is too large for it, the sum *wraps around* to another number. This is an *overflow*, and no
+# error message comes.
+#
+# **Predict:** the largest product is $15 \times 255 = 3825$. How many products of this size fit into an accumulator of
+# 16 bits: 8, 128, or 32,767?
+
+# %% tags=["nbval-check-output"]
+import torch
+
+generator = torch.Generator().manual_seed(0)
+w_levels = torch.randint(2, 10, (40,), generator=generator)  # of a neuron with positive weights
+x_levels = torch.randint(60, 243, (40,), generator=generator)
+show(figures.running_sums(w_levels * x_levels))
+largest, networks = 15 * 255, 1152  # a product; the most products of one output in this course's model
+for bits in (8, 16, 32):
+    print(
+        f"int{bits}: up to {2 ** (bits - 1) - 1:,}: {(2 ** (bits - 1) - 1) // largest:,} of the largest products"
+    )
+claim((2**15 - 1) // largest == 8, "8 products fit into 16 bits, whatever the signs are")
+claim(networks * largest < 2**31, "all layers with 8-bit inputs fit into 32 bits: no sum can overflow")
+
+# %% [markdown]
+# ## Zero points and padding
+#
+# Integer units multiply numbers of 8 bits. A code fits into 8 bits, but a level of an activation needs 9. So the engine
+# multiplies the *codes* of the input, and corrects the result:
+#
+# $$\sum_i (q_{x,i} - z_x)(q_{w,i} - z_w) = \sum_i q_{x,i}\,(q_{w,i} - z_w)\ -\ z_x \sum_i (q_{w,i} - z_w)$$
+#
+# The last part does not depend on the input. It is computed once, and added to the bias. The equation has one trap. A
+# convolution pads its input at the border, and the correction counts padded inputs, too.
+#
+# **Predict:** which code must a padded input have, so that it counts as the number 0: 0, 128, or $z_x$?
+
+# %% tags=["nbval-check-output"]
+z_x, z_w = 13, 7
+q_x = torch.randint(256, (6,), generator=generator)
+q_w = torch.randint(16, (8,), generator=generator)
+exact = ((q_x - z_x) * (q_w[1:-1] - z_w)).sum().item()  # without the two padded inputs at the ends
+correction = z_x * (q_w - z_w).sum().item()
+results = {}
+for code in (0, 128, z_x):
+    padded = torch.nn.functional.pad(q_x, (1, 1), value=code)
+    results[code] = (padded * (q_w - z_w)).sum().item() - correction
+    print(f"padded with the code {code:3d}: {results[code]:6,}; the levels give {exact:,}")
+claim(
+    [code for code in results if results[code] == exact] == [z_x],
+    "only the zero point is right: its level is 0",
+)
+
+# %% [markdown]
+# ### Exercise: a bias that holds the zero points
+#
+# *Difficulty 2 of 5, importance 4 of 5, time: about 6 minutes.* Write the bias that makes `q_x @ (q_w - z_w).T + bias`
+# right for inputs with the zero point `z_x`. It is a whole number for each output channel.
+
+
+# %% tags=["exercise"] exercise="06.folded_bias"
+import torch
+
+
+def folded_bias(q_w: torch.Tensor, z_w: torch.Tensor, z_x: int, bias: torch.Tensor) -> torch.Tensor:
+    """The old bias (O,), int32, and the correction for z_x: one whole number for each output channel (O,).
+
+    q_w are codes, uint8 (O, C); z_w are their zero points, uint8 (O,).
+    """
+    # BEGIN SOLUTION
+    w_levels = q_w.long() - z_w.long().unsqueeze(1)
+    return bias.long() - z_x * w_levels.sum(dim=1)
+    # END SOLUTION
+
+
+# %% [markdown]
+# ## A convolution of the model, by hand
+#
+# Here is a convolution of the real model, with a real input. We add one product for each of the nine places of its
+# kernel. Each product is a product of two integer matrices. Then we compare it with the library's reference and with
+# the simulated layer. The reference computes in integers of 64 bits.
+
+# %% tags=["nbval-check-output"]
+from qdiff_lib.engines.reference import input_levels, integer_sums, weight_levels
+
+layer, seen = learned.unet.down_blocks[1].resnets[0].conv1, []
+hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+with torch.no_grad():
+    learned.unet(truth[-5][:4], 200)
+    hook.remove()
+    output = layer(seen[0])
+levels, weight = input_levels(layer.inputs[0], seen[0]), weight_levels(layer)[0]
+padded, (height, width), total = torch.nn.functional.pad(levels, (1, 1, 1, 1)), levels.shape[2:], 0
+for row in range(3):
+    for column in range(3):
+        window = padded[:, :, row : row + height, column : column + width]
+        total = total + torch.einsum("nchw,oc->nohw", window, weight[:, :, row, column])
+claim(
+    torch.equal(total, integer_sums(layer, seen[0])[0]),
+    "each whole sum equals that of the library's reference",
+)
+
+# %%
+scale = layer.inputs[0].scale.double() * layer.weight_scale.double()  # one for each output channel
+scaled = scale[:, :, None] * total + layer.bias.double()[:, None, None]
+difference, size = (scaled - output).abs().max().item(), output.abs().max().item()
+claim(
+    difference < 1e-4 * size,
+    f"times both scales, plus the bias, it is the simulated output to {difference:.1g}, for outputs up to {size:.1f}",
+)
+print(f"sums from {total.min():,} to {total.max():,}, of {weight[0].numel()} products each")
+
+# %% [markdown]
+# ## From sums back to codes
+#
+# The next layer needs codes again. A sum times $s_x s_w$ is a number, and this number divided by the next layer's scale
+# $s_y$ gives the code. So each sum is multiplied by $s_x s_w / s_y$. This factor is a small real number. To stay in
+# integers, we replace it by a whole *multiplier* $m$ and a *shift* $k$. To divide by $2^k$ is to shift the bits:
+#
+# $$q_y = \mathrm{clip}\left(\left\lfloor \frac{m \cdot \mathrm{sum} + 2^{k - 1}}{2^k} \right\rfloor + z_y,\ 0,\ 255\right)
+# \qquad \frac{m}{2^k} \approx \frac{s_x s_w}{s_y}$$
+#
+# This is called *requantization*. Adding $2^{k-1}$ before the shift rounds to nearest. (Engines for CPUs mostly use
+# floating point for this one multiplication. Small chips have none.)
+
+# %%
+factor = (scale[0, 0] / layer.inputs[0].scale).item()  # as if the next layer had the same scale
+sums, wrong = total[:, 0].flatten(), {}
+true_codes = (sums * factor + 0.5).floor()
+for bits in (4, 8, 12, 16, 24, 31):
+    k = bits - 1 - int(torch.tensor(factor).log2().floor())  # so that m fills its bits
+    m = round(factor * 2**k)
+    wrong[bits] = ((sums * m + 2 ** (k - 1) >> k) != true_codes).double().mean().item()
+    print(f"multiplier of {bits:2d} bits: {m:13,} / 2^{k}, {wrong[bits]:.2%} of {len(sums)} codes differ")
+claim(wrong[31] <= wrong[4], "a multiplier of 31 bits gives the codes of floating point at least as often")
+
+# %% [markdown]
+# ### Exercise: requantization
+#
+# *Difficulty 3 of 5, importance 3 of 5, time: about 7 minutes.* Write the equation above. The sums are int32. Their product
+# with the multiplier is larger.
+
+
+# %% tags=["exercise"] exercise="06.requantize"
+def requantize(sums: torch.Tensor, multiplier: int, shift: int, zero_point: int) -> torch.Tensor:
+    """The codes (n,), from 0 to 255, of whole sums, int32 (n,). Halves round up; shift is at least 1."""
+    # BEGIN SOLUTION
+    rounded = (sums.long() * multiplier + 2 ** (shift - 1)) >> shift
+    return (rounded + zero_point).clamp(0, 255)
+    # END SOLUTION
+
+
+# %% [markdown]
+# ## The whole network on your machine
+#
+# Which share of the network's products runs in integers? The engine knows: it lists each layer with its arithmetic. Then
+# we measure. Three calls of the network take turns: by torch in floating point, by OpenVINO in floating point, and by
+# OpenVINO in integers. The last two run the same graph. So only the arithmetic differs. We take the median, because other
+# programs can disturb single calls.
+
+# %%
+from qdiff_lib.cli.doctor import check_engines
+from qdiff_lib.course.integer_speed import measure, network_inputs
+
+speed = None
+print(check_engines().detail)
+if engine == "openvino":
+    from qdiff_lib.engines.openvino_engine import integer_share
+
+    network = integers.unet.forward.engine
+    layers = network.layers(network_inputs(learned.unet, batch))
+    share = integer_share(layers)
+    claim(share > 0.95, f"{share:.1%} of the multiply-accumulates run in integers, in {len(layers)} products")
+    speed = measure(pipe.unet, network, batch, repeats)
+    print(f"{batch} images, {torch.get_num_threads()} thread(s): torch {speed.torch:.0f} ms")
+else:
+    print("Without OpenVINO there is nothing fast to measure: read on, with the recorded results below.")
+
+# %% [markdown]
+# ## A prediction from the roofline
+#
+# How fast can this machine multiply? We measure the product of two large matrices, in floats and in 8-bit integers. These
+# are the two flat *roofs* of the figure. On the left, the roofs fall: there, the memory cannot bring the numbers fast
+# enough. Each point is a layer of the network. No point can be far above its roof.
+#
+# Let $g$ be how many times faster the integer products are, so the ratio of the two roofs. Let $p$ be the share of the time
+# that products take in floating point. *Amdahl's law* says how many times faster the whole becomes:
+#
+# $$\frac{1}{1 - p + p / g}$$
+#
+# **Predict:** products become $g$ times faster. How many times faster does the whole network become: more than $g$ times,
+# exactly $g$ times, or a number between 1 and $g$?
+
+# %%
+if speed:
+    show(figures.roofline(speed))
+    g, p = speed.rates["int8"] / speed.rates["float"], speed.floats.share
+    predicted = figures.amdahl(p, g)
+    measured = speed.floats.milliseconds / speed.integers.milliseconds
+    claim(
+        min(1, g) <= predicted <= max(1, g),
+        f"between 1 and g = {g:.1f}: products take {p:.0%} of the time, so Amdahl's law gives {predicted:.2f}",
+    )
+    print(f"floats {speed.floats.milliseconds:.0f} ms, integers {speed.integers.milliseconds:.0f} ms")
+    print(
+        f"measured: integers are {measured:.2f} times as fast; prediction / measurement {predicted / measured:.2f}"
+    )
+else:
+    print("not measured: OpenVINO is not installed here")
+
+# %% [markdown]
+# ## Why the prediction and the measurement differ
+#
+# The engine counts the time of each operation. Look at what becomes shorter, and at what does not.
+
+# %%
+if speed:
+    show(figures.time_by_kind({"floats": speed.floats, "integers": speed.integers}))
+    kinds = {name: run.kinds for name, run in (("floats", speed.floats), ("integers", speed.integers))}
+    gain = kinds["floats"]["products"] / kinds["integers"]["products"]
+    rest = {name: sum(found.values()) - found["products"] for name, found in kinds.items()}
+    claim(all(value > 0 for value in rest.values()), "both arithmetics need time that is not in products")
+    print(f"the network's products gain {gain:.1f} times, large matrices {g:.1f} times")
+    print(f"the rest: {rest['floats']:.1f} ms in floats, {rest['integers']:.1f} ms in integers")
+    print(f"share of products: {speed.floats.share:.0%} in floats, {speed.integers.share:.0%} in integers")
+else:
+    print("not measured: OpenVINO is not installed here")
+
+# %% [markdown]
+# **Observe.** Three things separate the two numbers:
+#
+# 1. *Norms, activation functions and additions stay floating point.* Their time does not shrink. This is Amdahl's law.
+# 2. *Small layers do not reach the roof.* A product of few channels is over before the unit is well filled. So compare the
+#    gain of the network's products with that of large matrices.
+# 3. *Integers need extra work.* Each input is rounded to codes, and data may move to another order in memory. In the
+#    counts above this is a part of the rest.
+#
+# On a CPU without fast instructions for 8-bit integers, $g$ is near 1 or below. Then integers save memory, not time.
+#
+# ### Exercise: what Amdahl's law allows
+#
+# *Difficulty 2 of 5, importance 5 of 5, time: about 5 minutes.* Write the speed-up for a profile, with the extra work.
+
+
+# %% tags=["exercise"] exercise="06.amdahl_speedup"
+def amdahl_speedup(milliseconds: torch.Tensor, products: torch.Tensor, rate: float, added: float) -> float:
+    """Old time / new time, if all products become ``rate`` times faster and conversions need ``added`` ms.
+
+    milliseconds (n,): of each operation. products (n,), bool: which of them are products.
+    """
+    # BEGIN SOLUTION
+    rest = milliseconds[~products].sum()
+    faster = milliseconds[products].sum() / rate
+    return (milliseconds.sum() / (rest + faster + added)).item()
+    # END SOLUTION
+
+
+# %% [markdown]
+# ## The limit
+#
+# Move the slider: it sets the share of the time that products take. The dashed line is the limit for infinitely fast
+# products.
+
+# %%
+explore(
+    figures.amdahl_curve, "share of products (%)", values=[50, 60, 70, 80, 90, 95, 99], twin=[50, 80, 90, 99]
+)
+claim(
+    figures.amdahl(0.5, 1e6) < 2 < figures.amdahl(0.9, 4),
+    f"at 90 %, 4 times faster products give {figures.amdahl(0.9, 4):.2f} times; at 50 %, no speed gives 2 times",
+)
+
+# %% [markdown]
+# ## A wider network, and a GPU
+#
+# With twice as many channels, the products of a convolution become four times as many. The norms and activation functions
+# become only twice as many. So in a wide network, products take more of the time, and integers gain more. The network
+# of the paper for CIFAR-10 has four times the channels of this course's model. Nobody wants to wait for it in a lesson, so
+# its times are recorded.
+
+# %%
+from qdiff_lib.course.recorded import if_recorded
+
+on_cpu, on_gpu = if_recorded("engines"), if_recorded("gpu_engines")
+for title, found, table in (
+    ("CPU", on_cpu, lambda data: figures.speed_table(data["cases"])),
+    ("GPU", on_gpu, figures.gpu_table),
+):
+    print(f"{title}:", "not yet run" if found is None else f"\n{table(found.data)}\n{found.source()}")
+
+# %% [markdown]
+# ## Where it breaks
+#
+# The first layer of this model keeps 16 bits, for its weights and its input (lesson 5). The engine computes it in floating
+# point. Why not in integers, too? We compute its whole sums in 64 bits, and look at what an accumulator of 32 bits would
+# hold.
+#
+# **Predict:** one output of this layer adds only nine products. What does the accumulator of 32 bits hold: the right sums,
+# slightly rounded sums, or mostly other numbers?
+
+# %% tags=["nbval-check-output"]
+first = learned.unet.conv_in
+big = integer_sums(first, truth[0][:1])[0]
+bits = first.weight_grid.bits + first.inputs[0].grid.bits
+share_wrong = (figures.wrapped(big, 32) != big).double().mean().item()
+print(f"a product of two codes needs {bits} bits, so one product alone can fill the accumulator")
+show(figures.channel_pictures(figures.largest_channel(big), bits=32))
+claim(share_wrong > 0.5, "most sums wrap around: this layer needs a wider accumulator, or floating point")
+
+# %% [markdown]
+# ## Recap
+#
+# 1. A layer on grids is a whole sum times two scales. An accumulator of 32 bits is enough for all layers of this model with
+#    8-bit inputs.
+# 2. Zero points go into the bias. Padding has the code of zero.
+# 3. A multiplier and a shift bring the sums back to codes, without floating point.
+# 4. The speed-up of the whole depends on the share of time that products take, and on how well they fill the chip.
+# 5. So integers gain most in wide networks, on chips with fast instructions for them.
+#
+# **Not shown:** kernels that read weights of 4 bits from memory (OpenVINO multiplies 8-bit numbers), and how to tune an
+# engine. 4-bit weights make the file four to eight times smaller than 16 or 32 bits, on every machine.
+
+# %%
+quiz("06")
+progress()
+
+# %% [markdown]
+# ## Read more
+#
+# - B. Jacob et al., [Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+#   Inference](https://arxiv.org/abs/1712.05877), CVPR 2018. Zero points, accumulators, multiplier and shift.
+# - H. Wu et al., [Integer Quantization for Deep Learning Inference: Principles and Empirical
+#   Evaluation](https://arxiv.org/abs/2004.09602), 2020. Which zero points cost time, and which do not.
+# - S. Williams, A. Waterman and D. Patterson, [Roofline: an insightful visual performance model for multicore
+#   architectures](https://doi.org/10.1145/1498765.1498785), Communications of the ACM, 2009. The figure with the roofs.
+# - G. Amdahl, [Validity of the single processor approach to achieving large scale computing
+#   capabilities](https://doi.org/10.1145/1465482.1465560), AFIPS, 1967. The law, in words.
+#
+# **Next:** your own model. Call `run_on(pipe, "openvino")`, and measure.
