@@ -141,8 +141,13 @@ def without_gradient(unet: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return unet(**inputs).sample
 
 
-def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median duration of each call, in milliseconds. They take turns, so that a busy moment hits all."""
+def in_turns(
+    calls: Mapping[str, Callable[[], object]], repeats: int, of: Callable = statistics.median
+) -> dict[str, float]:
+    """The duration of each call, in milliseconds. They take turns, so that a busy moment hits all.
+
+    of: what is taken of the repeated durations.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()  # the first call prepares what later ones use
@@ -151,7 +156,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
             start = time.perf_counter()
             call()
             times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: of(found) for name, found in times.items()}
 
 
 def compile_counting(model: Any) -> Any:
@@ -249,22 +254,22 @@ def product_sizes(model: Any, operand_bytes: int) -> dict[str, tuple[int, int]]:
     return found
 
 
-def machine_rates(repeats: int, size: int = 512) -> dict[str, float]:
-    """What the machine reaches: products of two matrices in both arithmetics, and a copy of memory."""
+def machine_rates(repeats: int, channels: int = 256) -> dict[str, float]:
+    """What the machine reaches at best: a wide convolution in both arithmetics, and a copy of memory."""
     from openvino import opset13 as op
 
-    rng = np.random.default_rng(0)
-    x, values = op.parameter([size, size], np.float32), rng.integers(-15, 16, (size, size)).astype(np.float32)
-    given = rng.integers(0, 256, (size, size)).astype(np.float32)
-    rounded = [levels(x, 0, 255), levels(op.constant(values), -128, 127)]
-    calls = {}
-    for name, operands in {"float": [x, op.constant(values)], "int8": rounded}.items():
-        model = product_model(operands, x)
-        calls[name] = partial(compile_counting(model).create_infer_request().infer, [given])
+    rng, shape, kernel = np.random.default_rng(0), [1, channels, 32, 32], [channels, channels, 3, 3]
+    values = op.constant(rng.integers(-15, 16, kernel).astype(np.float32))
+    given, calls = rng.integers(0, 256, shape).astype(np.float32), {}
+    for name in ("float", "int8"):
+        x = op.parameter(shape, np.float32)
+        operands = (levels(x, 0, 255), levels(values, -128, 127)) if name == "int8" else (x, values)
+        calls[name] = partial(compile_counting(wide(operands, x)).create_infer_request().infer, [given])
     large = np.zeros(2**22, dtype=np.float32)  # 16 MB
     calls["memory"] = large.copy
-    times = in_turns(calls, 2 * repeats)
-    work = {"float": size**3, "int8": size**3, "memory": 2 * large.nbytes}
+    times = in_turns(calls, 2 * repeats, min)
+    macs = channels * 32 * 32 * channels * 9
+    work = {"float": macs, "int8": macs, "memory": 2 * large.nbytes}
     return {name: work[name] / times[name] / 1e6 for name in calls}
 
 
@@ -275,9 +280,9 @@ def levels(x: Any, low: int, high: int) -> Any:
     return op.fake_quantize(x, *(op.constant(np.float32(v)) for v in (low, high, low, high)), levels=256)
 
 
-def product_model(operands: list, x: Any) -> Any:
-    """A model of one matrix product. x: its input, which one of the operands is or is made of."""
+def wide(operands: tuple, x: Any) -> Any:
+    """A model of one convolution. x: its input, from which the first operand is made."""
     import openvino
     from openvino import opset13 as op
 
-    return openvino.Model([op.matmul(*operands, False, True)], [x])
+    return openvino.Model([op.convolution(*operands, [1, 1], [1, 1], [1, 1], [1, 1])], [x])
