@@ -282,7 +282,8 @@ for finding in check_environment():
 # 5. One large number makes the scale large for all numbers that share the grid.
 #
 # **Not shown:** grids for each output channel (a real layer has one for every row of its weights), quantized
-# activations, and any speed: simulated quantization is slower than floating point, not faster.
+# activations, and any speed: simulated quantization is slower than floating point. [Lesson 6](06_integer_execution.ipynb)
+# measures integers that really run as integers.
 
 # %%
 quiz("00")

@@ -437,8 +437,8 @@ claim(
 # 4. The file holds codes, two in a byte: parameters x bits / 8, and some percent for scales, biases and names.
 # 5. The price is calibration time, once. The same call works for every UNet of diffusers.
 #
-# **Not shown:** speed. The course computes with the integers' values in floating point, which is slower, not faster;
-# speed needs kernels for 4-bit weights. Also not shown: FID on a large benchmark, which needs a GPU and hours.
+# **Not shown:** FID on a large benchmark, which needs a GPU and hours. Speed is the question of
+# [lesson 6](06_integer_execution.ipynb).
 
 # %%
 quiz("05")
@@ -457,5 +457,6 @@ progress()
 # - E. Frantar et al., [GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 #   Transformers](https://arxiv.org/abs/2210.17323), ICLR 2023. The rounding from which the library starts.
 #
-# **Next:** your own model. Call `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))`. If the pictures are wrong,
+# **Next:** [lesson 6](06_integer_execution.ipynb) computes this model in integers, and measures how much faster it is. Or
+# your own model: call `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))`. If the pictures are wrong,
 # lessons 1 to 4 help you to find the reason.

@@ -94,6 +94,18 @@ def network_inputs(unet: nn.Module, batch: int) -> dict[str, Tensor]:
     return {"sample": noisy, "timestep": torch.full((batch,), 500.0)}
 
 
+def input_of(layer: nn.Module, unet: nn.Module, noisy: Tensor, time: int) -> Tensor:
+    """What a layer of a network gets as its input, when the network gets noisy images (B, C, H, W)."""
+    caught = []
+    hook = layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
+    try:
+        with torch.no_grad():
+            unet(noisy, time)
+    finally:
+        hook.remove()
+    return caught[0]
+
+
 def prepare(name: str, unet: nn.Module) -> None:
     """Export the network of a shipped model, if this was never done before: in a process of its own.
 
@@ -267,7 +279,7 @@ def machine_rates(repeats: int, channels: int = 256) -> dict[str, float]:
         calls[name] = partial(compile_counting(wide(operands, x)).create_infer_request().infer, [given])
     large = np.zeros(2**22, dtype=np.float32)  # 16 MB
     calls["memory"] = large.copy
-    times = in_turns(calls, 2 * repeats, min)
+    times = in_turns(calls, 4 * repeats, min)
     macs = channels * 32 * 32 * channels * 9
     work = {"float": macs, "int8": macs, "memory": 2 * large.nbytes}
     return {name: work[name] / times[name] / 1e6 for name in calls}

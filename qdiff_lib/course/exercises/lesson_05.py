@@ -227,7 +227,7 @@ QUIZ = (
         right=1,
     ),
     Question(
-        "The packed file takes 14 % of the original's bytes, and sampling from it here is no faster. Why?",
+        "The packed file takes 14 % of the original's bytes. Simulated sampling is no faster. Why?",
         (
             (
                 "The course simulates integers in floating point; speed needs kernels for integers.",
@@ -235,7 +235,7 @@ QUIZ = (
             ),
             (
                 "Four-bit models are never faster.",
-                "With integer kernels they are; such kernels are not shown here.",
+                "With an engine that computes in integers they can be: lesson 6 measures it.",
             ),
             (
                 "The file is still unpacked from disk at every step.",

@@ -21,7 +21,7 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]
     figure = image_rows(rows, "Each column starts from the same noise", columns)
     full, simulated, integers = rows.values()
     return figure, (
-        f"{min(columns, len(full))} pictures of each of {len(rows)} arithmetics. Of all {len(full)} pictures "
+        f"{min(columns, len(full))} pictures in each of {len(rows)} arithmetics. Over {len(full)} pictures "
         f"a pixel differs by {grey_distance(simulated, full):.1f} of 255 grey levels between full precision "
         f"and simulation, and by {grey_distance(integers, simulated):.1f} between simulation and integers."
     )
