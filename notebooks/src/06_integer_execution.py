@@ -148,8 +148,7 @@ from qdiff_lib.engines.reference import input_levels, integer_sums, weight_level
 layer = learned.unet.down_blocks[1].resnets[0].conv1
 x = input_of(layer, learned.unet, truth[-5][:4], time=200)
 levels, weight = input_levels(layer.inputs[0], x), weight_levels(layer)[0]
-padded = torch.nn.functional.pad(levels, (1, 1, 1, 1))
-height, width = levels.shape[2:]
+padded, (height, width) = torch.nn.functional.pad(levels, (1, 1, 1, 1)), levels.shape[2:]
 total = torch.zeros(4, len(weight), height, width, dtype=torch.long)
 for row in range(3):
     for column in range(3):

@@ -1,0 +1,112 @@
+"""Lesson 6: figures that say what they show, tables of recorded results, and the measurement itself."""
+
+import importlib.util
+
+import pytest
+import torch
+from tiny_models import ddim
+
+from qdiff_lib.course import integer_speed
+from qdiff_lib.course.figures import lesson_06 as figures
+from qdiff_lib.course.integer_speed import Execution, Product, Speed
+from qdiff_lib.course.recorded import if_recorded
+
+KINDS = {"products": 6.0, "moving data": 1.0, "means of norms": 1.0, "element-wise": 2.0}
+
+
+def execution(seconds: float) -> Execution:
+    return Execution(10.0, KINDS, (Product(10**9, 30.0, seconds), Product(10**8, 2.0, seconds / 4)))
+
+
+def speed() -> Speed:
+    rates = {"float": 100.0, "int8": 400.0, "memory": 10.0}
+    return Speed(20.0, execution(0.02), execution(0.005), rates, 0.99)
+
+
+def test_registers_wrap_around():
+    sums = torch.tensor([127, 128, -128, -129, 256])
+    assert figures.wrapped(sums, 8).tolist() == [127, -128, -128, 127, 0]
+    assert torch.equal(figures.wrapped(sums, 16), sums)
+
+
+def test_running_sums_name_the_first_wrong_product():
+    label = figures.running_sums(torch.tensor([100, 100, 32_700])).get_label()
+    assert "8 bits: wrong from product 2 on; 16 bits: wrong from product 3 on; 32 bits: right" in label
+
+
+def test_channel_pictures_count_what_wraps():
+    sums = torch.tensor([[[[1, 2], [3, 40_000]]], [[[0, 0], [0, 0]]]])
+    channel = figures.largest_channel(sums)
+    assert channel.tolist() == [[1, 2], [3, 40_000]]
+    assert "With 16 bits 25% of them" in figures.channel_pictures(channel, 16).get_label()
+
+
+def test_pictures_compare_neighbouring_rows():
+    rows = {
+        name: torch.full((2, 1, 8, 8), value, dtype=torch.uint8) for name, value in zip("abc", (0, 9, 10))
+    }
+    label = figures.pictures(rows).get_label()
+    assert "by 9.0 of 255" in label and "by 1.0 between simulation" in label
+
+
+def test_figures_of_a_measurement():
+    assert "float: roof 100" in figures.roofline(speed()).get_label()
+    label = figures.time_by_kind({"floats": execution(0.02), "integers": execution(0.005)}).get_label()
+    assert "floats 10.0 ms (products 6.0" in label
+    assert execution(0.02).share == 0.6 and Product(10**9, 1.0, 0.5).rate == 2.0
+
+
+def test_amdahl():
+    assert figures.amdahl(0.5, 1e9) == pytest.approx(2) and figures.amdahl(1, 3) == pytest.approx(3)
+    assert (
+        "become 4 times faster, the network becomes 1.60 times faster" in figures.amdahl_curve(50).get_label()
+    )
+
+
+def test_tables_of_recorded_results():
+    times = {"torch fp32": {"median": 30.0}, "OpenVINO integers": {"median": 10.0}}
+    lines = figures.speed_table([{"network": "wide", "batch": 8, "milliseconds": times}]).splitlines()
+    assert lines[0] == "wide, 8 images a call" and "3.00 times torch fp32" in lines[2]
+    results = [{"batch": 4, "variants": {"bf16": {"seconds_per_image": 0.5}}}]
+    assert "bf16 500.0 ms per image" in figures.gpu_table({"small": {"results": results}})
+
+
+def test_what_nobody_recorded_is_none():
+    assert if_recorded("nobody_has_run_this") is None and if_recorded("ladder").data["rows"]
+
+
+def test_without_openvino_the_reference_computes(monkeypatch):
+    monkeypatch.setattr(integer_speed, "why_missing", lambda name: "is not installed")
+    assert integer_speed.engine_here() == "reference"
+
+
+def test_the_input_of_a_layer_is_caught_once():
+    unet = ddim().unet
+    x = torch.randn(2, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    assert torch.equal(integer_speed.input_of(unet.conv_in, unet, x, 3), x)
+    assert not unet.conv_in._forward_pre_hooks
+
+
+def test_calls_take_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    assert set(integer_speed.in_turns(calls, 2)) == {"a", "b"} and "".join(order) == "ababab"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_without_quantizers_a_model_computes_in_floats():
+    import openvino
+    from openvino import opset13 as op
+
+    x = op.parameter([1, 2, 4, 4], "f32")
+    kernel = op.constant(torch.full((3, 2, 3, 3), 0.3).numpy())
+    model = integer_speed.wide((integer_speed.levels(x, 0, 255), integer_speed.levels(kernel, -128, 127)), x)
+    given = torch.full((1, 2, 4, 4), 0.4).numpy()
+
+    def center(model) -> float:
+        return float(openvino.Core().compile_model(model, "CPU")([given])[0][0, 0, 1, 1])
+
+    sizes = integer_speed.product_sizes(model, 1)
+    assert list(sizes.values()) == [(3 * 16 * 18, 32 + 54 + 4 * 48)]
+    assert center(model) == 0  # 0.4 and 0.3 are rounded to 0
+    assert center(integer_speed.without_quantizers(model)) == pytest.approx(18 * 0.12, rel=0.02)
