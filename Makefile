@@ -8,6 +8,7 @@
 # make notebooks   build and run the lessons, from notebooks/src; one alone: make notebooks ONLY=00_start_here
 # make tables      the recorded results, and RESULTS.md from them; PROFILE=tiny only proves that it works
 # make torture     kill many small quantizations at random moments, and compare what resuming makes of them
+# make site        the course, the library and the results as a static site, in build/site
 # make student     the lessons without solutions and outputs, in build/student
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
@@ -18,7 +19,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-portable test-oldest lint lab bench notebooks student tables torture clean
+.PHONY: demo test test-portable test-oldest lint lab bench notebooks student site tables torture clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -51,6 +52,9 @@ notebooks: $(STAMP)
 student: $(STAMP)
 	$(RUN) -m tools.notebooks --student build/student
 
+site: $(STAMP)
+	$(RUN) -m tools.site --out build/site
+
 tables: $(STAMP)
 	$(RUN) experiments/run.py --profile $(or $(PROFILE),laptop)
 	$(RUN) -m tools.results $(if $(filter tiny,$(PROFILE)),--data build/tables-tiny --page build/tables-tiny/RESULTS.md)
@@ -60,7 +64,7 @@ torture: $(STAMP)
 
 # build/ also holds long trainings that can be resumed: clean leaves them alone.
 clean:
-	rm -rf build/demo build/portable build/student dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build/demo build/portable build/student build/site build/site-pages dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt pyproject.toml

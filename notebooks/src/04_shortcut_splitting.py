@@ -177,9 +177,11 @@ def split_quantize(x: Tensor, sizes: tuple[int, ...], bits: int) -> Tensor:
 # *Difficulty 4 of 5, importance 5 of 5, time: about 12 minutes.* A chip multiplies integers. You get both halves as codes,
 # and return the output of the layer. A `Half` has these tensors:
 #
-# - `x_codes` (N, C) and `w_codes` (O, C), both uint8;
+# - `x_codes` (N, C) and `w_codes` (O, C);
 # - `x_scale` and `x_zero`, 0-dimensional;
 # - `w_scale` and `w_zero` (O,): one for each output channel.
+#
+# Codes and zero points are uint8.
 
 # %% tags=["exercise"] exercise="04.shortcut_output"
 from qdiff_lib.course.exercises.lesson_04 import Half

@@ -4,33 +4,24 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ..recipes.parts import OWN_SAMPLER, SAMPLERS
 from ..recipes.presets import PRESETS
 from ..recipes.recipe import METHODS, PROFILES
-from ..utils.constants import ENGINES, EXTRACTORS, GUIDANCE, LAST_SEED, LAST_STEP, MOST_DRAWN
-from ..utils.kinds import Number, Whole
-from .argument_types import argument, bits, device_name, file_named, folder, gigabytes
-from .failures import one_line
+from ..utils.constants import (
+    EXPORT_FORMATS,
+    EXTRACTORS,
+    GUIDANCE,
+    MOST_DRAWN,
+)
+from ..utils.kinds import Whole
+from .argument_types import argument, bits, file_named, folder, gigabytes
+from .parser import PROGRAM, Parser
 from .recipe_arguments import add_fields
+from .shared_options import FASTEST, add_conditions, add_engine, add_model, add_seed_and_device, add_steps
 
-PROGRAM = "python -m qdiff_lib"
 ORIGINALS = tuple(name for name, preset in PRESETS.items() if not preset.hub)
-FASTEST = "fastest"
 REFERENCES = ("fashion-mnist",)
 
 Run = Callable[[argparse.Namespace], int]
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that prints errors in one line and keeps the line breaks of help texts."""
-
-    def __init__(self, **settings):
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=formatter, allow_abbrev=False, **settings)
-
-    def error(self, message: str):
-        """Print the error in one line and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def build_parser(runs: dict[str, Run]) -> Parser:
@@ -189,6 +180,21 @@ def convert_options(add: Parser) -> None:
     add.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="a new folder to write to")
 
 
+def export_options(add: Parser) -> None:
+    """write a model's UNet as a file for other inference engines
+
+    example:
+      python -m qdiff_lib export --model ddpm-fashion-w4a8 --format onnx --out build/w4a8.onnx
+
+    onnx writes one file in ONNX's QDQ form, for example for ONNX Runtime. openvino writes a new folder with
+    network.xml and network.bin. The files need neither this library nor torch. Weights of up to 4 bits take 4
+    bits, and those of up to 8 bits take 8. The number of images at a time is free."""
+    add_model(add)
+    add.add_argument("--format", choices=EXPORT_FORMATS, required=True, help="the form of the file")
+    out = "a file that ends in .onnx, or a new folder for openvino"
+    add.add_argument("--out", type=Path, required=True, metavar="FILE_OR_FOLDER", help=out)
+
+
 def demo_options(add: Parser) -> None:
     """quantize the embedded model with linear and Q-Diffusion, and draw the comparison
 
@@ -214,58 +220,12 @@ def doctor_options(add: Parser) -> None:
     slower work, or a stop later. An error means that the work stops; then the exit status is 1."""
 
 
-def add_model(add: Parser) -> None:
-    """Add ``--model``."""
-    model = "a name such as ddpm-fashion, a folder in diffusers format, or a folder that quantize wrote"
-    add.add_argument("--model", required=True, metavar="NAME_OR_PATH", help=model)
-
-
-def add_steps(add: Parser) -> None:
-    """Add the options of the sampler: ``--steps``, ``--sampler``, ``--eta``."""
-    add.add_argument(
-        "--steps", type=argument(Whole(1, LAST_STEP)), default=50, help="denoising steps; default: 50"
-    )
-    sampler = "own: the sampler in the model's folder; default: ddim"
-    add.add_argument("--sampler", choices=(*SAMPLERS, OWN_SAMPLER), default="ddim", help=sampler)
-    eta = "share of new noise in each denoising step of ddim, 0 to 1; default: 0"
-    add.add_argument("--eta", type=argument(Number(0, 1)), default=0.0, help=eta)
-
-
-def add_conditions(add: Parser, default: str) -> None:
-    """Add ``--prompt``, ``--prompts``, ``--guidance`` and ``--class-labels``; default: of the guidance."""
-    texts = add.add_mutually_exclusive_group()
-    one = "a text to draw; repeat the option for more texts"
-    texts.add_argument("--prompt", action="append", metavar="TEXT", help=one)
-    texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text per line")
-    scale = f"scale of classifier-free guidance; 1 is no guidance; default: {default}"
-    add.add_argument("--guidance", type=argument(Number(0)), metavar="SCALE", help=scale)
-    labels = "numbers of the classes to draw, counted from 0, for models that have classes"
-    add.add_argument("--class-labels", type=argument(Whole(0)), nargs="+", metavar="CLASS", help=labels)
-
-
-def add_engine(add: Parser, default: str) -> None:
-    """Add ``--engine``."""
-    engine = (
-        "what computes the network: simulated (floating point that rounds as integers do), openvino (int8 on "
-        "CPUs), triton (int8 on NVIDIA GPUs), reference (exact and slow), or fastest; default: %(default)s"
-    )
-    add.add_argument("--engine", choices=(FASTEST, *ENGINES), default=default, help=engine)
-
-
-def add_seed_and_device(add: Parser) -> None:
-    """Add ``--seed`` and ``--device``."""
-    add.add_argument(
-        "--seed", type=argument(Whole(0, LAST_SEED)), default=0, help="seed of all random numbers; default: 0"
-    )
-    device = "auto (default: the GPU if there is one), cpu, cuda or cuda:0"
-    add.add_argument("--device", type=device_name, default="auto", help=device)
-
-
 OPTIONS = {
     "quantize": quantize_options,
     "sample": sample_options,
     "evaluate": evaluate_options,
     "convert": convert_options,
+    "export": export_options,
     "demo": demo_options,
     "doctor": doctor_options,
 }

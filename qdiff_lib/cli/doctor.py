@@ -14,6 +14,8 @@ from typing import Literal
 
 import psutil
 
+from ..utils.sandbox import HELP, find_sandbox, survey
+
 OLDEST_PYTHON = (3, 11)
 DISK_NEEDED = 2e9  # bytes, for a demo, a checkpoint and its work folder
 MEMORY_NEEDED = 1.5e9  # bytes, for the largest lesson and the notebook server
@@ -53,6 +55,7 @@ def check_environment() -> list[Finding]:
         "data": check_data,
         "disk": check_disk,
         "memory": check_memory,
+        "sandbox": check_sandbox,
     }
     findings = []
     for name, check in checks.items():
@@ -204,3 +207,12 @@ def check_memory() -> Finding:
             "memory", "warning", detail, f"close other programs: {MEMORY_NEEDED / 1e9} GB are needed"
         )
     return Finding("memory", "ok", detail)
+
+
+def check_sandbox() -> Finding:
+    """Report in which sandbox the answers of learners would be graded."""
+    found = find_sandbox()
+    if found:
+        return Finding("sandbox", "ok", f"{found.name}, for grading")
+    why = "; ".join(f"{name}: {reason}" for name, reason in survey().items())
+    return Finding("sandbox", "ok", f"none ({why}). Only grading needs one: {HELP}")

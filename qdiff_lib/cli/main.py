@@ -1,4 +1,4 @@
-"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | demo | doctor``.
+"""The command line: ``python -m qdiff_lib quantize | sample | evaluate | convert | export | demo | doctor``.
 
 torch and diffusers are imported inside the functions, so that ``--help`` and errors in arguments appear at
 once. The arguments are defined in ``cli.arguments``.
@@ -11,19 +11,17 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from ..recipes.parts import OWN_SAMPLER
 from ..recipes.recipe import Recipe
-from ..utils.constants import GUIDANCE
 from ..utils.files import atomic_path, check_writable, new_folder, write_json
 from ..utils.lock import held
-from .arguments import FASTEST, PROGRAM, build_parser
+from .arguments import build_parser
+from .drawing import draw, executed, find_device, load_for, shape_of_images
 from .failures import during, escape_what_cannot_be_printed, explained, flushed, say_why, silence
 from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
+from .parser import PROGRAM
 from .recipe_arguments import given_fields
 from .stopping import Stopped, ignore_stops, say_how_to_go_on, stoppable
 from .texts import prompts_of
-
-COMPILING_PAYS = 2000  # images times steps from which an engine is worth its compilation
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -132,57 +130,6 @@ def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> di
     return {**scores, "original": args.original, "n": args.n, "mse_of_each_step": errors}
 
 
-def load_for(args: argparse.Namespace, model: str):
-    """The pipeline ``model`` on the device ``--device``, with the sampler ``--sampler``.
-
-    Raises ValueError for a model, device or sampler that cannot be used.
-    """
-    device = find_device(args.device)
-    from ..diffusion.capabilities import check_pipeline
-    from ..diffusion.pipelines import with_sampler
-    from ..io.models import load
-
-    with during(f"loading {model}"):
-        pipe = load(model, device)
-        check_pipeline(pipe)
-        return with_sampler(pipe, None if args.sampler == OWN_SAMPLER else args.sampler)
-
-
-def shape_of_images(pipe) -> tuple[int, ...]:
-    """(C, H, W) of the images of a pipeline; H and W are those of the latent, if it has one."""
-    from ..diffusion.pipelines import decoder_of
-
-    size = pipe.unet.config.sample_size
-    size = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    return (decoder_of(pipe) or pipe.unet).config.out_channels, *size
-
-
-def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
-    """The samples for the commands ``sample`` and ``evaluate``; ``record``: with their trajectories."""
-    from ..diffusion.sampling import sample
-
-    guidance = GUIDANCE if args.guidance is None else args.guidance
-    asked = dict(prompts=prompts, guidance=guidance, eta=args.eta, record=record)
-    asked |= {"class_labels": args.class_labels}
-    with during(f"drawing {args.n} images"):
-        return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
-
-
-def executed(pipe, args: argparse.Namespace) -> tuple:
-    """The pipeline on the engine of ``--engine``, and the engine's name.
-
-    "fastest" simulates if there are so few images that compiling the network would take longer.
-    """
-    from ..engines.run import fastest_engine, run_on
-
-    few = args.n * args.steps < COMPILING_PAYS
-    engine = args.engine
-    if engine == FASTEST:
-        engine = "simulated" if few else fastest_engine(pipe)
-    with during(f"running {args.model} on --engine {engine}"):
-        return run_on(pipe, engine), engine
-
-
 def run_convert(args: argparse.Namespace) -> int:
     """Run the command ``convert``; returns the exit status."""
     check_writable(args.out)
@@ -194,6 +141,21 @@ def run_convert(args: argparse.Namespace) -> int:
         with during(f"writing {args.out}"):
             pipe.save_pretrained(folder)
     say_next(f"wrote {args.out}", "quantize", "--model", args.out, "--preset", args.preset, "--out", "NEW")
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Run the command ``export``; returns the exit status."""
+    from ..engines.export import check_export, export_network
+
+    check_export(args.out, args.format)
+    from ..io.models import load
+
+    with during(f"loading --model {args.model}"):
+        pipe = load(args.model)
+    with during(f"writing {args.out}"):
+        export_network(pipe, args.out, args.format)
+    print(f"wrote {args.out}")
     return 0
 
 
@@ -220,6 +182,7 @@ COMMANDS = {
     "sample": run_sample,
     "evaluate": run_evaluate,
     "convert": run_convert,
+    "export": run_export,
     "demo": run_demo,
     "doctor": run_doctor,
 }
@@ -250,20 +213,3 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return say_why(f"{PROGRAM} {args.command}", explained(error, args))
     except Stopped as stop:  # a signal just before or after the command
         return say_how_to_go_on(args, argv, stop.number)
-
-
-def find_device(name: str) -> str:
-    """The name of the torch device for ``--device``; "auto" is the first GPU, or the CPU without a GPU.
-
-    Raises ValueError for a device that this machine does not have.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto"
-        )
-    return name

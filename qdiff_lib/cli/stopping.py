@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from .arguments import PROGRAM
+from .parser import PROGRAM
 
 NAMES = (
     "SIGINT",

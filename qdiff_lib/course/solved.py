@@ -16,6 +16,7 @@ from pathlib import Path
 from IPython.display import display
 
 from ..utils.files import atomic_path
+from . import checks
 from .checks import EXERCISES, Outcome
 
 FOLDERS = {"win32": "AppData/Local", "darwin": "Library/Application Support"}
@@ -60,12 +61,12 @@ def remember(name: str) -> None:
         pass  # ``progress`` says what is wrong with the file
 
 
-def remembered(check: Callable[[str, Callable], Outcome]) -> Callable[[str, Callable], Outcome]:
+def remembered(check: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """The function ``check``, which now also remembers each right answer."""
 
     @functools.wraps(check)
-    def checked(name: str, answer: Callable) -> Outcome:
-        outcome = check(name, answer)
+    def checked(name: str, answer: Callable, *args, **kwargs) -> Outcome:
+        outcome = check(name, answer, *args, **kwargs)
         if outcome.right:
             remember(name)
         return outcome
@@ -131,3 +132,6 @@ def progress() -> None:
     except (OSError, ValueError):
         done = set()
     display(Progress(done | here, note()))
+
+
+check = remembered(checks.check)

@@ -4,6 +4,7 @@ The network is exported once and kept on disk. It is compiled once for each batc
 operand has 16 bits or is in floating point run in floating point.
 """
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ def converted(unet: nn.Module, inputs: Mapping[str, Tensor]) -> openvino.Model:
 
     inputs: example inputs, each with ``EXAMPLE_BATCH`` rows.
     """
-    network = with_channels_last(exported_network(unet).float()).eval()
+    wide = unet if unet.dtype == torch.float32 else copy.deepcopy(unet).float()
+    network = with_channels_last(exported_network(wide)).eval()
     positional = PositionalNetwork(network, tuple(inputs))
     dynamic = {"inputs": tuple({0: torch.export.Dim.AUTO} for _ in inputs)}
     with torch.no_grad():

@@ -56,6 +56,11 @@ class EngineForward:
         return UNet2DOutput(sample=noise) if return_dict else (noise,)
 
 
+def is_on_engine(unet: nn.Module) -> bool:
+    """Return whether an engine computes the network's forward pass."""
+    return isinstance(vars(unet).get("forward"), EngineForward)
+
+
 def run_on(pipe: DiffusionPipeline, engine: str = "openvino", **settings) -> DiffusionPipeline:
     """Return a pipeline of the same class whose UNet is computed by an engine. ``pipe`` does not change.
 
@@ -74,20 +79,21 @@ def run_on(pipe: DiffusionPipeline, engine: str = "openvino", **settings) -> Dif
         raise ValueError(f"engine={engine!r} is unknown; use one of {ENGINES}")
     if missing := why_missing(engine):
         raise ValueError(f"engine={engine!r} {missing}")
-    if engine == "simulated":
-        return with_components(pipe)
+    unet = copy_sharing_tensors(pipe.unet)
+    if is_on_engine(unet):
+        del unet.forward
     if engine == "reference":
         from .reference import reference_network
 
-        return with_components(pipe, unet=reference_network(pipe.unet))
+        unet = reference_network(unet)
     if engine == "triton":
         from .triton_engine import triton_network
 
-        return with_components(pipe, unet=triton_network(pipe.unet, **settings))
-    from .openvino_engine import OpenVINONetwork
+        unet = triton_network(unet, **settings)
+    if engine == "openvino":
+        from .openvino_engine import OpenVINONetwork
 
-    unet = copy_sharing_tensors(pipe.unet)
-    unet.forward = EngineForward(pipe.unet, OpenVINONetwork(pipe.unet, **settings))
+        unet.forward = EngineForward(unet, OpenVINONetwork(copy_sharing_tensors(unet), **settings))
     return with_components(pipe, unet=unet)
 
 

@@ -150,7 +150,7 @@ def _hub_problem(name: str) -> Exception | None:
     from huggingface_hub import HfApi
 
     try:
-        _unless_silent(lambda: HfApi().model_info(name, timeout=HUB_SECONDS))
+        _unless_silent(lambda: HfApi().model_info(name, timeout=2 * HUB_SECONDS))
     except Exception as error:
         return error
     return None

@@ -13,6 +13,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.record import record
 from ..diffusion.capabilities import check_pipeline
 from ..diffusion.pipelines import with_components, with_sampler
+from ..engines.run import is_on_engine
 from ..graph.finite import check_weights, is_finite
 from ..graph.model_inputs import example_inputs
 from ..graph.networks import evaluating
@@ -173,6 +174,10 @@ def check_quantizable(
     check_pipeline(pipe)
     if hasattr(pipe.unet, "quantization"):
         raise ValueError("the pipeline's UNet is quantized already; quantize the full-precision one")
+    if is_on_engine(pipe.unet):
+        raise ValueError(
+            "an engine computes the pipeline's UNet; quantize the pipeline that run_on was given"
+        )
     if pipe.unet.dtype != torch.float32:
         raise ValueError(f"the UNet is in {pipe.unet.dtype}; calibrate in float32: pipe.to(torch.float32)")
     if any(value.is_meta for value in pipe.unet.parameters()):

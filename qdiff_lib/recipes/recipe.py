@@ -142,8 +142,8 @@ class Recipe(Checked):
         As in PTQ4DM, the diffusion times of calibration inputs are drawn from a normal distribution with a
         mean below one half. Mean and deviation are those of its published command. Each layer is calibrated
         alone, its ranges have the least error, and attention products stay in floating point. Three things
-        differ from PTQ4DM. The error is |x - x^|^2.4, as in the whole library. The first and last layer have
-        the bits of all others. The number of inputs is that of the profile. PTQ4DM's option to learn the
+        differ from PTQ4DM. The error is ``|x - x^|^2.4``, as in the whole library. The first and last layer
+        have the bits of all others. The number of inputs is that of the profile. PTQ4DM's option to learn the
         rounding of each layer is left out.
 
         The arguments and the errors are those of ``linear``.

@@ -8,3 +8,4 @@ LAST_SEED = 2**11 - 1  # a seed has 11 bits: see ``noise_generators`` in ``diffu
 MOST_DRAWN = 2**20  # images of a seed: 20 bits of a random generator's seed, see ``diffusion.sampling``
 LAST_STEP = 1000  # diffusion times of the training process, so the most denoising steps of a sampler
 ENGINES = ("simulated", "reference", "openvino", "triton")  # what can compute a quantized network
+EXPORT_FORMATS = ("onnx", "openvino")  # files of other inference engines

@@ -31,7 +31,7 @@ if "--no-deps" in arguments:
     shutil.copytree(here / "to_install", here, dirs_exist_ok=True)
 '''
 COURSE = """\
-check = claim = explore = hints = quiz = recorded = show = None
+check = claim = explore = hints = progress = quiz = recorded = show = None
 
 def start(name):
     print("started", name)
@@ -72,7 +72,7 @@ def run_bootstrap(site, address, times=1, before=ON_COLAB):
 
     -S hides the installed packages from the notebook's own process, so that the course is not there yet.
     """
-    code = "\n".join([before, *[bootstrap("03_some_lesson", address).source] * times])
+    code = "\n".join([before, *[bootstrap("03_some_lesson", address, ["import math"]).source] * times])
     environment = {**os.environ, "PYTHONPATH": str(site)}
     python = [sys.executable, "-S", "-c", code]
     done = subprocess.run(python, cwd=site, env=environment, capture_output=True, text=True)
@@ -99,7 +99,7 @@ def test_a_second_run_of_the_cell_installs_nothing_more(site):
 
 def test_elsewhere_nothing_is_installed(site):
     done, calls = run_bootstrap(site, PUBLISHED, before="")
-    assert "No module named 'qdiff_lib'" in done.stderr and calls == []
+    assert "qdiff_lib" in done.stderr.splitlines()[-1] and calls == []
 
 
 def test_a_failed_installation_stops_the_cell(site):
@@ -118,9 +118,9 @@ def test_without_an_address_the_cell_says_what_to_set(site):
 
 @pytest.mark.parametrize("address", [PUBLISHED, UNPUBLISHED], ids=["published", "unpublished"])
 def test_the_cell_is_short_and_the_same_in_all_lessons(address):
-    cells = {bootstrap(name, address).source.replace(f'"{name}"', "NAME") for name in lesson_names()}
+    cells = {bootstrap(name, address, []).source.replace(f'"{name}"', "NAME") for name in lesson_names()}
     (code,) = cells
-    assert len(code.splitlines()) <= 10 and max(map(len, code.splitlines())) <= 110
+    assert len(code.splitlines()) <= 20 and max(map(len, code.splitlines())) <= 110
     assert code.endswith("lesson = start(NAME)")
 
 

@@ -13,8 +13,10 @@ import pytest
 from qdiff_lib.cli import doctor, main
 from qdiff_lib.cli.doctor import Finding
 from qdiff_lib.io import shipped_data
+from qdiff_lib.utils.sandbox import Sandbox
 
 STEPS = ("python", "torch", "diffusers", "torch-fidelity", "device", "engines", "data", "disk", "memory")
+STEPS += ("sandbox",)
 
 
 @pytest.fixture
@@ -146,3 +148,16 @@ def test_render_aligns_and_shows_the_fix():
         "                 -> repair it",
     ]
     assert doctor.render([]) == ""
+
+
+def test_the_sandbox_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "find_sandbox", lambda: Sandbox("bubblewrap"))
+    assert doctor.check_sandbox() == Finding("sandbox", "ok", "bubblewrap, for grading")
+
+
+def test_without_a_sandbox_it_says_who_needs_one_and_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(doctor, "find_sandbox", lambda: None)
+    monkeypatch.setattr(doctor, "survey", lambda: {"bubblewrap": "not installed"})
+    finding = doctor.check_sandbox()
+    assert finding.status == "ok" and "bubblewrap: not installed" in finding.detail
+    assert "Only grading needs one: install bubblewrap" in finding.detail

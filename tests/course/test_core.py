@@ -26,6 +26,7 @@ from qdiff_lib.course.recorded import Recorded, recorded
 from qdiff_lib.course.text import Question, claim, folded, hints, quiz
 from qdiff_lib.evaluation.figures import OKABE_ITO
 from qdiff_lib.io.shipped_data import DamagedFileError
+from tools.dependencies import modules
 
 
 @pytest.fixture
@@ -406,3 +407,11 @@ class TestLesson:
         course.start("x")
         load("ddpm-fashion")
         assert "Loading" not in capfd.readouterr().err
+
+
+def test_every_public_name_can_be_imported_and_is_a_dependency_of_the_lessons():
+    """The names are imported when they are used, but the notebooks depend on all of their modules."""
+    assert set(course.__all__) == {*course._HOMES, "recorded"}
+    assert all(getattr(course, name).__name__ == name for name in course.__all__)
+    found = " ".join(modules("00_start_here", ""))
+    assert not [home for home in course._HOMES.values() if f"qdiff_lib/course/{home}" not in found]

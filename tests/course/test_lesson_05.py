@@ -135,15 +135,15 @@ def test_ladder():
     assert len(lines) == 4 and "5%" in lines[2] and len({len(line) for line in lines}) == 1
 
 
-def test_notable_stages():
-    columns = zip("abcd", (0.2, 0.1, 0.3, 0.03), (10.0, 90.0, 20.0, 60.0), strict=True)
-    rows = [dict(label=label, trajectory_mse=mse, seconds=seconds) for label, mse, seconds in columns]
-    assert figures.notable_stages(rows) == ("d", "b", ["c"])
-
-
 def test_the_codes_of_the_exercise_are_those_of_the_library():
     generator = torch.Generator().manual_seed(6)
     w, h = torch.randn(40, generator=generator), torch.rand(40, generator=generator)
     library = AdaRound(w, torch.tensor(0.125), torch.tensor(7.0), 4)
     library.h = lambda: h
     assert torch.equal(library.decided() / 0.125 + 7, solution("05.decide_codes")(w, 0.125, 7.0, h, 4))
+
+
+def test_notable_stages():
+    columns = zip("abcd", (0.2, 0.1, 0.3, 0.03), (10.0, 90.0, 20.0, 60.0), strict=True)
+    rows = [dict(label=label, trajectory_mse=mse, seconds=seconds) for label, mse, seconds in columns]
+    assert figures.notable_stages(rows) == ("d", "b", ["c"])

@@ -1,12 +1,15 @@
 """OpenVINO: integer layers equal to the reference, pipelines close to the simulation, clear errors."""
 
+import subprocess
+import sys
+
 import openvino
 import pytest
 import torch
 from layers import inputs_of, quantized
 from torch import nn
 
-from qdiff_lib import load, run_on, sample, trajectory_mse, with_sampler
+from qdiff_lib import Recipe, load, quantize, run_on, sample, trajectory_mse, with_sampler
 from qdiff_lib.engines.exported import ExportedLayer
 from qdiff_lib.engines.openvino_engine import OpenVINONetwork, integer_share
 from qdiff_lib.engines.reference import layer_output
@@ -134,8 +137,32 @@ class TestPipelines:
         drawn = [sample(p, 2, 3, prompts=["red apple"], record=True).trajectory for p in (pipe, engine)]
         assert (drawn[0] - drawn[1]).norm() < 1e-3 * drawn[0].norm()
 
+    def test_a_network_in_half_precision_stays_so(self, tmp_path):
+        pipe = load("ddpm-fashion")
+        pipe.unet.half()
+        engine = run_on(pipe, "openvino", cache=tmp_path, progress=False)
+        noise = engine.unet(torch.zeros(1, 1, 32, 32, dtype=torch.float16), 5).sample
+        assert noise.dtype == torch.float16 and noise.isfinite().all()
+        assert {p.dtype for p in pipe.unet.parameters()} == {torch.float16}
+
+
+def test_openvino_reports_nothing_to_its_makers():
+    code = "import qdiff_lib.engines.openvino_engine, openvino, sys; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
+
 
 class TestErrors:
+    def test_an_engine_is_replaced_and_not_quantized(self):
+        pipe = run_on(load("ddpm-fashion"), "openvino", progress=False)
+        x = torch.zeros(1, 1, 32, 32)
+        again = run_on(pipe, "simulated")
+        with torch.no_grad():
+            assert torch.equal(again.unet(x, 5).sample, load("ddpm-fashion").unet(x, 5).sample)
+        assert run_on(pipe, "openvino").unet.forward.engine.unet.forward.__func__ is type(pipe.unet).forward
+        with pytest.raises(ValueError, match="the pipeline that run_on was given"):
+            quantize(pipe, Recipe.linear(4, 8))
+
     @pytest.mark.parametrize(
         "engine, settings, words",
         [

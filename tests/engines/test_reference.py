@@ -135,11 +135,10 @@ class TestAgainstTheSimulation:
 
         def compare(layer, args, output):
             x = args[0][:1]
-            scale = [q.scale * layer.weight_scale[:, i].max() for i, q in enumerate(layer.inputs)]
-            terms = sum(
-                float(s) * 255 * 15 * w.abs().gt(0)[0].numel()
-                for s, w in zip(scale, weight_levels(layer), strict=True)
-            )
+            terms = 0.0
+            for i, quantizer in enumerate(layer.inputs):
+                largest = quantizer.scale * quantizer.grid.top * layer.weight_scale[:, i].max()
+                terms += float(largest * layer.weight_grid.top * weight_levels(layer)[i][0].numel())
             found = layer_output(layer, x)
             bias = 0 if layer.bias is None else float(layer.bias.abs().max())
             assert (found - output[:1].double()).abs().max() <= 2**-22 * (terms + bias)

@@ -108,7 +108,7 @@ def part(section: Section, recorded: Recorded | None, folder: str) -> str:
 
 
 def source(recorded: Recorded, earlier: dict[str, int]) -> str:
-    """How the numbers were made; a run that went on has rows of several days and commits.
+    """How the numbers were made. A resumed run has rows of several days and commits.
 
     earlier: for rows without a commit of their own, how many of them each commit of the file added.
     """

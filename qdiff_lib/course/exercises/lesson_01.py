@@ -79,7 +79,7 @@ def check_accumulated_variance(answer: Answer, seed: int) -> str:
         found = numbers(answer(factors, gains, noise), tuple(right.shape), "the variance after each step")
         slack = 4 * len(right) * FLOAT32 * right.max().item()
         compare(found, right, slack, "four float32 roundings in each step", mistakes, "step")
-    return "each step multiplies the variance by F^2 and adds B^2 q^2."
+    return "each step multiplies the variance by F^2 and adds B^2 τ²."
 
 
 def variance_mistakes(factors: Tensor, gains: Tensor, noise: float) -> dict[str, Tensor]:
@@ -99,10 +99,10 @@ def variance_mistakes(factors: Tensor, gains: Tensor, noise: float) -> dict[str,
         "F multiplies the error, so the variance is multiplied by F squared.": walk(
             lambda v, f, b: f * v + b**2 * noise
         ),
-        "the fresh error enters x as B n, so its variance enters with B squared.": walk(
+        "the fresh error enters x as B ν, so its variance enters with B squared.": walk(
             lambda v, f, b: f**2 * v + b * noise
         ),
-        "the fresh error of each step is missing its B: the step adds B n, with variance B^2 q^2.": walk(
+        "the fresh error of each step is missing its B: the step adds B ν, with variance B^2 τ².": walk(
             lambda v, f, b: f**2 * v + noise
         ),
         "each fresh variance is added, but what was there before must be multiplied by F^2 first.": walk(
@@ -111,10 +111,10 @@ def variance_mistakes(factors: Tensor, gains: Tensor, noise: float) -> dict[str,
         "the fresh error is added after the multiplication: F^2 acts on what was there before only.": walk(
             lambda v, f, b: f**2 * (v + b**2 * noise)
         ),
-        "noise_variance is q^2 already: do not square it again.": walk(
+        "noise_variance is τ² already: do not square it again.": walk(
             lambda v, f, b: f**2 * v + b**2 * noise**2
         ),
-        "noise_variance is q^2 already: take no root of it.": walk(
+        "noise_variance is τ² already: take no root of it.": walk(
             lambda v, f, b: f**2 * v + b**2 * noise**0.5
         ),
         "before the first step there is no error: start from 0, not from noise_variance.": walk(
@@ -130,7 +130,7 @@ def variance_mistakes(factors: Tensor, gains: Tensor, noise: float) -> dict[str,
             len(right)
         ),
         "the entries are in reversed order: the first is the one after step 0.": right.flip(0),
-        "these are the fresh variances B^2 q^2 alone: what was there before is added, times F^2.": (
+        "these are the fresh variances B^2 τ² alone: what was there before is added, times F^2.": (
             gains**2 * noise
         ),
     }

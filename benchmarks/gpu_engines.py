@@ -1,0 +1,200 @@
+"""Integers against bf16 on an NVIDIA GPU: seconds per image and peak memory of three networks.
+
+python benchmarks/gpu_engines.py                 all of it, into benchmarks/gpu_engines.json
+python benchmarks/gpu_engines.py --only sd-v1-4  one network; the others keep their last results
+python benchmarks/gpu_engines.py --quick         one tiny network, on the CPU under Triton's interpreter
+
+Networks have random weights: a speed does not depend on them. Layers are W4A8, except the first and last
+convolution, which stay simulated at 16 bits. Attention's products are in bf16 in all variants. A call of the
+network takes ``batch`` images. ``STEPS`` calls make an image; the scheduler's arithmetic is not part of it.
+Variants take turns. Each has bf16 norms and activations, and the channels last in memory.
+"""
+
+import argparse
+import gc
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qdiff_lib.engines.triton_engine import layer_reports, triton_network
+from qdiff_lib.graph.model_inputs import example_inputs
+from qdiff_lib.graph.networks import build
+from qdiff_lib.graph.tracing import trace
+from qdiff_lib.io.shipped_data import embedded_folder
+from qdiff_lib.modules.activation_quantizer import activation_quantizers
+from qdiff_lib.modules.quant_layer import quant_layers
+from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.recipes.paper_networks import DDPM_CIFAR10, SD_V1_4
+from qdiff_lib.recipes.parts import Grids
+from qdiff_lib.utils.files import write_json
+from qdiff_lib.utils.provenance import provenance
+
+STEPS = 50  # calls of the network for an image
+RANGE = 8.0  # activations are quantized from -RANGE / 2 to RANGE / 2
+GRIDS = Grids(weights=4, activations=8, edge_bits=16, quantize_attention=False)
+TINY = dict(
+    _class_name="UNet2DModel",
+    sample_size=8,
+    in_channels=1,
+    out_channels=1,
+    block_out_channels=(8,),
+    layers_per_block=1,
+    norm_num_groups=4,
+    down_block_types=("DownBlock2D",),
+    up_block_types=("UpBlock2D",),
+)
+
+
+def shipped_config() -> dict:
+    """The config of the shipped model's network."""
+    return json.loads((embedded_folder("ddpm-fashion") / "unet" / "config.json").read_text())
+
+
+NETWORKS: dict[str, tuple[Callable[[], dict], tuple[int, ...]]] = {  # the config, and the batches
+    "ddpm-fashion": (shipped_config, (8, 64, 256)),
+    "ddpm-cifar10": (lambda: DDPM_CIFAR10, (8, 64, 256)),
+    "sd-v1-4": (lambda: SD_V1_4, (2, 8, 32)),
+}
+
+
+def quantized(unet: nn.Module) -> nn.Module:
+    """A W4A8 copy of a network, rounded to nearest, with the same range for all activations."""
+    made = insert_quantizers(unet, GRIDS, trace(unet, example_inputs(unet, device=unet.device)))
+    for layer in quant_layers(made):
+        layer.find_weight_range("min_max")
+        layer.round_weight()
+    for quantizer in activation_quantizers(made):
+        step = torch.tensor(RANGE / quantizer.grid.top, device=unet.device)
+        quantizer.set_range(step, torch.full_like(step, quantizer.grid.top // 2 + 1))
+    return made
+
+
+def variants(unet: nn.Module, batch: int, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
+    """What is compared, by name; each builds its network on the device of ``unet`` (in float32)."""
+
+    def floats() -> nn.Module:
+        return copied(unet).to(torch.bfloat16, memory_format=torch.channels_last)
+
+    def integers() -> nn.Module:
+        made = quantized(unet).to(torch.bfloat16, memory_format=torch.channels_last)
+        return triton_network(made, batch=batch)
+
+    found = {"bf16": floats, "triton": integers}
+    if compiled:
+        found["bf16 compiled"] = lambda: torch.compile(floats(), mode="max-autotune")
+        found["triton compiled"] = lambda: torch.compile(integers(), mode="max-autotune")
+    return found
+
+
+def copied(unet: nn.Module) -> nn.Module:
+    """A copy of a network with tensors of its own."""
+    made = type(unet).from_config(unet.config).eval()
+    made.load_state_dict(unet.state_dict())
+    return made.to(unet.device)
+
+
+def inputs_of(unet: nn.Module, batch: int) -> dict:
+    """Random inputs in bf16, images with the channels last."""
+    inputs = example_inputs(unet, batch, unet.device)
+    made = {
+        name: torch.randn_like(x, dtype=torch.bfloat16) if x.is_floating_point() else x
+        for name, x in inputs.items()
+        if isinstance(x, Tensor)
+    }
+    return {**inputs, **made, "sample": made["sample"].to(memory_format=torch.channels_last)}
+
+
+@torch.no_grad()
+def measure(config: dict, batch: int, device: str, rounds: int, calls: int) -> dict:
+    """Seconds per image and peak memory of each variant at one batch size."""
+    torch.manual_seed(0)
+    unet = build(config).to(device)
+    inputs, results, networks = inputs_of(unet, batch), {}, {}
+    for name, make in variants(unet, batch, compiled=device == "cuda").items():
+        before = allocated(device)
+        networks[name] = make()
+        results[name] = first_call(networks[name], inputs, device, before)
+        if "triton" in name:
+            kinds = Counter(report.runs_in for report in layer_reports(networks[name]))
+            results[name]["layers"] = dict(kinds)
+            results[name]["reasons"] = [vars(each) for each in layer_reports(networks[name]) if each.reason]
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(rounds):
+        for name, network in networks.items():
+            times[name].append(seconds(network, inputs, device, calls) * STEPS / batch)
+    for name, found in times.items():
+        results[name] |= {"seconds_per_image": statistics.median(found), "all": found}
+    return {"batch": batch, "rounds": rounds, "calls": calls, "variants": results}
+
+
+def first_call(network: nn.Module, inputs: dict, device: str, before: int) -> dict:
+    """Bytes of the network, and at most within a call, beyond the ``before`` bytes of all others."""
+    for _ in range(3):  # compiles, tunes, and records CUDA graphs
+        network(**inputs)
+    gc.collect()
+    if device != "cuda":
+        return {"network_bytes": None, "peak_bytes": None}
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held = allocated(device) - before
+    network(**inputs)
+    torch.cuda.synchronize()
+    return {"network_bytes": held, "peak_bytes": torch.cuda.max_memory_allocated() - before}
+
+
+def allocated(device: str) -> int:
+    """Bytes that tensors take on the GPU now."""
+    gc.collect()
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
+
+
+def seconds(network: nn.Module, inputs: dict, device: str, calls: int) -> float:
+    """The mean duration of a call among ``calls`` in a row."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        network(**inputs)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def main() -> None:
+    args = parse()
+    found = json.loads(args.out.read_text()) if args.out.exists() else {}
+    networks = {"tiny": (lambda: TINY, (1,))} if args.quick else NETWORKS
+    device, rounds, calls = ("cpu", 2, 1) if args.quick else ("cuda", 7, 10)
+    command = shlex.join(["python", "benchmarks/gpu_engines.py", *sys.argv[1:]])
+    for name in networks if args.quick else args.only:
+        config, batches = networks[name]
+        measured = [measure(config(), batch, device, rounds, calls) for batch in batches]
+        found[name] = {"measured": provenance(command), "quick": args.quick, "results": measured}
+        write_json(args.out, found)
+        for each in measured:
+            times = {key: f"{value['seconds_per_image']:.4f}" for key, value in each["variants"].items()}
+            print(f"{name}, {each['batch']} images at a time, seconds per image: {times}", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny network on the CPU: it only shows that it works"
+    )
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"), metavar="FILE")
+    args = parser.parse_args()
+    if not args.quick and not torch.cuda.is_available():
+        parser.error("torch finds no NVIDIA GPU; --quick runs on the CPU with TRITON_INTERPRET=1")
+    return args
+
+
+if __name__ == "__main__":
+    main()

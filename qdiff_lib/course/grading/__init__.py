@@ -1,0 +1,1 @@
+"""Grading of submitted notebooks: answers run in a sandbox, and only data leaves it."""
