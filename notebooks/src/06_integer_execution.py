@@ -9,8 +9,8 @@
 # | Memory | below 900 MB; the first time another process needs as much for about a minute |
 # | In the paper | sections 3.3.2 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
-# All letters are in [notation and glossary](../docs/notation.md). [The page on engines](../docs/engines.md) has more about
-# the programs that compute in integers.
+# All letters are in [notation and glossary](../docs/notation.md). The page `docs/engines.md` of the project says
+# more about the programs that compute in integers.
 #
 # ## The picture first
 #
@@ -237,8 +237,8 @@ else:
 #
 # How fast can this machine multiply? We measure a wide convolution, in floats and in 8-bit integers. These
 # are the two flat *roofs* of the figure. On the left, the roofs fall: there, the memory cannot bring the numbers fast
-# enough. Each point is a layer of the network. No point should lie far above its roof. (If other programs disturb the measurement of a roof,
-# some points do.)
+# enough. Each point is a layer of the network. No point should lie far above its roof. (Some points do, if other
+# programs disturb the measurement of a roof.)
 #
 # Let $g$ be how many times faster the integer products are, so the ratio of the two roofs. Let $p$ be the share of the time
 # that products take in floating point. *Amdahl's law* says how many times faster the whole becomes:
@@ -259,9 +259,7 @@ if speed:
         f"between 1 and g = {g:.1f}: products take {p:.0%} of the time, so Amdahl's law gives {predicted:.2f}",
     )
     print(f"floats {speed.floats.milliseconds:.0f} ms, integers {speed.integers.milliseconds:.0f} ms")
-    print(
-        f"measured: integers are {measured:.2f} times as fast; prediction / measurement {predicted / measured:.2f}"
-    )
+    print(f"measured: {measured:.2f} times as fast; prediction / measurement {predicted / measured:.2f}")
 else:
     print("not measured: OpenVINO is not installed here")
 
