@@ -9,6 +9,7 @@
 # make tables      the recorded results, and RESULTS.md from them; PROFILE=tiny only proves that it works
 # make torture     kill many small quantizations at random moments, and compare what resuming makes of them
 # make student     the lessons without solutions and outputs, in build/student
+#                  as a course folder of nbgrader, in build/student-nbgrader: make student FORMAT=nbgrader
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
 #     make demo PYTHON=python3.12
@@ -49,7 +50,8 @@ notebooks: $(STAMP)
 	$(RUN) -m tools.notebooks $(if $(ONLY),--only $(ONLY))
 
 student: $(STAMP)
-	$(RUN) -m tools.notebooks --student build/student
+	$(if $(filter-out nbgrader,$(FORMAT)),$(error FORMAT=$(FORMAT) is unknown: use FORMAT=nbgrader or leave it out))
+	$(RUN) -m $(if $(FORMAT),tools.nbgrader_format build/student-nbgrader,tools.notebooks --student build/student)
 
 tables: $(STAMP)
 	$(RUN) experiments/run.py --profile $(or $(PROFILE),laptop)
