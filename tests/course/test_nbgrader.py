@@ -3,6 +3,7 @@
 import copy
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from nbformat.v4 import new_code_cell
 
 from qdiff_lib.course import grade
-from qdiff_lib.course.grading.lessons import exercises, points
-from tools.expansion import SOURCES, is_exercise, read_source
-from tools.nbgrader_format import grade_id, write_course
+from qdiff_lib.course.grading.lesson_cells import idle_cells
+from qdiff_lib.course.grading.lessons import POINTS, exercises, points
+from tools.expansion import ROOT, SOURCES, is_exercise, lesson_names, read_address, read_source
+from tools.nbgrader_format import course_notebook, grade_id, write_course
 from tools.notebooks import all_solution_lines, leaks, to_text
 
 LESSON, NUMBER = "00_start_here", "00"
@@ -27,6 +29,7 @@ SOLVED = {
 OTHERS = (Path(__file__).parent / "answers_00.py").read_text(encoding="utf-8")
 WRONG_BYTES = "def file_bytes(count, bits, channels):\n    return count * bits\n"
 HELPED = "def file_bytes(count, bits, channels):\n    return whole_bytes(count * bits) + 8 * channels\n"
+OWN_CHECK = "def check(*arguments):\n    return 1"
 NAMES_OF_THE_LESSON = """\
 def file_bytes(count, bits, channels):
     return len(pack(torch.zeros(count, dtype=torch.uint8), bits)) + 8 * channels
@@ -69,7 +72,7 @@ class Submission:
 CLASS = {
     "solved": lambda s: s.answer(SOLVED),
     "untouched": lambda s: s,
-    "wrong": lambda s: s.answer({BYTES: WRONG_BYTES, DOT: SOLVED[DOT]}),
+    "wrong": lambda s: s.add(OWN_CHECK, BYTES).answer({BYTES: WRONG_BYTES, DOT: SOLVED[DOT]}),
     "other-right": lambda s: s.add(OTHERS, BYTES).answer(
         {name: f'{name[3:]} = RIGHT["{name}"][-1]' for name in (BYTES, DOT)}
     ),
@@ -79,7 +82,6 @@ CLASS = {
     "no-python": lambda s: s.answer({BYTES: "def file_bytes(a)\n    return", DOT: SOLVED[DOT]}),
     "helper": lambda s: s.add("def whole_bytes(n):\n    return -(-n // 8)", BYTES).answer({BYTES: HELPED}),
     "lesson's-names": lambda s: s.answer({BYTES: NAMES_OF_THE_LESSON, DOT: WARNS}),
-    "own-check": lambda s: s.add("def check(*args):\n    return 1", BYTES).answer({BYTES: WRONG_BYTES}),
     "tampered": lambda s: s.tamper().answer({BYTES: WRONG_BYTES, DOT: SOLVED[DOT]}),
 }
 EXPECTED = {  # points of both exercises
@@ -91,7 +93,6 @@ EXPECTED = {  # points of both exercises
     "no-python": (0, 4),
     "helper": (3, 0),
     "lesson's-names": (3, 4),
-    "own-check": (0, 0),
     "tampered": (0, 4),
 }
 
@@ -156,8 +157,68 @@ def course(tmp_path_factory):
     course.run("generate_assignment", LESSON)
     course.hand_in(nbformat.read(course.folder / f"release/{LESSON}/{LESSON}.ipynb", as_version=4))
     course.run("autograde", LESSON)
-    course.run("generate_feedback", LESSON)
+    course.run("generate_feedback", LESSON, "--student", "wrong")
     return course
+
+
+class TestCourseNotebook:
+    @pytest.mark.parametrize("name", lesson_names())
+    def test_cells_and_their_roles(self, name):
+        cells = course_notebook(name, read_address()).cells
+        roles = [cell.metadata.nbgrader for cell in cells]
+        assert cells[0].metadata.tags == ["bootstrap"] and roles[0].locked
+        ids = [role.grade_id for role in roles]
+        assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[\w-]+", each) for each in ids)
+        assert {role.schema_version for role in roles} == {3}
+        kinds = [(role.locked, role.solution, role.grade) for role in roles]
+        assert set(kinds) == {(True, False, False), (False, True, False), (True, False, True)}
+        for answer, test in zip(kinds, kinds[1:], strict=False):
+            assert answer[1] == test[2], "a test stands below each answer, and nowhere else"
+
+    def test_every_exercise_has_its_points(self):
+        cells = [cell for name in lesson_names() for cell in course_notebook(name, read_address()).cells]
+        roles = [cell.metadata.nbgrader for cell in cells]
+        found = {role.grade_id: role.points for role in roles if role.grade}
+        assert found == {name.replace(".", "_"): worth for name, worth in POINTS.items()}
+
+    def test_the_folder(self, tmp_path):
+        (tmp_path / "gradebook.db").write_text("grades")
+        write_course(tmp_path)
+        write_course(tmp_path)
+        assert (tmp_path / "gradebook.db").read_text() == "grades"
+        assert sorted(path.name for path in (tmp_path / "source").iterdir()) == lesson_names()
+        for name in lesson_names():
+            notebook = nbformat.read(tmp_path / f"source/{name}/{name}.ipynb", as_version=4)
+            links = re.findall(r"\]\((?!https?:)([^)]*)\)", "".join(cell.source for cell in notebook.cells))
+            assert all((tmp_path / "source" / name / link).is_file() for link in links), links
+
+
+class TestIdleCells:
+    CELLS = (
+        "import torch",
+        "a = 1",
+        "b = a + 1",
+        "import torch",
+        "def f():\n    return b",
+        "c = 2",
+        "t = []",
+    )
+
+    def test_cells_that_an_answer_needs_run(self):
+        assert idle_cells(self.CELLS, {1, 2, 3, 5, 6}) == {3, 5, 6}
+
+    def test_what_the_first_cell_has_needs_no_other(self):
+        assert idle_cells((*self.CELLS, "torch.zeros(1)"), {1, 2, 3, 4, 5, 6}) == {1, 2, 3, 4, 5, 6}
+
+    def test_cells_that_change_a_value_run(self):
+        assert idle_cells(("", "t = []", "t.append(1)", "print(t)"), {1, 2}) == set()
+
+
+def test_the_guide_shows_the_commands():
+    guide = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
+    assert "make student FORMAT=nbgrader" in guide and "build/student-nbgrader" in guide
+    commands = re.findall(r"^ +nbgrader (\w+)", guide, re.MULTILINE)
+    assert commands == ["generate_assignment", "autograde", "generate_feedback", "export"]
 
 
 @pytest.mark.slow
