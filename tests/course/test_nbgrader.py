@@ -72,7 +72,7 @@ class Submission:
 CLASS = {
     "solved": lambda s: s.answer(SOLVED),
     "untouched": lambda s: s,
-    "wrong": lambda s: s.add(OWN_CHECK, BYTES).answer({BYTES: WRONG_BYTES, DOT: SOLVED[DOT]}),
+    "wrong": lambda s: s.answer({BYTES: WRONG_BYTES, DOT: SOLVED[DOT]}),
     "other-right": lambda s: s.add(OTHERS, BYTES).answer(
         {name: f'{name[3:]} = RIGHT["{name}"][-1]' for name in (BYTES, DOT)}
     ),
@@ -82,6 +82,7 @@ CLASS = {
     "no-python": lambda s: s.answer({BYTES: "def file_bytes(a)\n    return", DOT: SOLVED[DOT]}),
     "helper": lambda s: s.add("def whole_bytes(n):\n    return -(-n // 8)", BYTES).answer({BYTES: HELPED}),
     "lesson's-names": lambda s: s.answer({BYTES: NAMES_OF_THE_LESSON, DOT: WARNS}),
+    "own-check": lambda s: s.add(OWN_CHECK, BYTES).answer({BYTES: WRONG_BYTES}),
     "tampered": lambda s: s.tamper().answer({BYTES: WRONG_BYTES, DOT: SOLVED[DOT]}),
 }
 EXPECTED = {  # points of both exercises
@@ -93,6 +94,7 @@ EXPECTED = {  # points of both exercises
     "no-python": (0, 4),
     "helper": (3, 0),
     "lesson's-names": (3, 4),
+    "own-check": (0, 0),
     "tampered": (0, 4),
 }
 
