@@ -10,6 +10,7 @@
 # make torture     kill many small quantizations at random moments, and compare what resuming makes of them
 # make site        the course, the library and the results as a static site, in build/site
 # make student     the lessons without solutions and outputs, in build/student
+#                  as a course folder of nbgrader, in build/student-nbgrader: make student FORMAT=nbgrader
 #
 # Everything runs in $(VENV), made on first use. PYTHON is the interpreter that makes it:
 #     make demo PYTHON=python3.12
@@ -50,7 +51,8 @@ notebooks: $(STAMP)
 	$(RUN) -m tools.notebooks $(if $(ONLY),--only $(ONLY))
 
 student: $(STAMP)
-	$(RUN) -m tools.notebooks --student build/student
+	$(if $(filter-out nbgrader,$(FORMAT)),$(error FORMAT=$(FORMAT) is unknown: use FORMAT=nbgrader or leave it out))
+	$(RUN) -m $(if $(FORMAT),tools.nbgrader_format build/student-nbgrader,tools.notebooks --student build/student)
 
 site: $(STAMP)
 	$(RUN) -m tools.site --out build/site

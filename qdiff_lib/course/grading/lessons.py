@@ -11,6 +11,7 @@ LESSONS = {
     "03": "03_calibration_sampling",
     "04": "04_shortcut_splitting",
     "05": "05_w4a8_pipeline",
+    "06": "06_integer_execution",
 }
 POINTS = {  # the importance that the lesson states
     "00.file_bytes": 3,
@@ -29,6 +30,9 @@ POINTS = {  # the importance that the lesson states
     "05.rounding_penalty": 4,
     "05.decide_codes": 3,
     "05.pack_nibbles": 3,
+    "06.folded_bias": 4,
+    "06.requantize": 3,
+    "06.amdahl_speedup": 5,
 }
 OTHER_POINTS = 3
 COURSE_ANSWERS = {  # functions that an answer may not call
