@@ -7,6 +7,7 @@ have the solutions. ``nbgrader generate_assignment LESSON`` makes the learners' 
 """
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ from .expansion import (
 )
 from .notebooks import NOTATION, make_notebook, save, student_notebook, to_text
 
+LESSON_LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb\)")  # each lesson gets a folder of its own
 SETTINGS = Path(__file__).with_name("nbgrader_settings.py")
 TEST = """\
 import contextlib
@@ -61,6 +63,7 @@ def course_notebook(name: str, address: Address, sources: Path = SOURCES) -> Not
             exercise = cell.metadata["exercise"]
             cells += [answer_cell(exercise, answers[exercise].source), test_cell(exercise)]
         elif not has_tag(cell, "check"):
+            cell.source = LESSON_LINK.sub(r"](../\1/\1.ipynb)", cell.source)
             cell.metadata["nbgrader"] = role(cell.id, locked=True)
             cells.append(cell)
     return make_notebook(numbered(name, cells))

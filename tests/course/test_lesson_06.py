@@ -44,7 +44,8 @@ def test_channel_pictures_count_what_wraps():
 
 def test_pictures_compare_neighbouring_rows():
     rows = {
-        name: torch.full((2, 1, 8, 8), value, dtype=torch.uint8) for name, value in zip("abc", (0, 9, 10))
+        name: torch.full((2, 1, 8, 8), value, dtype=torch.uint8)
+        for name, value in zip("abc", (0, 9, 10), strict=True)
     }
     label = figures.pictures(rows).get_label()
     assert "by 9.0 of 255" in label and "by 1.0 between simulation" in label
