@@ -17,6 +17,7 @@ import report
 import sampling
 import startup
 
+from qdiff_lib.io.shipped_data import data_folder
 from qdiff_lib.utils.files import write_json
 
 PARTS = {
@@ -37,10 +38,21 @@ def main() -> None:
         start, where = time.monotonic(), common.provenance()
         found[name] = {"measured": where, "quick": args.quick, "results": PARTS[name](args)}
         write_json(results, found)
+        if name == "engines" and not args.quick:
+            record(found[name])
         print(report.section(name, found[name]), flush=True)
         print(f"{name}: {time.monotonic() - start:.0f} s\n", flush=True)
     report.write(args.out / "README.md", found)
     print(f"wrote {results} and {args.out / 'README.md'}")
+
+
+def record(part: dict) -> None:
+    """Keep the times of the engines where lesson 6 reads them, in ``data/recorded/engines.json``."""
+    made = part["measured"]
+    machine = f"{made['cpu']}, {made['cores']} cores, {made['threads']} threads"
+    kept = {name: made[name] for name in ("command", "torch", "python", "date", "commit")}
+    path = data_folder() / "recorded" / "engines.json"
+    write_json(path, {"data": part["results"], "provenance": kept | {"machine": machine}})
 
 
 def parse() -> argparse.Namespace:
