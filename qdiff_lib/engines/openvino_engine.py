@@ -146,7 +146,8 @@ def converted(unet: nn.Module, inputs: Mapping[str, Tensor]) -> openvino.Model:
 
     inputs: example inputs, each with ``EXAMPLE_BATCH`` rows.
     """
-    wide = unet if unet.dtype == torch.float32 else copy.deepcopy(unet).float()
+    narrow = {torch.float16, torch.bfloat16} & {value.dtype for value in unet.state_dict().values()}
+    wide = copy.deepcopy(unet).float() if narrow else unet
     network = with_channels_last(exported_network(wide)).eval()
     positional = PositionalNetwork(network, tuple(inputs))
     dynamic = {"inputs": tuple({0: torch.export.Dim.AUTO} for _ in inputs)}
