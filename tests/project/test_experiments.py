@@ -250,7 +250,7 @@ class TestTables:
             "linear W8A8", "linear W4A8", "Q-Diffusion W4A8",
         ]  # fmt: skip
         for row in data["rows"]:
-            assert list(row) == ["label", *BITS, "mse", "snr_db"]
+            assert [*row] == ["label", *BITS, "mse", "snr_db", "date", "commit"]
             assert len(row["mse"]) == len(row["snr_db"]) == data["steps"] == 12
 
     def test_activation_ranges(self, written):
