@@ -20,6 +20,7 @@ from .reference import is_integer, weight_levels
 OPS = torch.ops.quantized_decomposed
 CODE_BITS = 8  # bits of the integers that engines multiply
 INT8 = (-128, 127)
+LARGEST_LEVEL = 64  # of a weight: with codes of 8 bits, two products fit in 16 bits
 
 
 class ExportedActivation(nn.Module):
@@ -53,27 +54,35 @@ def on_uint8_grid(x: Tensor, scale: float, zero_point: int) -> Tensor:
 class ExportedWeight(nn.Module):
     """One part of an integer weight, as int8 levels with one scale for each output channel.
 
-    Levels q - z of up to 7 bits fit in int8. At 8 bits they need 9 bits. Then each channel's levels are
-    moved to the middle of int8. What is missing is the sum of the inputs, times how far they were moved.
+    CPUs without VNNI instructions add two products in 16 bits: ``2 * 255 * 64`` is the most that fits. So
+    levels beyond 64 are moved to the middle, channel by channel. What is missing is the sum of the inputs,
+    times how far they were moved. Levels of 8 bits are then still too large. They are written as ``2 h + l``
+    with l = 0 or 1, and make two products.
     """
 
     def __init__(self, levels: Tensor, scale: Tensor):
         super().__init__()
         shape = (-1,) + (1,) * (levels.ndim - 1)
-        low, high = levels.amin(), levels.amax()
-        self.moved = bool(low < INT8[0] or high > INT8[1])
+        self.moved = bool(levels.abs().amax() > LARGEST_LEVEL)
         move = torch.zeros_like(scale)
         if self.moved:
             flat = levels.flatten(1)
             move = ((flat.amin(1) + flat.amax(1)) / 2).ceil()
+        centered = levels - move.view(shape)
+        halves = torch.zeros_like(centered)
+        if centered.abs().amax() > LARGEST_LEVEL:
+            halves = (centered / 2).floor()
+        self.divided = bool(halves.any())
         self.register_buffer("move", move * scale)
-        self.register_buffer("values", (levels - move.view(shape)) * scale.view(shape))
+        self.register_buffer("halves", 2 * halves * scale.view(shape))
+        self.register_buffer("values", (centered - 2 * halves) * scale.view(shape))
         self.register_buffer("scale", scale)
         self.register_buffer("ones", torch.ones_like(self.values[:1]))
 
-    def moved_weight(self) -> Tensor:
-        """Return the weight without what was moved: (C_out, C_in of the part, ...)."""
-        return on_int8_grid(self.values, self.scale)
+    def pieces(self) -> list[Tensor]:
+        """Return the weights whose sum is the moved weight, each (C_out, C_in of the part, ...)."""
+        found = [on_int8_grid(self.values, self.scale)]
+        return [*found, on_int8_grid(self.halves, 2 * self.scale)] if self.divided else found
 
     def sum_weight(self) -> Tensor:
         """Return the weight of ones whose output is the sum of the inputs: (1, C_in of the part, ...)."""
@@ -103,7 +112,10 @@ class ExportedLayer(nn.Module):
         total, bias = None, self.bias
         for piece, quantize, weight in zip(pieces, self.inputs, self.weights, strict=True):
             piece = quantize(piece)
-            out, bias = self.operation(piece, weight.moved_weight(), bias), None
+            first, *others = weight.pieces()
+            out, bias = self.operation(piece, first, bias), None
+            for other in others:
+                out = out + self.operation(piece, other, None)
             if weight.moved:
                 move = weight.move if self.axis == -1 else weight.move.view((-1,) + (1,) * (x.ndim - 2))
                 out = out + self.operation(piece, weight.sum_weight(), None) * move

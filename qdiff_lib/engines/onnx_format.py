@@ -40,10 +40,10 @@ class WeightCodes(nn.Module):
         self.register_buffer("scale", scale.contiguous())
         self.register_buffer("zero_point", zero_point.int())  # differences of uint8 would wrap
 
-    def moved_weight(self) -> Tensor:
-        """Return the weight, (C_out, C_in of the part, ...)."""
+    def pieces(self) -> list[Tensor]:
+        """Return the weight alone, (C_out, C_in of the part, ...)."""
         grid = (self.scale, self.zero_point, 0, 0, 2**CODE_BITS - 1, torch.uint8)
-        return OPS.dequantize_per_channel(self.codes, *grid)
+        return [OPS.dequantize_per_channel(self.codes, *grid)]
 
 
 def network_with_codes(unet: nn.Module) -> nn.Module:

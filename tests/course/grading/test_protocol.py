@@ -100,7 +100,7 @@ def test_an_answer_has_bounds(called):
     with pytest.raises(Raised, match="MemoryError"):
         answer(2**33)
     file = called(
-        "def answer():\n    with open('/tmp/qdiff-test-large', 'wb') as f:\n        f.write(bytes(2**27))"
+        "def answer():\n    with open('qdiff-test-large', 'wb') as f:\n        f.write(bytes(2**27))"
     )
     with pytest.raises((Raised, Ended)):
         file()
