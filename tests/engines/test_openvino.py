@@ -1,5 +1,6 @@
 """OpenVINO: integer layers equal to the reference, pipelines close to the simulation, clear errors."""
 
+import os
 import subprocess
 import sys
 
@@ -147,6 +148,16 @@ class TestPipelines:
         noise = engine.unet(torch.zeros(1, 1, 32, 32, dtype=torch.float16), 5).sample
         assert noise.dtype == torch.float16 and noise.isfinite().all()
         assert {p.dtype for p in pipe.unet.parameters()} == {torch.float16}
+
+
+@pytest.mark.slow
+def test_layers_are_exact_without_vnni_instructions():
+    """There, two products are added in 16 bits. The instruction set is chosen when OpenVINO is loaded."""
+    tests = [f"{__file__}::TestLayers::{name}" for name in ("test_convolutions", "test_linear_layers")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout
 
 
 def test_openvino_reports_nothing_to_its_makers():
