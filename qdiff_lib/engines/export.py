@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..graph.model_inputs import example_inputs, flat_inputs, reads_text
 from ..utils.constants import EXPORT_FORMATS
 from ..utils.files import atomic_path, check_writable, new_folder
-from .run import why_missing
 
 EXAMPLE_BATCH = 2  # exporters treat a batch of 1 as a special case
+
+PACKAGES = {"onnx": ("onnx", "onnxscript"), "openvino": ("openvino",)}
 
 
 def export_network(pipe: DiffusionPipeline | nn.Module, path: str | Path, format: str = "onnx") -> None:
@@ -78,11 +79,10 @@ def check_export(path: Path, format: str) -> None:
 
 def why_no_export(format: str) -> str:
     """Return what a format lacks here and what to do about it, or "" if it can be written."""
-    if format == "openvino":
-        return why_missing("openvino")
-    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+    packages = PACKAGES[format]
+    if all(importlib.util.find_spec(name) for name in packages):
         return ""
-    return "needs packages that are not installed: run python -m pip install onnx onnxscript"
+    return f"needs packages that are not installed: run python -m pip install {' '.join(packages)}"
 
 
 def example(pipe: DiffusionPipeline | nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Choosing an engine, and a pipeline whose network that engine runs."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,11 +102,23 @@ def why_missing(engine: str) -> str:
     """Return why an engine cannot be used here and what to do about it, or "" if it can be used."""
     if engine == "openvino" and importlib.util.find_spec("openvino") is None:
         return "is not installed: run python -m pip install openvino"
+    if engine == "openvino" and (limit := lowered_instructions()):
+        return f"needs AVX2 instructions, and {limit}: use engine='simulated'"
     if engine == "triton":
         if importlib.util.find_spec("triton") is None:
             return "is not installed: it comes with PyTorch for CUDA, on Linux"
         if not torch.cuda.is_available():
             return "needs an NVIDIA GPU, and torch finds none: use engine='openvino'"
+    return ""
+
+
+def lowered_instructions() -> str:
+    """Return why OpenVINO cannot use AVX2 instructions on an x86 processor, or "" if it can."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit in ("SSE41", "AVX"):
+        return f"the environment variable ONEDNN_MAX_CPU_ISA={limit} forbids them"
+    if torch.cpu.get_capabilities().get("avx2") is False:
+        return "this processor has none"
     return ""
 
 

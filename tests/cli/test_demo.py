@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from qdiff_lib.cli import demo as demo_module
 from qdiff_lib.course.packed_file import file_parts
+from qdiff_lib.engines.run import why_missing
 from qdiff_lib.io.checkpoint import TENSORS
 from qdiff_lib.recipes import recipe
 
@@ -69,6 +70,7 @@ class TestDemo:
         edges = 2 * (9 * 32) * 32**2  # multiplications of the first and last layer: 3x3, 1 -> 32 and 32 -> 1
         assert learned - w4a8 == 2 * edges * (demo_module.EDGE_BITS**2 - 4 * 8)
 
+    @pytest.mark.skipif(bool(why_missing("openvino")), reason=f"OpenVINO {why_missing('openvino')}")
     def test_the_last_row_is_drawn_in_integers_and_timed_against_full_precision(self, finished):
         rows = finished[1]["rows"]
         assert [row["engine"] for row in rows] == ["simulated"] * 3 + ["openvino"]

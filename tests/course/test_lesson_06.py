@@ -1,7 +1,5 @@
 """Lesson 6: figures that say what they show, tables of recorded results, and the measurement itself."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from qdiff_lib.course import integer_speed
 from qdiff_lib.course.figures import lesson_06 as figures
 from qdiff_lib.course.integer_speed import Execution, Product, Speed
 from qdiff_lib.course.recorded import if_recorded
+from qdiff_lib.engines.run import why_missing
 
 KINDS = {"products": 6.0, "moving data": 1.0, "means of norms": 1.0, "element-wise": 2.0}
 
@@ -95,7 +94,7 @@ def test_calls_take_turns():
     assert set(integer_speed.in_turns(calls, 2)) == {"a", "b"} and "".join(order) == "ababab"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+@pytest.mark.skipif(bool(why_missing("openvino")), reason=f"OpenVINO {why_missing('openvino')}")
 def test_without_quantizers_a_model_computes_in_floats():
     import openvino
     from openvino import opset13 as op

@@ -14,7 +14,10 @@ from qdiff_lib import Recipe, load, quantize, run_on, sample, with_sampler
 from qdiff_lib.engines.exported import ExportedLayer
 from qdiff_lib.engines.openvino_engine import OpenVINONetwork, integer_share
 from qdiff_lib.engines.reference import layer_output
+from qdiff_lib.engines.run import fastest_engine, why_missing
 
+WHY_MISSING = why_missing("openvino")
+needs_openvino = pytest.mark.skipif(bool(WHY_MISSING), reason=f"OpenVINO {WHY_MISSING}")
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 
 
@@ -90,6 +93,7 @@ def on_engine(tmp_path_factory):
     return made
 
 
+@needs_openvino
 @pytest.mark.slow
 class TestPipelines:
     @pytest.mark.parametrize("name", ["ddpm-fashion-w4a8", "ddpm-fashion-w4a32"])
@@ -169,6 +173,7 @@ def test_openvino_reports_nothing_to_its_makers():
     assert done.stdout == "None\n", done.stderr
 
 
+@needs_openvino
 class TestErrors:
     def test_an_engine_is_replaced_and_not_quantized(self):
         pipe = run_on(load("ddpm-fashion"), "openvino", progress=False)
@@ -204,3 +209,11 @@ class TestErrors:
         pipe.unet.to("meta")
         with pytest.raises(ValueError, match="runs on the CPU"):
             run_on(pipe, "openvino")
+
+
+@pytest.mark.parametrize("limit", ["SSE41", "avx"])
+def test_lowered_instructions_are_a_reason_and_the_simulation_draws(limit, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    with pytest.raises(ValueError, match="needs AVX2 instructions, and the environment variable"):
+        run_on(load("ddpm-fashion"), "openvino")
+    assert fastest_engine(load("ddpm-fashion")) == "simulated"

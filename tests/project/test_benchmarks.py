@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from qdiff_lib.engines.run import why_missing
+
 ROOT = Path(__file__).resolve().parents[2]
 PROVENANCE = {"cpu", "cores", "threads", "torch", "date", "commit", "command", "weights"}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
+    if why := why_missing("openvino"):
+        pytest.skip(f"OpenVINO {why}")
     out = tmp_path_factory.mktemp("bench")
     command = [sys.executable, ROOT / "benchmarks" / "run.py", "--quick", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
