@@ -227,7 +227,7 @@ print(check_engines().detail)
 if engine == "openvino":
     speed = measure(pipe.unet, integers.unet.forward.engine, batch, repeats)
     share = speed.integer_share
-    claim(share > 0.95, f"{share:.1%} of the multiply-accumulates run in integers")
+    claim(share > 0.9, f"{share:.1%} of the multiply-accumulates run in integers")
     print(f"{batch} images, {torch.get_num_threads()} thread(s): torch {speed.torch:.0f} ms")
 else:
     print("Without OpenVINO there is nothing fast to measure: read on, with the recorded results below.")
