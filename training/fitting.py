@@ -91,7 +91,7 @@ def generator_of(step: int, seed: int, device: torch.device | str = "cpu") -> to
 
 
 def draw(step: int, data: Tensor, size: int, seed: int, timesteps: int) -> Draw:
-    """Indices, noise and stratified time steps (Kingma et al., 2021) of one step, on the device of ``data``."""
+    """Indices, noise and stratified time steps (Kingma et al., 2021) of a step, on the device of ``data``."""
     generator = generator_of(step, seed, data.device)
     options = dict(generator=generator, device=data.device)
     index = torch.randint(len(data), (size,), **options)
