@@ -48,7 +48,7 @@ def peak(device: str) -> int | None:
 
 def main() -> None:
     args = parse()
-    pipe = DDPMPipeline.from_pretrained(args.model).to(args.device)
+    pipe = DDPMPipeline.from_pretrained(str(args.model)).to(args.device)
     result = {"measured": provenance(shlex.join(["python", "gpu/measure_quantization.py", *sys.argv[1:]]))}
     found = pipe
     if args.method != "none":
