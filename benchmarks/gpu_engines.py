@@ -7,8 +7,8 @@ python benchmarks/gpu_engines.py --quick         one tiny network, on the CPU un
 Networks have random weights: a speed does not depend on them. Layers are W4A8, except the first and last
 convolution, which stay simulated at 16 bits. Attention's products are in bf16 in all variants. A call of the
 network takes ``batch`` images. ``STEPS`` calls make an image; the scheduler's arithmetic is not part of it.
-Variants take turns. Each has bf16 norms and activations, and the channels last in memory. Compiled variants
-run as CUDA graphs.
+Variants take turns. Each has bf16 norms and activations, and the channels last in memory. "Graph" is one
+CUDA graph of all kernels, which takes away the time between them; "compiled" is that of ``torch.compile``.
 
 Compiling takes far longer than measuring. Several processes, one for each network, can compile beside each
 other and then measure one after the other: ``--meet FOLDER COUNT`` makes each wait for all.
@@ -84,7 +84,7 @@ def quantized(unet: nn.Module) -> nn.Module:
     return made
 
 
-def variants(unet: nn.Module, batch: int, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
+def variants(unet: nn.Module, batch: int, inputs: dict, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
     """What is compared, by name; each builds its network on the device of ``unet`` (in float32)."""
 
     def floats() -> nn.Module:
@@ -96,14 +96,28 @@ def variants(unet: nn.Module, batch: int, compiled: bool) -> dict[str, Callable[
 
     found = {"bf16": floats, "triton": integers}
     if compiled:
-        found["bf16 compiled"] = lambda: as_graph(floats())
-        found["triton compiled"] = lambda: as_graph(integers())
+        found["bf16 graph"] = lambda: Graph(floats(), inputs)
+        found["triton graph"] = lambda: Graph(integers(), inputs)
+        found["bf16 compiled"] = lambda: torch.compile(floats(), mode="reduce-overhead", dynamic=False)
+        found["triton compiled"] = lambda: torch.compile(integers(), mode="reduce-overhead", dynamic=False)
     return found
 
 
-def as_graph(network: nn.Module) -> nn.Module:
-    """The network compiled for one shape, to be run as a CUDA graph."""
-    return torch.compile(network, mode="reduce-overhead", dynamic=False)
+class Graph(nn.Module):
+    """All kernels of a network, recorded for these inputs and then launched at once."""
+
+    def __init__(self, network: nn.Module, inputs: dict):
+        super().__init__()
+        self.network, self.graph = network, torch.cuda.CUDAGraph()
+        network(**inputs)  # tunes and allocates
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.graph):
+            self.output = network(**inputs)
+
+    def forward(self, **inputs):
+        """Run the recorded kernels; the inputs are those that were recorded."""
+        self.graph.replay()
+        return self.output
 
 
 def copied(unet: nn.Module) -> nn.Module:
@@ -138,7 +152,7 @@ class Prepared:
 def prepare(unet: nn.Module, batch: int, device: str) -> Prepared:
     """Make each variant at one batch size, call it, and measure its memory."""
     made = Prepared(batch, inputs_of(unet, batch), {}, {})
-    for name, make in variants(unet, batch, compiled=device == "cuda").items():
+    for name, make in variants(unet, batch, made.inputs, compiled=device == "cuda").items():
         before, start = allocated(device), time.perf_counter()
         network = made.networks[name] = make()
         made.results[name] = first_call(network, made.inputs, device, before)
@@ -147,7 +161,9 @@ def prepare(unet: nn.Module, batch: int, device: str) -> Prepared:
             reports = layer_reports(network)
             made.results[name]["layers"] = dict(Counter(report.runs_in for report in reports))
             made.results[name]["reasons"] = [vars(report) for report in reports if report.reason]
-        print(f"{name}, batch {batch}: ready after {time.perf_counter() - start:.0f} s", flush=True)
+        kinds = made.results[name].get("layers", "")
+        spent, took = time.perf_counter() - start, seconds(network, made.inputs, device, 5)
+        print(f"{name}, batch {batch}: ready after {spent:.0f} s; {1000 * took:.2f} ms {kinds}", flush=True)
     return made
 
 

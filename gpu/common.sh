@@ -17,3 +17,12 @@ run() {
 	local code=$?
 	echo "$name: exit $code after $((SECONDS - start)) s"
 }
+
+# show: the last lines of each log.
+show() {
+	local log
+	for log in "$OUT"/*.log; do
+		echo "== ${log##*/}"
+		tail -c "${TAIL:-1500}" "$log" | tr '\r' '\n'
+	done
+}

@@ -80,11 +80,6 @@ def on_device(network: nn.Module, device: str) -> nn.Module:
     return network.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
 
 
-def fast(network: nn.Module, device: str) -> nn.Module:
-    """What to call in a training: on a GPU the compiled network, which has the same weights."""
-    return torch.compile(network) if torch.device(device).type == "cuda" else network
-
-
 def generator_of(step: int, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random numbers of one step."""
     return torch.Generator(device).manual_seed(seed * 1_000_003 + step)

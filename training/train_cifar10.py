@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from cifar10 import FOLDER, read_cifar10
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from fitting import draw, fast, fit, noise_loss, noised, on_device, parser, record_of, to_unit, trapezoid
+from fitting import draw, fit, noise_loss, noised, on_device, parser, record_of, to_unit, trapezoid
 from torch import Tensor
 
 from qdiff_lib.recipes.paper_networks import DDPM_CIFAR10
@@ -33,13 +33,12 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     images = read_cifar10(args.data).to(args.device)
     model = on_device(UNet2DModel(**CONFIG), args.device)
-    network = fast(model, args.device)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02)
 
     def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, images, args.batch_size, args.seed, 1000)
         clean = to_unit(mirrored(images[drawn.index], drawn.generator))
-        return noise_loss(scheduler, network(noised(scheduler, clean, drawn), drawn.t).sample, drawn)
+        return noise_loss(scheduler, model(noised(scheduler, clean, drawn), drawn.t).sample, drawn)
 
     progress = fit(model, loss_of, lambda *at: trapezoid(*at, args.lr, DECAY_FRACTION), args)
     pipe = DDPMPipeline(unet=model.cpu(), scheduler=scheduler)

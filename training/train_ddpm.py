@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from fashion_mnist import load_split
-from fitting import draw, fast, fit, noise_loss, noised, on_device, parser, record_of, to_unit, trapezoid
+from fitting import draw, fit, noise_loss, noised, on_device, parser, record_of, to_unit, trapezoid
 from torch import Tensor
 
 from qdiff_lib.utils.files import write_json
@@ -43,13 +43,12 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     images = load_split("train", args.data)[0].to(args.device)  # uint8 (N, 1, 32, 32)
     model = on_device(UNet2DModel(**CONFIG), args.device)
-    network = fast(model, args.device)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02)
 
     def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, images, args.batch_size, args.seed, 1000)
         noisy = noised(scheduler, to_unit(images[drawn.index]), drawn)
-        return noise_loss(scheduler, network(noisy, drawn.t).sample, drawn)
+        return noise_loss(scheduler, model(noisy, drawn.t).sample, drawn)
 
     progress = fit(model, loss_of, lambda *at: trapezoid(*at, args.lr, DECAY_FRACTION), args)
     DDPMPipeline(unet=model.cpu(), scheduler=scheduler).save_pretrained(args.out)

@@ -13,7 +13,7 @@ import argparse
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
 from emoji import read_emoji
-from fitting import draw, fast, fit, inverse_root, noise_loss, noised, on_device, record_of
+from fitting import draw, fit, inverse_root, noise_loss, noised, on_device, record_of
 from torch import Tensor
 from train_autoencoder import latent_parser, latents_of
 
@@ -42,12 +42,11 @@ def train(args: argparse.Namespace) -> None:
     scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
     latents = latents.to(args.device)
     model = on_device(UNet2DModel(**UNET), args.device)
-    network = fast(model, args.device)
 
     def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, latents, args.batch_size, args.seed, len(scheduler.alphas_cumprod))
         noisy = noised(scheduler, latents[drawn.index], drawn)
-        return noise_loss(scheduler, network(noisy, drawn.t).sample, drawn)
+        return noise_loss(scheduler, model(noisy, drawn.t).sample, drawn)
 
     progress = fit(model, loss_of, lambda step, done: inverse_root(step, args.lr, CONSTANT_STEPS), args)
     pipe = LDMPipeline(vqvae=vqvae, unet=model.cpu(), scheduler=scheduler)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji import read_emoji
-from fitting import draw, fast, fit, noise_loss, noised, on_device, record_of, trapezoid
+from fitting import draw, fit, noise_loss, noised, on_device, record_of, trapezoid
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
@@ -104,14 +104,14 @@ def train(args: argparse.Namespace) -> None:
     ids = torch.stack([to_ids(tokenizer, [*each.prompts(), ""]) for each in emoji])  # (N, 5, 16)
     scheduler = PNDMScheduler(**SCHEDULE)
     model = on_device(TextToNoise(tokenizer), args.device)
-    network, choice = fast(model, args.device), CHOICE.to(args.device)
+    choice = CHOICE.to(args.device)
     latents, ids = latents.to(args.device), ids.to(args.device)
 
     def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, latents, args.batch_size, args.seed, len(scheduler.alphas_cumprod))
         chosen = torch.multinomial(choice, args.batch_size, replacement=True, generator=drawn.generator)
         noisy = noised(scheduler, latents[drawn.index], drawn)
-        return noise_loss(scheduler, network(noisy, drawn.t, ids[drawn.index, chosen]), drawn)
+        return noise_loss(scheduler, model(noisy, drawn.t, ids[drawn.index, chosen]), drawn)
 
     progress = fit(model, loss_of, lambda *at: trapezoid(*at, args.lr, DECAY_FRACTION), args)
     save(vae, model.cpu(), tokenizer, scheduler, args.out)
