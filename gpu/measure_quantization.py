@@ -2,7 +2,8 @@
 
     python gpu/measure_quantization.py build/ddpm-cifar10 --bits 4 8 --method qdiffusion --out build/gpu/w4a8
 
-writes ``<out>.json`` and ``<out>.npz`` (images as uint8). Images of full precision: ``--method none``.
+writes ``<out>.json`` and ``<out>.webp``, a lossless sheet of the images. ``--method none`` draws in full
+precision.
 ``--device cpu`` with small numbers is the rehearsal.
 """
 
@@ -12,23 +13,22 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDPMPipeline
+from PIL import Image
 
-from qdiff_lib import Recipe, quantize, sample, trajectory_mse, with_sampler
+from qdiff_lib import PRESETS, Recipe, quantize, sample, trajectory_mse, with_sampler
 from qdiff_lib.diffusion.sampling import Samples
 from qdiff_lib.utils.files import atomic_path, write_json
 from qdiff_lib.utils.provenance import provenance
 
 SEED = 0
+ROWS = 100  # images in a column of a sheet
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The method at these bits. Ranges, split and sampler are those of the paper's CIFAR-10 model."""
-    from qdiff_lib import PRESETS
-
-    numbers = dict(steps=args.steps, samples=args.samples) if args.method == "qdiffusion" else {}
+    numbers = dict(steps=args.steps, samples=args.samples)
     if args.method == "qdiffusion":
         numbers |= dict(iterations=args.iterations, step_size_iterations=args.iterations // 4)
     weights, activations = args.bits
@@ -39,6 +39,14 @@ def draw(pipe: DDPMPipeline, args: argparse.Namespace, n: int, record: bool = Fa
     """Images from the same noise for every model."""
     ddim = with_sampler(pipe, "ddim-quadratic")
     return sample(ddim, n, steps=args.steps, seed=SEED, batch_size=args.batch_size, record=record)
+
+
+def sheet(images: torch.Tensor) -> Image.Image:
+    """All images (N, 3, H, W) below each other in columns of ``ROWS``; the last column may end in black."""
+    missing = -len(images) % ROWS
+    filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+    columns = filled.unflatten(0, (-1, ROWS)).permute(1, 3, 0, 4, 2)  # (ROWS, H, columns, W, 3)
+    return Image.fromarray(columns.flatten(2, 3).flatten(0, 1).numpy())
 
 
 def peak(device: str) -> int | None:
@@ -61,9 +69,8 @@ def main() -> None:
     start = time.perf_counter()
     images = draw(found, args, args.images).images
     result |= {"images": len(images), "drawing_seconds": time.perf_counter() - start}
-    with atomic_path(args.out.with_suffix(".npz")) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, images=images.numpy())
+    with atomic_path(args.out.with_suffix(".webp")) as temporary:
+        sheet(images).save(temporary, "webp", lossless=True)
     write_json(args.out.with_suffix(".json"), result)
     print(args.out.name, {key: value for key, value in result.items() if "seconds" in key or "bytes" in key})
     print("last-step MSE", result.get("trajectory_mse", [None])[-1], flush=True)
