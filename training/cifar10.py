@@ -37,7 +37,7 @@ def read_cifar10(folder: Path = FOLDER) -> torch.Tensor:
 def images_of(path: Path) -> torch.Tensor:
     """The images of one strip, uint8 (N, 3, 32, 32)."""
     Image.MAX_IMAGE_PIXELS = None
-    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    pixels = np.array(Image.open(path).convert("RGB")).reshape(-1, 3)
     if len(pixels) % SIZE**2:
         raise ValueError(f"{path} has {len(pixels)} pixels: images of {SIZE}x{SIZE} do not fill it")
     return torch.from_numpy(pixels.reshape(-1, SIZE, SIZE, 3)).permute(0, 3, 1, 2).contiguous()

@@ -75,7 +75,7 @@ def write_fashion(folder: Path) -> None:
 
 
 def write_cifar(folder: Path) -> torch.Tensor:
-    """Strips of six images for the training and one that is left out; returns the six, uint8 (6, 3, 32, 32)."""
+    """Strips of six images for the training, and one left out. Returns the six, uint8 (6, 3, 32, 32)."""
     folder.mkdir()
     pixels = torch.randint(0, 256, (6, 32 * 32, 3), dtype=torch.uint8)
     for name, part in (("data_batch_1", pixels[:4]), ("data_batch_2", pixels[4:]), ("test_batch", pixels)):
