@@ -43,7 +43,7 @@ def triton_network(unet: nn.Module, batch: int = 8, measure: bool | None = None)
     Raises:
         ValueError: ``batch`` is not positive, or the network is on the CPU and Triton does not interpret.
     """
-    from .triton_kernels import INTERPRETED
+    from .triton_blocks import INTERPRETED
 
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1: how many images are drawn at a time")

@@ -12,13 +12,12 @@ from integer_layers import INTERPRETED, integer_layer, on_each_device, random_in
 from torch import nn
 
 from qdiff_lib import load
-from qdiff_lib.engines import triton_kernels
 from qdiff_lib.engines.reference import input_levels, integer_sums, layer_output
 from qdiff_lib.modules.quant_layer import quant_layers
 
 pytest.importorskip("triton", reason="Triton is not installed: torch for CUDA on Linux brings it")
 
-from qdiff_lib.engines.triton_kernels import product_kernel, quantize_input, worth_trying  # noqa: E402
+from qdiff_lib.engines.triton_kernels import product_kernel, quantize_input  # noqa: E402
 from qdiff_lib.engines.triton_layer import BF16Layer, TritonLayer, why_float  # noqa: E402
 
 U = 2**-24  # unit roundoff of float32
@@ -182,9 +181,9 @@ def test_bf16_multiplies_the_same_integers(kind, device):
     ],
 )
 def test_block_sizes_fit_the_product(pixels, columns, channels, wanted, monkeypatch):
-    monkeypatch.setattr(triton_kernels, "INTERPRETED", False)
+    monkeypatch.setattr(triton_blocks, "INTERPRETED", False)
     sizes = dict(pixels=pixels, columns=columns, channels=channels)
-    found = worth_trying(triton_kernels.configurations(), sizes)
+    found = triton_blocks.worth_trying(triton_blocks.configurations(), sizes)
     assert [tuple(each.kwargs.values()) for each in found] == wanted
 
 
