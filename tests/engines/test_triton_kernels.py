@@ -17,6 +17,7 @@ from qdiff_lib.modules.quant_layer import quant_layers
 
 pytest.importorskip("triton", reason="Triton is not installed: torch for CUDA on Linux brings it")
 
+from qdiff_lib.engines import triton_blocks  # noqa: E402
 from qdiff_lib.engines.triton_kernels import product_kernel, quantize_input  # noqa: E402
 from qdiff_lib.engines.triton_layer import BF16Layer, TritonLayer, why_float  # noqa: E402
 
