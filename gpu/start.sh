@@ -2,7 +2,7 @@
 # Start the training of the CIFAR-10 network and return. It runs for TRAIN seconds from a copy of this folder,
 # while gpu/train.sh is on its way with the data of the other two; gpu/train.sh waits for its end.
 source "$(dirname "$0")/common.sh"
-TRAIN=${TRAIN:-135}
+TRAIN=${TRAIN:-100}
 BATCH=${BATCH:-512}
 FIRST=${FIRST:-/tmp/first-training} # where it runs
 mkdir -p "$FIRST"

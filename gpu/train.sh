@@ -6,20 +6,20 @@ source "$(dirname "$0")/common.sh"
 TRAIN=${TRAIN:-165}      # seconds of the two trainings
 SPEEDS=${SPEEDS:-50}     # seconds after that, until speeds must have been measured
 BATCH=${BATCH:-512}
-QUANTIZATION=${QUANTIZATION:---samples 1024 --iterations 120 --steps 50 --images 2000}
+QUANTIZATION=${QUANTIZATION:---samples 1024 --iterations 100 --steps 50 --images 1500}
 TESTS=${TESTS:-tests/quantizers tests/modules tests/ptq tests/graph tests/recipes tests/calibration tests/diffusion}
 NETWORKS=${NETWORKS:-ddpm-fashion:256 ddpm-cifar10:64 sd-v1-4:8}
 FIRST=${FIRST:-/tmp/first-training}
 W=build/gpu-train
 rm -rf "$W"
 mkdir -p "$W/cifar10"
-run "$((TRAIN + 15))" ddpm-fashion python3 training/train_ddpm.py --seconds "$((TRAIN - 10))" --batch-size "$BATCH" \
+run "$((TRAIN + 15))" ddpm-fashion python3 training/train_ddpm.py --seconds "$((TRAIN - 22))" --batch-size "$BATCH" \
 	--data "$CARRIED/fashion" --work "$W/fashion-work" --out "$W/ddpm-fashion" &
-run "$((TRAIN + 15))" sd-emoji python3 training/train_sd.py --seconds "$((TRAIN - 15))" --batch-size "$BATCH" \
+run "$((TRAIN + 15))" sd-emoji python3 training/train_sd.py --seconds "$((TRAIN - 30))" --batch-size "$BATCH" \
 	--data "$CARRIED/emoji.tgz" --autoencoder "$CARRIED/emoji-kl" --work "$W/sd-work" --out "$W/sd-emoji" &
 measure() { # measure NAME METHOD BITS
 	# shellcheck disable=SC2086
-	run "$((TRAIN + 15 - SECONDS))" "$1" python3 gpu/measure_quantization.py "$FIRST/ddpm-cifar10" \
+	run "$((TRAIN + 25 - SECONDS))" "$1" python3 gpu/measure_quantization.py "$FIRST/ddpm-cifar10" \
 		--out "$W/cifar10/$1" $QUANTIZATION --method "$2" --bits $3 ${DEVICE:+--device $DEVICE}
 }
 (
@@ -44,7 +44,7 @@ speeds=$!
 run 60 tests-cuda env TRITON_INTERPRET=0 python3 -m pytest -o addopts= -q -rf --tb=short -n 4 -p no:cacheprovider \
 	-m cuda tests/ptq &
 # shellcheck disable=SC2086
-run "$((TRAIN - 10))" tests nice -n 19 python3 -m pytest -o addopts= -q -rf --tb=line -n 5 -p no:cacheprovider \
+run "$((TRAIN - 10))" tests nice -n 19 python3 -m pytest -o addopts= -q -rf --tb=line -n 4 -p no:cacheprovider \
 	-m "not slow and not cuda" $TESTS &
 wait $quantizations
 while pgrep -f "training/train_" >/dev/null && [ $SECONDS -lt $((TRAIN + 15)) ]; do
