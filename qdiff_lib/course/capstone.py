@@ -104,7 +104,7 @@ class Scorer:
         try:
             pipe = open_network(folder)
             latents = self._latents(pipe)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             raise ValueError(f"{folder} cannot be scored: {one_line(error)}") from error
         error = trajectory_mse(self.truth, latents).item()
         power = self.truth.double().square().mean(dim=(0, 2, 3, 4))
