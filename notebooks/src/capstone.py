@@ -128,7 +128,7 @@ mine = run("mine", Recipe.qdiffusion(weights=3, activations=8, edge_bits=16))
 
 # %% tags=["own"]
 probe = Recipe.linear(weights=3, activations=8, samples=20)
-for part in ("time_embedding", "mid_block", "up_blocks.2"):
+for part in ("conv_in", "time_embedding", "mid_block"):
     run(f"only {part}", probe.replace(include=(part,)))
 
 # %% [markdown]

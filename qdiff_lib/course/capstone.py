@@ -26,7 +26,7 @@ from ..evaluation.trajectory_errors import trajectory_mse
 from ..graph.cost import MANTISSA_BITS, bops, layer_bits_of, layer_costs
 from ..io.models import load
 from ..io.shipped_data import embedded_folder
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import METHODS, Recipe
 from ..utils.files import read_json
 from ..utils.provenance import machine
 
@@ -34,10 +34,10 @@ MODEL = "ldm-emoji"
 MOST_BYTES = 2_750_000  # of the file of weights
 MOST_BIT_OPERATIONS = 20e9  # of one run of the network for one image
 IMAGES, STEPS = 64, 25  # of the score
-POINTS, NONE, FULL = 8, 6.0, 12.0  # points for the number, in proportion: 0 up to NONE dB, all from FULL dB
+POINTS, NONE, FULL = 8, 14.0, 22.0  # points for the number, in proportion: 0 up to NONE dB, all from FULL dB
 LARGEST = 30_000_000  # bytes of a file that is opened: full precision has 23.6 million
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-QUICK = dict(samples=20, iterations=2, step_size_iterations=1, batch_size=4)
+QUICK = dict(samples=8, iterations=2, step_size_iterations=1, batch_size=2, rounding_start="fraction")
 QUICK |= dict(network_iterations=0, bias_correction_images=0)
 """What makes any recipe quick: it tests a notebook's cells, and its numbers mean nothing."""
 
@@ -73,9 +73,9 @@ class Score:
         return round(POINTS * min(max(share, 0), 1), 1) if self.within else 0.0
 
     def __str__(self) -> str:
-        number = f"{self.decibels:.2f} dB (± {self.spread:.2f})" if self.within else "beyond the budget"
         return (
-            f"{number}, {self.points:.1f} of {POINTS} points; {self.bytes:,} of {MOST_BYTES:,} bytes, "
+            f"{self.decibels:.2f} dB (± {self.spread:.2f}){'' if self.within else ', beyond the budget'}, "
+            f"{self.points:.1f} of {POINTS} points; {self.bytes:,} of {MOST_BYTES:,} bytes, "
             f"{self.bit_operations / 1e9:.2f} of {MOST_BIT_OPERATIONS / 1e9:.0f} G bit operations, "
             f"error {self.error:.4g}"
         )
@@ -181,11 +181,13 @@ def one_line(error: Exception) -> str:
 
 
 def changed_fields(recipe: Recipe | None) -> str:
-    """What a recipe changes in ``Recipe.qdiffusion()``, as arguments of it."""
+    """What a recipe changes in the defaults of its method, as ``method: field=value, ...``."""
     if recipe is None:
         return "not quantized"
-    usual = Recipe.qdiffusion().flat()
-    return ", ".join(f"{k}={v!r}" for k, v in recipe.flat().items() if v != usual[k]) or "no change"
+    method = recipe.method if recipe.method in METHODS else "qdiffusion"
+    usual = Recipe.named(method).flat()
+    changes = ", ".join(f"{k}={v!r}" for k, v in recipe.flat().items() if v != usual[k])
+    return f"{method}: {changes or 'no change'}"
 
 
 def hand_ins(folders: Iterable[Path]) -> list[Path]:

@@ -81,8 +81,8 @@ class TestScore:
 
     def test_the_recipe_is_told_by_what_it_changes(self):
         recipe = Recipe.qdiffusion(weights=3, exclude=("conv_in",))
-        assert capstone.changed_fields(recipe) == "weights=3, exclude=('conv_in',)"
-        assert capstone.changed_fields(Recipe.qdiffusion()) == "no change"
+        assert capstone.changed_fields(recipe) == "qdiffusion: weights=3, exclude=('conv_in',)"
+        assert capstone.changed_fields(Recipe.linear()) == "linear: no change"
 
     def test_the_table_of_costs_has_every_layer_once(self):
         unet = load(capstone.MODEL).unet
@@ -200,7 +200,7 @@ class TestCommand:
         rows = [line for line in out.splitlines() if "points;" in line]
         assert [re.search(r"(amy|bob|cleo)", row)[1] for row in rows] == ["amy", "bob", "cleo"]
         assert "beyond the budget" in rows[2] and "seed 7, 2 images, 25 steps" in out
-        assert out.count("method='linear', weights=3") == 2
+        assert out.count("linear: weights=3, steps=2, samples=4") == 2
         (line,) = (line for line in err.splitlines() if line.startswith("capstone: "))
         assert "dan cannot be scored" in line
 

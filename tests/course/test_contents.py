@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tools import contents
-from tools.expansion import ROOT, Address, SourceError, lesson_names, read_address
+from tools.expansion import ROOT, Address, SourceError, lesson_names, notebook_names, read_address
 from tools.notebooks import write_students
 
 NOWHERE, SOMEWHERE = Address("", "v1"), Address("owner/name", "v1")
@@ -82,7 +82,7 @@ def test_a_page_without_marks_is_refused(page):
 
 def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
     write_students(tmp_path)
-    lessons = [f"{name}.ipynb" for name in lesson_names()]
+    lessons = [f"{name}.ipynb" for name in notebook_names()]
     for page in ("README.md", *lessons):
         text = (tmp_path / page).read_text(encoding="utf-8")
         links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")}
