@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Capstone: how well can you quantize a model for 2.75 MB?
+# # How well can you quantize a model for 2.75 MB?
 #
 # | | |
 # |---|---|
@@ -116,7 +116,7 @@ claim(defaults.data["defaults"][0]["bytes"] > capstone.MOST_BYTES, "4 bits for a
 # | `iterations`, `step_size_iterations` | how long each unit learns | 5 |
 # | `network_iterations`, `bias_correction_images` | the stages after the last unit | 5 |
 #
-# `help(Recipe)` and the [README](../README.md) say more. These three pieces of advice save time:
+# `help(Recipe)` and the project's README say more. These three pieces of advice save time:
 #
 # 1. Change one field at a time, and write down each number. Measure all runs with the same seed.
 # 2. `Recipe.linear` calibrates in seconds. With `include=("mid_block",)` it quantizes one part alone, so you see how much
