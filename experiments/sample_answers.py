@@ -2,8 +2,9 @@
 
 python experiments/sample_answers.py
 
-Each run is one calibration and one measurement on practice noise, as in ``notebooks/capstone.ipynb``. The runs
-that are handed in are also measured on the teacher's noise. Finished runs are not made again.
+Each run is one calibration and one measurement on practice noise, as in ``notebooks/capstone.ipynb``. Its
+number is also measured on noise of a second seed (``again``). The runs that are handed in are measured on the
+teacher's noise, too. Finished calibrations are not made again.
 """
 
 import shutil
@@ -20,12 +21,16 @@ from qdiff_lib.utils.cache import Cache
 from qdiff_lib.utils.files import write_json
 from qdiff_lib.utils.provenance import commit, provenance
 
-PRACTICE, TEACHER = 1, 1848  # seeds of the noise
+PRACTICE, AGAIN, TEACHER = 1, 2, 1848  # seeds of the noise
 THREE = Recipe.qdiffusion(weights=3)
 EDGES = THREE.replace(edge_bits=16)
 TIME = EDGES.replace(exclude=("time_embedding",))
 STEPS = TIME.replace(steps=25)
-DEFAULTS = {"4 bits, defaults": Recipe.qdiffusion(), "3 bits, defaults": THREE}
+DEFAULTS = {
+    "4 bits, defaults": Recipe.qdiffusion(),
+    "3 bits, defaults": THREE,
+    "3 bits, defaults of the profile laptop": Recipe.qdiffusion(weights=3, profile="laptop"),
+}
 ANSWERS = {
     "A": {
         "baseline": THREE,
@@ -44,12 +49,13 @@ ANSWERS = {
 
 def main() -> None:
     cache, out = Cache(ROOT / "build/capstone"), ROOT / "data"
-    practice, teacher = capstone.Scorer(PRACTICE), capstone.Scorer(TEACHER)
-    data = {"images": capstone.IMAGES, "steps": capstone.STEPS, "seeds": [PRACTICE, TEACHER]}
-    data["defaults"] = [row(cache, label, recipe, practice) for label, recipe in DEFAULTS.items()]
+    scorers = [capstone.Scorer(seed) for seed in (PRACTICE, AGAIN)]
+    teacher = capstone.Scorer(TEACHER)
+    data = {"images": capstone.IMAGES, "steps": capstone.STEPS, "seeds": [PRACTICE, AGAIN, TEACHER]}
+    data["defaults"] = [row(cache, label, recipe, scorers) for label, recipe in DEFAULTS.items()]
     data["answers"] = {}
     for name, runs in ANSWERS.items():
-        rows = [row(cache, label, recipe, practice) for label, recipe in runs.items()]
+        rows = [row(cache, label, recipe, scorers) for label, recipe in runs.items()]
         final = measured(folder_of(cache, list(runs.values())[-1]), teacher)
         data["answers"][name] = {"rows": rows, "handed_in": final}
     made = provenance("python experiments/sample_answers.py")
@@ -67,11 +73,12 @@ def made_by(recipe: Recipe) -> dict:
     return {"recipe": recipe.to_dict(), "code": code_hash()}
 
 
-def row(cache: Cache, label: str, recipe: Recipe, scorer: capstone.Scorer) -> dict:
-    """One run: what it changes, its cost, its score."""
+def row(cache: Cache, label: str, recipe: Recipe, scorers: list[capstone.Scorer]) -> dict:
+    """One run: what it changes, its cost, its score, and its number on other noise."""
     made = cache.value("run", made_by(recipe), lambda: run(folder_of(cache, recipe), recipe))
     found = {"label": label, "changes": capstone.changed_fields(recipe), **made}
-    found |= measured(folder_of(cache, recipe), scorer)
+    found |= measured(folder_of(cache, recipe), scorers[0])
+    found["again"] = measured(folder_of(cache, recipe), scorers[1])["decibels"]
     print(f"{label}: {found}", flush=True)
     return found
 

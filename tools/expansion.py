@@ -112,7 +112,8 @@ def read_source(path: Path) -> list[NotebookNode]:
 def expand(path: Path, names: list[str], address: Address) -> list[NotebookNode]:
     """All cells of the notebook of the lesson in ``path``.
 
-    names: all notebooks, for the navigation. Raises SourceError for a source that breaks a rule of the format.
+    names: all notebooks, for the navigation. Raises SourceError for a source that breaks a rule of the
+    format.
     """
     source = read_source(path)
     if not source or not source[0].source.startswith("# "):

@@ -22,7 +22,7 @@ def has_tag(cell: NotebookNode, tag: str) -> bool:
 
 
 def source_problems(cells: list[NotebookNode]) -> list[str]:
-    """Broken rules of a lesson's source: numbers of cells, lines, claims and checked outputs; order of headings."""
+    """Broken rules of a lesson's source: numbers of cells, claims, checked outputs; ``cell_problems``."""
     problems = []
     if len(cells) not in CELLS:
         problems.append(f"{len(cells)} cells, not {CELLS.start} to {CELLS.stop - 1}")

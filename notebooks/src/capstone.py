@@ -91,7 +91,9 @@ def run(name, recipe):
 baseline = run("baseline", Recipe.qdiffusion(weights=3, activations=8))
 claim(baseline.within, f"3 bits keep both budgets: {baseline.bytes:,} bytes")
 left = capstone.MOST_BYTES - baseline.bytes
-claim(left > 300_000, f"{left:,} bytes are left: enough for {8 * left // (32 - 3):,} weights in floating point")
+claim(
+    left > 300_000, f"{left:,} bytes are left: enough for {8 * left // (32 - 3):,} weights in floating point"
+)
 
 # %% [markdown]
 # The defaults were also measured with much work, on noise of another seed:
@@ -99,9 +101,13 @@ claim(left > 300_000, f"{left:,} bytes are left: enough for {8 * left // (32 - 3
 # %%
 defaults = recorded("capstone")
 for row in defaults.data["defaults"]:
-    print(f"{row['label']}: {row['bytes']:,} bytes, {row['decibels']:.1f} dB, {row['seconds'] / 60:.0f} minutes")
+    print(
+        f"{row['label']}: {row['bytes']:,} bytes, {row['decibels']:.1f} dB, {row['seconds'] / 60:.0f} minutes"
+    )
 print(defaults.source())
-claim(defaults.data["defaults"][0]["bytes"] > capstone.MOST_BYTES, "4 bits for all weights are too many bytes")
+claim(
+    defaults.data["defaults"][0]["bytes"] > capstone.MOST_BYTES, "4 bits for all weights are too many bytes"
+)
 
 # %% [markdown]
 # ## What you can change

@@ -85,7 +85,7 @@ class Scorer:
     """Scores hand-ins on one seed; full precision draws once, for all of them."""
 
     def __init__(self, seed: int, images: int = IMAGES, steps: int = STEPS):
-        """Args: seed: of the noise. images, steps: as ``sample`` takes them. Raises what ``sample`` raises."""
+        """seed: of the noise. images, steps: how many are drawn. Raises what ``sample`` raises."""
         self.order = dict(n=images, steps=steps, seed=seed, record=True)
         self.full = load(MODEL)
         self.costs = layer_costs(self.full.unet)
@@ -201,7 +201,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m qdiff_lib.course.capstone", description=__doc__.partition("\n")[0]
     )
-    made.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a hand-in, or a folder of them")
+    made.add_argument(
+        "folders", metavar="FOLDER", type=Path, nargs="+", help="a hand-in, or a folder of them"
+    )
     made.add_argument("--seed", metavar="N", type=int, required=True, help="of the noise, 0 to 2047: keep it")
     made.add_argument("--images", metavar="N", type=int, default=IMAGES, help="to draw (%(default)s)")
     return made

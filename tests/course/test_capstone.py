@@ -89,7 +89,9 @@ class TestScore:
         lines = capstone.cost_table(unet).splitlines()[1:]
         costs, rows = layer_costs(unet), [line.split() for line in lines]
         assert len({row[0] for row in rows}) == len(rows) > 20
-        assert sum(float(row[1]) for row in rows) == pytest.approx(sum(c.parameters for c in costs) / 1e3, abs=3)
+        assert sum(float(row[1]) for row in rows) == pytest.approx(
+            sum(c.parameters for c in costs) / 1e3, abs=3
+        )
         assert sum(float(row[2]) for row in rows) == pytest.approx(sum(c.macs for c in costs) / 1e6, abs=3)
         assert sum(float(row[6]) for row in rows) == pytest.approx(bops(costs, 32, 32) / 1e9, abs=0.3)
 
@@ -221,4 +223,3 @@ class TestCommand:
 def spoil(tensors: dict) -> None:
     """Make a network worse: the bias of its last layer is no longer right."""
     tensors["conv_out.bias"] += 0.5
-

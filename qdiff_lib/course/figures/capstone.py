@@ -11,7 +11,7 @@ from .style import styled
 
 @styled
 def pictures(rows: Mapping[str, Tensor]) -> tuple[Figure, str]:
-    """The images of each model, uint8 (N, C, H, W), a column from one noise; the first row is the original."""
+    """The images of each model, uint8 (N, C, H, W), a column from one noise; first row: original."""
     first = next(iter(rows.values()))
     figure = image_rows(rows, "Each column starts from the same noise", len(first))
     sentence = f"{len(first)} pictures of emoji from each of these models: {', '.join(rows)}."
