@@ -29,7 +29,6 @@ STEPS = TIME.replace(steps=25)
 DEFAULTS = {
     "4 bits, defaults": Recipe.qdiffusion(),
     "3 bits, defaults": THREE,
-    "3 bits, defaults of the profile laptop": Recipe.qdiffusion(weights=3, profile="laptop"),
 }
 ANSWERS = {
     "A": {

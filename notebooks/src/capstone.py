@@ -5,7 +5,7 @@
 # |---|---|
 # | You will be able to | quantize a model that you do not know within a budget; find the layers that need more bits; say how sure your result is |
 # | You need | lessons 0 to 5 |
-# | Time | about 90 minutes; of these, the machine may compute 60 on two CPU cores |
+# | Time | about 90 minutes; about 30 of them are calibrations on two CPU cores |
 # | Memory | below 2 GB; below 900 MB with `QUICK = True` |
 # | In the paper | sections 3 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
@@ -19,6 +19,8 @@
 #
 # - **bytes**: the file of its weights has at most 2,750,000 bytes. Full precision has 23.6 million.
 # - **bit operations**: one run of the network for one image takes at most 20 G bit operations (lesson 5 counts them so).
+#
+# The calibration of your recipe may take at most 30 minutes on two CPU cores.
 #
 # Your *number* says how close the drawn latents are to those of full precision. It is measured in decibels (dB), and
 # more is better. Your teacher measures it with noise that you do not know.
@@ -198,8 +200,8 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # | part | full points | half of the points | no points |
 # |---|---|---|---|
 # | The number (8) | from FULL dB on, measured by your teacher | in proportion between NONE and FULL dB | NONE dB or less, or beyond a budget |
-# | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | some rows change several things at once, or lack numbers | no table, or numbers that the recipe does not give |
+# | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | fewer than four runs beside the baseline, or rows that change several things at once or lack numbers | no table, or numbers that the recipe does not give |
 # | The reasons (4) | two choices are explained by a lesson and by the runs; one failure with its reason | explained by one of them, or no failure | no reasons |
 # | The doubts (4) | compares differences with the standard error or with a second seed; says what was chosen on the practice noise | names chance without a measurement | takes all differences as facts |
 #
-# If the calibration of your recipe takes more than 90 minutes on two CPU cores, the number gets no points.
+# If the calibration of your recipe takes more than 30 minutes on two CPU cores, the number gets no points.

@@ -207,7 +207,7 @@ class TestCourseNotebook:
 class TestCapstone:
     """Texts are graded by hand; the learner's own cells are free, and all others are locked."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def cells(self):
         return course_notebook("capstone", read_address()).cells
 
