@@ -98,7 +98,7 @@ claim(
 )
 
 # %% [markdown]
-# The defaults were also measured with much work, on noise of another seed:
+# These are the numbers of the defaults, recorded with `QUICK = False` and the noise of seed 1:
 
 # %%
 defaults = recorded("capstone")
@@ -199,7 +199,7 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 #
 # | part | full points | half of the points | no points |
 # |---|---|---|---|
-# | The number (8) | from FULL dB on, measured by your teacher | in proportion between NONE and FULL dB | NONE dB or less, or beyond a budget |
+# | The number (8) | from 21 dB on, measured by your teacher | in proportion between 14 and 21 dB | 14 dB or less, or beyond a budget |
 # | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | fewer than four runs beside the baseline, or rows that change several things at once or lack numbers | no table, or numbers that the recipe does not give |
 # | The reasons (4) | two choices are explained by a lesson and by the runs; one failure with its reason | explained by one of them, or no failure | no reasons |
 # | The doubts (4) | compares differences with the standard error or with a second seed; says what was chosen on the practice noise | names chance without a measurement | takes all differences as facts |
