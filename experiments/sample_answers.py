@@ -41,6 +41,7 @@ ANSWERS = {
     "B": {
         "baseline": THREE,
         "whole network": THREE.replace(network_iterations=300),
+        "16-bit edges": EDGES,
     },
 }
 """The runs of each answer in their order; the last one is handed in."""
