@@ -109,5 +109,13 @@ class TestSampleAnswers:
         allowed = [row for row in self.DATA["defaults"] if row["bytes"] <= capstone.MOST_BYTES]
         assert best > max(row["decibels"] for row in allowed) + 3
 
+    def test_each_row_holds_what_its_text_says(self):
+        """On both seeds: edges and time embedding help; with 3-bit edges the whole-network stage harms."""
+        for number in ("decibels", "again"):
+            base, edges, embedding = (row[number] for row in self.DATA["answers"]["A"]["rows"][:3])
+            spread = 0.6
+            assert base + 2 * spread < edges and edges + 2 * spread < embedding
+            assert self.DATA["answers"]["B"]["rows"][1][number] < base - 2 * spread
+
     def test_the_notebook_and_the_guide_link_the_page(self):
         assert "capstone-answers.md" in GUIDE and "teaching.md" in ANSWER_PAGE
