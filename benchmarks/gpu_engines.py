@@ -35,7 +35,7 @@ from qdiff_lib.engines.triton_engine import layer_reports, triton_network
 from qdiff_lib.graph.model_inputs import example_inputs
 from qdiff_lib.graph.networks import build
 from qdiff_lib.graph.tracing import trace
-from qdiff_lib.io.shipped_data import embedded_folder
+from qdiff_lib.io.shipped_data import verified
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.insertion import insert_quantizers
@@ -62,7 +62,7 @@ TINY = dict(
 
 def shipped_config() -> dict:
     """The config of the shipped model's network."""
-    return json.loads((embedded_folder("ddpm-fashion") / "unet" / "config.json").read_text())
+    return json.loads(verified("models/ddpm-fashion/unet/config.json").read_text())
 
 
 NETWORKS: dict[str, tuple[Callable[[], dict], tuple[int, ...]]] = {  # the config, and the batches

@@ -16,6 +16,7 @@ run() {
 	timeout "$limit" "$@" >"$OUT/$name.log" 2>&1
 	local code=$?
 	echo "$name: exit $code after $((SECONDS - start)) s"
+	return $code
 }
 
 # show: the last lines of each log.

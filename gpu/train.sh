@@ -1,63 +1,67 @@
 #!/usr/bin/env bash
-# Four minutes, at once: train a CIFAR-10 network and quantize it; compile the networks whose speeds are measured
-# when all else has ended; run the fast tests on this machine's processor. Then collect everything, also what
-# gpu/start_trainings.sh started.
+# Four minutes, at once: train ddpm-fashion and sd-emoji; quantize the CIFAR-10 network that gpu/start.sh trains;
+# compile the networks whose speeds are measured when all else has ended; run the fast tests on this machine's
+# processor. All models are collected.
 source "$(dirname "$0")/common.sh"
-TRAIN=${TRAIN:-115}      # seconds of the CIFAR-10 training
-QUANTIZE=${QUANTIZE:-70} # seconds in which its network is quantized
-SPEEDS=${SPEEDS:-40}     # seconds for measuring speeds at the end
+TRAIN=${TRAIN:-165}      # seconds of the two trainings
+SPEEDS=${SPEEDS:-50}     # seconds after that, until speeds must have been measured
 BATCH=${BATCH:-512}
-QUANTIZATION=${QUANTIZATION:---samples 1024 --iterations 120 --steps 50 --images 2000}
+QUANTIZATION=${QUANTIZATION:---samples 1024 --iterations 100 --steps 50 --images 1500}
 TESTS=${TESTS:-tests/quantizers tests/modules tests/ptq tests/graph tests/recipes tests/calibration tests/diffusion}
-HOME_OF_TRAININGS=${HOME_OF_TRAININGS:-/tmp/trainings}
-LONG=$((TRAIN + QUANTIZE)) END=$((TRAIN + QUANTIZE + SPEEDS))
+NETWORKS=${NETWORKS:-ddpm-fashion:256 ddpm-cifar10:64 sd-v1-4:8}
+FIRST=${FIRST:-/tmp/first-training}
 W=build/gpu-train
 rm -rf "$W"
 mkdir -p "$W/cifar10"
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 
+run "$((TRAIN + 15))" ddpm-fashion python3 training/train_ddpm.py --seconds "$((TRAIN - 22))" --batch-size "$BATCH" \
+	--data "$CARRIED/fashion" --work "$W/fashion-work" --out "$W/ddpm-fashion" &
+run "$((TRAIN + 15))" sd-emoji python3 training/train_sd.py --seconds "$((TRAIN - 30))" --batch-size "$BATCH" \
+	--data "$CARRIED/emoji.tgz" --autoencoder "$CARRIED/emoji-kl" --work "$W/sd-work" --out "$W/sd-emoji" &
 measure() { # measure NAME METHOD BITS
 	# shellcheck disable=SC2086
-	run "$((QUANTIZE + 15))" "$1" python3 gpu/measure_quantization.py "$W/ddpm-cifar10" --out "$W/cifar10/$1" \
-		$QUANTIZATION --method "$2" --bits $3 ${DEVICE:+--device $DEVICE}
+	run "$((TRAIN + 25 - SECONDS))" "$1" python3 gpu/measure_quantization.py "$FIRST/ddpm-cifar10" \
+		--out "$W/cifar10/$1" $QUANTIZATION --method "$2" --bits $3 ${DEVICE:+--device $DEVICE}
 }
 (
-	run "$((TRAIN + 10))" ddpm-cifar10 python3 training/train_cifar10.py --seconds "$((TRAIN - 12))" \
-		--batch-size "$BATCH" --data "$CARRIED/cifar" --work "$W/cifar-work" --out "$W/ddpm-cifar10"
+	while [ ! -e "$FIRST/done" ]; do sleep 0.5; done
 	measure full none "32 32" &
 	measure linear-w4a8 linear "4 8" &
 	measure qdiffusion-w4a8 qdiffusion "4 8" &
 	measure qdiffusion-w4a32 qdiffusion "4 32" &
 	wait
 ) &
-cifar=$!
+quantizations=$!
 (
-	sleep "${WAIT:-$((TRAIN - 10))}"
-	for network in ${NETWORKS:-ddpm-fashion:256 ddpm-cifar10:64 sd-v1-4:8}; do
-		TORCHINDUCTOR_COMPILE_THREADS=4 run "$((END - SECONDS))" "speed-${network%:*}" python3 \
+	sleep "${WAIT:-$((TRAIN - 65))}"
+	for network in $NETWORKS; do
+		TORCHINDUCTOR_COMPILE_THREADS=4 run "$((TRAIN + SPEEDS - SECONDS))" "speed-${network%:*}" python3 \
 			benchmarks/gpu_engines.py ${QUICK:---only "${network%:*}" --batches "${network#*:}"} \
-			--meet "$W/meet" "$(($(wc -w <<<"${NETWORKS:-1 2 3}") + 1))" --out "$OUT/gpu_engines.json" &
+			--meet "$W/meet" "$(($(wc -w <<<"$NETWORKS") + 1))" --out "$OUT/gpu_engines.json" &
 	done
 	wait
 ) &
 speeds=$!
+run 60 tests-cuda env TRITON_INTERPRET=0 python3 -m pytest -o addopts= -q -rf --tb=short -n 4 -p no:cacheprovider \
+	-m cuda tests/ptq &
 # shellcheck disable=SC2086
-run "$((LONG - 10))" tests nice -n 19 python3 -m pytest -o addopts= -q -rf --tb=line -n 5 -p no:cacheprovider \
+run "$((TRAIN - 10))" tests nice -n 19 python3 -m pytest -o addopts= -q -rf --tb=line -n 4 -p no:cacheprovider \
 	-m "not slow and not cuda" $TESTS &
-wait $cifar
-while pgrep -f "training/train_" >/dev/null && [ $SECONDS -lt $((LONG + 15)) ]; do
-	sleep 1
+wait $quantizations
+while pgrep -f "training/train_" >/dev/null && [ $SECONDS -lt $((TRAIN + 15)) ]; do
+	sleep 0.5
 done
 echo "speeds are measured from $SECONDS s on"
 mkdir -p "$W/meet"
 touch "$W/meet/others.ready"
+tar -cz -f - -C "$FIRST" ddpm-cifar10 -C "$PWD/$W" cifar10 ddpm-fashion sd-emoji | split -b 16000000 - "$OUT/models.tgz."
 wait $speeds
-cp "$HOME_OF_TRAININGS"/*.log "$OUT" 2>/dev/null
+run 30 calibration python3 benchmarks/calibration_speed.py ${QUICK:---samples 1024 --iterations 20} \
+	--out "$OUT/calibration_speed.json"
+cp "$FIRST"/*.log "$OUT"
 TAIL=${TAIL:-2500} show >"$OUT/logs.txt"
 for log in "$OUT"/*.log; do
 	echo "== ${log##*/}"
 	tail -c 500 "$log" | tr '\r' '\n' | tail -n 3
 done
 rm -f "$OUT"/*.log
-tar -cz -f - -C "$W" ddpm-cifar10 cifar10 -C "$HOME_OF_TRAININGS" ddpm-fashion sd-emoji emoji-kl/training.json |
-	split -b 16000000 - "$OUT/models.tgz."
 wait
