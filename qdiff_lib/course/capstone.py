@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 from torch import Tensor, nn
 
 from ..diffusion.pipelines import with_sampler
@@ -212,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Print the leaderboard; returns 0, 1 if a hand-in cannot be scored, or 2 for wrong input."""
     given = parser().parse_args(arguments)
+    disable_progress_bar()  # of loading, which takes a second
     try:
         places = hand_ins(given.folders)
         if not places:
