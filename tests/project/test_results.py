@@ -169,6 +169,7 @@ def test_every_recorded_result_of_the_course_has_an_ordering():
     used = set().union(
         *(re.findall(r'(?<!if_)recorded\("(\w+)"\)', path.read_text()) for path in SOURCES.glob("*.py"))
     )
+    used -= {"capstone"}  # docs/capstone-answers.md has its numbers, and test_teaching.py their order
     assert used and used <= {name for name, _, _ in BEST_FIRST} | {"activation_ranges", "shortcut_split"}
     assert used <= {section.name for section in SECTIONS}
 
