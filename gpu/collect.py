@@ -1,4 +1,4 @@
-"""Read what came back from a GPU, score the CIFAR-10 images, and write ``data/recorded/gpu/``.
+"""Read what came back from a GPU, score the CIFAR-10 images, and write ``data/recorded/gpu_*.json``.
 
     python gpu/collect.py FOLDER --cifar build/cifar10 --models build/gpu-models
 
@@ -92,9 +92,8 @@ def cifar10(models: Path, scorer: Scorer) -> tuple[dict, dict[str, Tensor]]:
 
 
 def record(name: str, data: dict, provenance: dict) -> None:
-    """Write ``data/recorded/gpu/<name>.json``."""
-    path = data_folder() / "recorded" / "gpu" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``data/recorded/gpu_<name>.json``."""
+    path = data_folder() / "recorded" / f"gpu_{name}.json"
     write_json(path, {"data": data, "provenance": provenance})
     print("wrote", path.name)
 
@@ -113,7 +112,7 @@ def main() -> None:
     table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"))
     record("cifar10", table, table["rows"][0]["measured"])
     figure = samples_figure(shown, "CIFAR-10 network trained for minutes: same noise in each column")
-    with atomic_path(data_folder() / "recorded" / "gpu" / "cifar10.png") as temporary:
+    with atomic_path(data_folder() / "recorded" / "gpu_cifar10.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

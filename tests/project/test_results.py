@@ -305,7 +305,7 @@ def test_the_spread_of_real_images_stands_where_it_is_recorded():
 def test_a_table_that_is_missing_says_how_to_make_it():
     text = page({}, "plots")
     for section in SECTIONS:
-        assert f"python experiments/run.py --only {section.name}`" in text
+        assert f"Not recorded yet: `{section.command}`" in text
 
 
 def test_a_table_of_several_days_says_so():
