@@ -5,6 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
+from several_processes import together
 from tiny_models import ddim, ddpm
 from transformers import CLIPConfig, CLIPImageProcessor
 
@@ -264,3 +265,17 @@ def test_with_components_keeps_the_settings_of_a_pipeline(caplog):
     changed = with_components(pipe, unet=pipe.unet)
     assert changed.config.requires_safety_checker is False
     assert "safety checker" not in caplog.text
+
+
+def drawn_together(processes, make):
+    found = sample(make(), 7, 3, seed=2, batch_size=2, record=True, processes=processes)
+    return found and (found.images, found.trajectory)
+
+
+@SAMPLERS
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_number_of_processes_changes_no_bit_of_the_samples(make, count):
+    expected = sample(make(), 7, 3, seed=2, batch_size=2, record=True)
+    main, *others = together(count, drawn_together, make)
+    assert torch.equal(main[0], expected.images) and torch.equal(main[1], expected.trajectory)
+    assert others == [None] * (count - 1)
