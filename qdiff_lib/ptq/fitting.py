@@ -69,7 +69,7 @@ class Fitter:
     def loss(self, index: Tensor | slice) -> Tensor:
         """The reconstruction loss on the rows that ``index`` selects."""
         args, kwargs = self.inputs.batch(index, self.device)
-        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device), self.power)
+        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index], self.power)
 
     def draw(self) -> Tensor:
         """The row numbers of one random batch, (batch_size,)."""

@@ -137,7 +137,7 @@ class Replay:
     def _stub(self, i: int, rows: slice, shape: tuple[int, ...], wrap: Callable = lambda value: value):
         def stub(*args, **kwargs):
             if i in self.outputs:
-                return wrap(self.outputs[i][rows].to(self.device))
+                return wrap(self.outputs[i][rows])
             return wrap(torch.zeros(1, device=self.device).expand(rows.stop - rows.start, *shape))
 
         return stub

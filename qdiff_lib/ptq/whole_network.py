@@ -72,7 +72,7 @@ class NetworkFitter(Fitter):
     def loss(self, index: Tensor) -> Tensor:
         """The mean squared error of each row that ``index`` selects, times its loss weight, averaged."""
         args, kwargs = self.inputs.batch(index, self.device)
-        errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square()
+        errors = (self.unit(*args, **kwargs) - self.target[index]).square()
         return (errors.flatten(1).mean(1) * self.loss_weights[index].to(self.device)).mean()
 
     def fit(self) -> None:
@@ -154,14 +154,15 @@ def outputs(unit: nn.Module, inputs: UnitInputs, batches: list[slice], store: Ro
 
 
 def row_losses(output: Rows, target: Rows, batches: list[slice]) -> Tensor:
-    """The mean squared error of each row, (N,); ``batches`` covers all rows."""
-    return torch.cat([(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches])
+    """The mean squared error of each row, (N,), on the CPU; ``batches`` covers all rows."""
+    losses = [(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches]
+    return torch.cat(losses).cpu()
 
 
 def loss_weights_of(losses: Tensor, step: Tensor) -> Tensor:
     """The loss weight of each row, (N,): 1 / (mean loss of all rows with the same denoising step).
 
-    losses: the mean squared error of each row, (N,). step: the denoising step of each row, (N,).
+    losses: the mean squared error of each row, (N,). step: the denoising step of each row, (N,), on the CPU.
     """
     _, index = step.unique(return_inverse=True)
     means = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, losses, "mean", include_self=False)

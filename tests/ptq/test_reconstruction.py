@@ -20,6 +20,7 @@ from qdiff_lib.graph.hooks import watched_inputs
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.fitting import reconstruction_loss
+from qdiff_lib.ptq.memory_budget import Budget
 from qdiff_lib.ptq.reconstruction import reconstruct
 from qdiff_lib.ptq.replay import Replay
 from qdiff_lib.ptq.run import Run
@@ -263,7 +264,7 @@ def test_a_small_memory_budget_changes_no_bit(tmp_path):
     inputs = random_inputs(unet, 8)
     plenty, _ = rebuilt(unet, small(), inputs)
     little, _ = rebuilt(
-        unet, small(), inputs, memory_gb=20 / 2**20, files=WorkFolder(tmp_path, {"recipe": {}})
+        unet, small(), inputs, budget=Budget(20 * 1024), files=WorkFolder(tmp_path, {"recipe": {}})
     )
     assert_same_tensors(snapshot(little), snapshot(plenty))
     assert not list(tmp_path.glob("activations-*"))
