@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from ..recipes.recipe import Recipe
 from ..utils.files import atomic_path, check_writable, new_folder, write_json
@@ -27,12 +28,15 @@ from .texts import prompts_of
 
 def run_quantize(args: argparse.Namespace) -> int:
     """Run the command ``quantize``; returns the exit status."""
-    check_new_or_resumed(args.out, args.resume)
-    check_writable(args.out)
+    processes = started(cpu=args.device == "cpu")
+    if processes.is_main:
+        check_new_or_resumed(args.out, args.resume)
+        check_writable(args.out)
     prompts = prompts_of(args)
     device = find_device(args.device)
-    with held(args.out / "work"):
-        check_new_or_resumed(args.out, args.resume)  # again: another process may have finished it
+    with held(args.out / "work") if processes.is_main else nullcontext():
+        if processes.is_main:
+            check_new_or_resumed(args.out, args.resume)  # again: another process may have finished it
         from ..io.models import load
         from ..ptq.work_folder import settings_of_run
 
@@ -40,12 +44,14 @@ def run_quantize(args: argparse.Namespace) -> int:
             pipe = load(args.model, device)
         recipe = recipe_of(args)
         settings = settings_of_run(pipe, recipe, prompts, class_labels=args.class_labels)
-        if (args.out / FINISHED).is_file():
+        if not processes.agreed((args.out / FINISHED).is_file()):
+            write_checkpoint(args, pipe, recipe, prompts, settings, processes)
+        elif processes.is_main:
             check_same_checkpoint(args.out, settings)
-        else:
-            write_checkpoint(args, pipe, recipe, prompts, settings)
-        tidy(args.out)
-    say_next(f"wrote {args.out}", "sample", "--model", args.out, "--out", f"{args.out}.png")
+        if processes.is_main:
+            tidy(args.out)
+    if processes.is_main:
+        say_next(f"wrote {args.out}", "sample", "--model", args.out, "--out", f"{args.out}.png")
     return 0
 
 
@@ -202,7 +208,7 @@ COMMANDS = {
     "demo": run_demo,
     "doctor": run_doctor,
 }
-SHARED = ("sample", "evaluate")  # the commands that several processes can share
+SHARED = ("quantize", "sample", "evaluate")  # the commands that several processes can share
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ one after the other; ``ptq.whole_network`` fits all layers together.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
 from .gptq import gptq_levels, in_groups, is_compensable, second_moments
 from .replay import UnitInputs
+from .share import Share
 
 
 def feature_axis(output: Tensor) -> int:
@@ -47,7 +49,7 @@ class Fitter:
 
     inputs: the arguments of the unit for N calibration inputs. target: the full-precision output, N rows.
     batch_size: rows in a batch. seed: of the batches. tick: called after each iteration. power: of the error
-    in the loss.
+    in the loss. share: which rows of all these are; None: all.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class Fitter:
         seed: int,
         tick: Callable,
         power: float = 2.0,
+        share: Share | None = None,
     ):
-        self.power = power
+        self.power, self.share = power, share or Share.whole(target.shape[0])
         self.unit, self.inputs, self.target, self.tick = unit, inputs, target, tick
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
@@ -73,7 +76,7 @@ class Fitter:
 
     def draw(self) -> Tensor:
         """The row numbers of one random batch, (batch_size,)."""
-        return torch.randperm(self.target.shape[0], generator=self.generator)[: self.batch_size]
+        return torch.randperm(self.share.n, generator=self.generator)[: self.batch_size]
 
     def minimize(
         self, optimizer, iterations: int, penalty: Callable[[int], Tensor | float], schedule=None
@@ -85,9 +88,11 @@ class Fitter:
         """
         for iteration in range(iterations):
             with torch.enable_grad():
-                loss = self.loss(self.draw()) + penalty(iteration)
+                loss = self.share.loss(self.loss, self.draw(), partial(penalty, iteration))
                 optimizer.zero_grad()
-                loss.backward()
+                if loss.requires_grad:  # not if this process has no row of the batch
+                    loss.backward()
+            self.share.add_gradients(optimizer)
             optimizer.step()
             if schedule:
                 schedule.step()
@@ -112,8 +117,9 @@ class UnitFitter(Fitter):
         seed: int,
         tick: Callable,
         power: float = 2.0,
+        share: Share | None = None,
     ):
-        super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power)
+        super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power, share)
         self.batches, self.rounding, self.step_sizes = batches, rounding, step_sizes
 
     def find_weight_ranges(self) -> None:
@@ -155,7 +161,9 @@ class UnitFitter(Fitter):
         """
         levels = {}
         for group in in_groups([layer for layer in layers if is_compensable(layer)]):
-            moments = second_moments(group, self.run, len(self.batches), self.generator)
+            processes = self.share.processes
+            calls = len(self.share.parts) if self.share.divided else len(self.batches)
+            moments = second_moments(group, self.run, calls, self.generator, processes)
             while moments:
                 layer, moment = moments.popitem()
                 levels[layer] = gptq_levels(layer, moment)
@@ -164,7 +172,7 @@ class UnitFitter(Fitter):
     @torch.no_grad()
     def run(self) -> None:
         """Run the unit on all rows, in order, so that observers and hooks see its activations."""
-        for rows in self.batches:
+        for rows in self.share.in_turn(self.batches, self.generator):
             args, kwargs = self.inputs.batch(rows, self.device)
             self.unit(*args, **kwargs)
 
@@ -172,7 +180,7 @@ class UnitFitter(Fitter):
     def mean_loss(self) -> float:
         """The loss over all rows."""
         total = sum(self.loss(rows) * (rows.stop - rows.start) for rows in self.batches)
-        return float(total) / self.target.shape[0]
+        return self.share.mean(total)
 
     def fit_activations(self) -> None:
         """Find the ranges of the unit's activations, then learn their step sizes."""
@@ -187,8 +195,16 @@ class UnitFitter(Fitter):
         for quantizer in quantizers:
             quantizer.observer = ActivationObserver(self.generator)
         self.run()
+        self.share_observed([quantizer.observer for quantizer in quantizers])
         for quantizer in quantizers:
             quantizer.set_observed_range(self.step_sizes.activation_range)
+
+    def share_observed(self, observers: list[ActivationObserver]) -> None:
+        """Let the observers of all processes have seen the inputs of all."""
+        if self.share.divided:
+            kept = self.share.all_kept([[x.cpu() for x in observer.kept] for observer in observers])
+            for observer, values in zip(observers, kept, strict=True):
+                observer.kept = [x.to(self.device) for x in values]
 
     def fit_step_sizes(self) -> None:
         """Learn the step sizes of the unit's activations, as log(scale) (LSQ, Esser et al., ICLR 2020)."""

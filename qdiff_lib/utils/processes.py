@@ -92,6 +92,18 @@ class Processes:
             distributed.broadcast_object_list(box, owner, self.group)
         return box[0]
 
+    def add(self, tensors: Sequence[Any]) -> None:
+        """Replace each tensor by its sum over all processes. All have one type. Raises Lost."""
+        if self.count == 1 or not tensors:
+            return
+        import torch
+
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with _connected():
+            torch.distributed.all_reduce(flat, group=None if flat.is_cuda else self.group)
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
     def wait(self) -> None:
         """Wait until every process is here. Raises Lost."""
         if self.count > 1:
