@@ -169,9 +169,9 @@ class Scene:
         return {"baseline": self.baseline, "peak": peak_memory(), "cached": self.cached}
 
 
-def kind(fitter, optimizer, iterations, penalty, schedule=None) -> str:
-    """Which iterations this call of ``UnitFitter.minimize`` runs: only those of the steps have a schedule."""
-    return "steps" if schedule else "weights"
+def kind(fitter, groups, rates, betas=()) -> str:
+    """Which iterations this call of ``UnitFitter.minimize`` runs: only those of the weights have betas."""
+    return "weights" if betas else "steps"
 
 
 def run_ours(connection, job: Job) -> None:

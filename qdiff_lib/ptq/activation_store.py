@@ -28,6 +28,8 @@ class Rows:
     a mapping: on a full disk this would kill the process (SIGBUS), but writing to the file raises OSError.
     """
 
+    read = torch.float32
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -37,22 +39,27 @@ class Rows:
         device: torch.device = CPU,
     ):
         self.shape, self.place, self.path, self.bits, self.device = tuple(shape), place, path, bits, device
-        self.kind, self.nbytes = TYPES[bits], bits // 8 * prod(shape)
+        self.stored, self.nbytes = TYPES[bits], bits // 8 * prod(shape)
         self.data: Tensor | None = None
         self.mapped: Tensor | None = None
-        self.read = 0  # bytes, through the present mapping
+        self.passed = 0  # bytes read through the present mapping
         if place == FILES:
             with open(path, "wb") as file:
                 file.truncate(self.nbytes)
         else:
-            self.data = torch.empty(self.shape, dtype=self.kind, device=CPU if place == RAM else device)
+            self.data = torch.empty(self.shape, dtype=self.stored, device=CPU if place == RAM else device)
+
+    @property
+    def here(self) -> torch.device | None:
+        """The device on which the rows are; None: in a file."""
+        return None if self.data is None else self.data.device
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """A copy, on ``device``, of the rows that ``index`` selects: a slice, or a tensor of row numbers."""
         if isinstance(index, slice):
             count = len(range(*index.indices(self.shape[0])))
-            return self._values(count)[index].to(self.device, torch.float32, copy=True)
-        return self.select(index).to(self.device, torch.float32)
+            return self._values(count)[index].to(self.device, self.read, copy=True)
+        return self.select(index).to(self.device, self.read)
 
     def select(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The rows with these numbers, (batch, ...), as they are stored and where they are; into ``out``."""
@@ -63,10 +70,10 @@ class Rows:
         """All rows, as they are stored, of which the caller reads ``count``."""
         if self.data is not None:
             return self.data
-        if self.mapped is None or self.read > STAYS_MAPPED:
+        if self.mapped is None or self.passed > STAYS_MAPPED:
             mapped = np.memmap(self.path, f"f{self.bits // 8}", "r+", shape=self.shape)
-            self.mapped, self.read = torch.from_numpy(mapped), 0
-        self.read += count * self.nbytes // self.shape[0]
+            self.mapped, self.passed = torch.from_numpy(mapped), 0
+        self.passed += count * self.nbytes // self.shape[0]
         return self.mapped
 
     def __setitem__(self, index: slice, rows: Tensor) -> None:
@@ -75,7 +82,7 @@ class Rows:
         Raises OSError for a full disk, and for a file above the limit of the process. Raises ValueError for a
         value that is too large for half precision.
         """
-        values = rows.to(CPU if self.data is None else self.data.device, self.kind)
+        values = rows.to(CPU if self.data is None else self.data.device, self.stored)
         if self.bits == 16 and not values.isfinite().all():
             raise ValueError("an activation is above 65,504, too large for cache_bits=16: use cache_bits=32")
         if self.data is not None:
@@ -132,7 +139,7 @@ class RowStore:
         return rows
 
     def _with_room(self, need: int, places: tuple[str, ...] = PLACES) -> str:
-        """The first of these places that can hold ``need`` bytes; its oldest rows move on as far as needed."""
+        """The first of these places that can hold ``need`` bytes, after its oldest rows have moved on."""
         place, slower = places[0], places[1:]
         if need > self.budget.limit(place):
             return self._with_room(need, slower)

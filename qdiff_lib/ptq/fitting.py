@@ -5,17 +5,19 @@ activations get their ranges, and their step sizes are learned (LSQ). ``ptq.reco
 one after the other; ``ptq.whole_network`` fits all layers together.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..modules.activation_quantizer import activation_quantizers
-from ..modules.quant_layer import QuantLayer, quant_layers
+from ..modules.quant_layer import QuantLayer, quant_layers, soft_weights_set
 from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
+from .adam import Adam, adam_numbers, cosine_rates
+from .feed import Feed
 from .gptq import gptq_levels, in_groups, is_compensable, second_moments
 from .replay import UnitInputs
 from .share import Share
@@ -44,12 +46,36 @@ def annealed_beta(iteration: int, rounding: Rounding) -> float:
     return rounding.beta[0] + (rounding.beta[1] - rounding.beta[0]) * share
 
 
+def beta_numbers(iteration: int, rounding: Rounding) -> tuple[float, ...]:
+    """The regularizer's exponent and the exponent less 1; during the warm-up nothing."""
+    if iteration < rounding.warmup * rounding.iterations:
+        return ()
+    beta = annealed_beta(iteration, rounding)
+    return beta, beta - 1
+
+
+class Batch(NamedTuple):
+    """Some rows of what a unit is fitted to, on the device.
+
+    index: their numbers, (B,) or a slice. args, kwargs: the arguments of the unit. target: the full-precision
+    output.
+    """
+
+    index: Tensor | slice
+    args: tuple
+    kwargs: dict
+    target: Tensor
+
+
 class Fitter:
     """Learns parameters of ``unit`` from random batches of its inputs.
 
     inputs: the arguments of the unit for N calibration inputs. target: the full-precision output, N rows.
     batch_size: rows in a batch. seed: of the batches. tick: called after each iteration. power: of the error
-    in the loss. share: which rows of all these are; None: all.
+    in the loss. share: which rows of all ``inputs`` and ``target`` have; None: all.
+
+    Several processes draw the same batches. Each has its own rows of them, and ``gradients`` is where they
+    meet.
     """
 
     def __init__(
@@ -64,39 +90,69 @@ class Fitter:
         share: Share | None = None,
     ):
         self.power, self.share = power, share or Share.whole(target.shape[0])
+        self.weight: float | None = None  # of this process's rows in the loss of a batch, if they are not all
         self.unit, self.inputs, self.target, self.tick = unit, inputs, target, tick
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
         self.device = next(unit.parameters()).device
+        self.feed = Feed([*inputs.columns(), target], self.device)
 
-    def loss(self, index: Tensor | slice) -> Tensor:
-        """The reconstruction loss on the rows that ``index`` selects."""
-        args, kwargs = self.inputs.batch(index, self.device)
-        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index], self.power)
+    def rows(self, index: Tensor | slice) -> Batch:
+        """The rows that ``index`` selects."""
+        return Batch(index, *self.inputs.batch(index, self.device), self.target[index])
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The reconstruction loss on these rows."""
+        return reconstruction_loss(self.unit(*batch.args, **batch.kwargs), batch.target, self.power)
 
     def draw(self) -> Tensor:
         """The row numbers of one random batch, (batch_size,)."""
         return torch.randperm(self.share.n, generator=self.generator)[: self.batch_size]
 
-    def minimize(
-        self, optimizer, iterations: int, penalty: Callable[[int], Tensor | float], schedule=None
-    ) -> None:
-        """Run the optimizer for ``iterations`` iterations, each on a random batch.
+    def minimize(self, groups: list[list[Tensor]], rates: list[list[float]], betas: Sequence = ()) -> None:
+        """Minimize the loss by Adam, in one iteration for each learning rate, each on a random batch.
 
-        penalty: called with the number of the iteration; its result is added to the loss. schedule: a
-        learning-rate scheduler.
+        groups: the learned parameters. rates: of each group, a learning rate for each iteration. betas: for
+        each iteration the numbers that ``learning_loss`` takes.
         """
-        for iteration in range(iterations):
-            with torch.enable_grad():
-                loss = self.share.loss(self.loss, self.draw(), partial(penalty, iteration))
-                optimizer.zero_grad()
-                if loss.requires_grad:  # not if this process has no row of the batch
-                    loss.backward()
-            self.share.add_gradients(optimizer)
-            optimizer.step()
-            if schedule:
-                schedule.step()
+        adam, iterations = Adam(groups), len(rates[0])
+        numbers = on_device(adam_numbers(rates), self.device)
+        betas = on_device(betas, self.device) or [()] * iterations
+        draws, weights = self.share.draws([self.draw() for _ in range(iterations)])
+        fed = self.feed.batches(draws)
+        for (index, rows), self.weight, now, beta in zip(fed, weights, numbers, betas, strict=True):
+            *given, target = rows
+            self.iterate(Batch(index, *self.inputs.with_rows(given), target), adam, now, beta)
             self.tick()
+
+    def iterate(self, batch: Batch, adam: Adam, numbers: Sequence, beta: Sequence) -> None:
+        """One iteration. All that differs between iterations is in tensors of fixed shapes.
+
+        So nothing here waits for the device, and a graph can record it. (On the CPU ``numbers`` and ``beta``
+        are Python's, which costs less.)
+        """
+        with torch.enable_grad():
+            gradients = self.gradients(self.learning_loss(batch, beta), adam.parameters)
+        adam.update(gradients, numbers)
+
+    def learning_loss(self, batch: Batch, beta: Sequence) -> Tensor:
+        """The loss of an iteration. ``beta``: what differs in it between iterations; here nothing."""
+        return self.loss(batch)
+
+    def gradients(self, loss: Tensor, parameters: list[Tensor]) -> Sequence[Tensor]:
+        """The gradients of the loss, added up over all processes."""
+        loss = loss if self.weight is None else loss * self.weight
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return found if self.weight is None else self.share.processes.added(found)
+
+
+def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Sequence[Sequence]:
+    """A row of numbers for each iteration: on the CPU as they are, elsewhere as tensors on the device."""
+    if device.type == "cpu" or not rows:
+        return rows
+    widest = max(map(len, rows))
+    table = torch.tensor([[*row, *[0.0] * (widest - len(row))] for row in rows], device=device)
+    return [numbers.unbind()[: len(row)] for numbers, row in zip(table, rows, strict=True)]
 
 
 class UnitFitter(Fitter):
@@ -121,6 +177,7 @@ class UnitFitter(Fitter):
     ):
         super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power, share)
         self.batches, self.rounding, self.step_sizes = batches, rounding, step_sizes
+        self.rounded: list[QuantLayer] = []  # the layers whose rounding is being learned
 
     def find_weight_ranges(self) -> None:
         """Set the scales and zero points of all quantized weights."""
@@ -133,26 +190,28 @@ class UnitFitter(Fitter):
 
         With ``learn_affine`` the log(scale) of the weights and the biases are learned at the same time.
         """
-        layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
-        if not layers:
+        self.rounded = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
+        if not self.rounded:
             return
-        levels = self.compensated_levels(layers) if self.rounding.rounding_start == "gptq" else {}
-        rounds = [part for layer in layers for part in layer.start_rounding(levels.get(layer))]
-        groups = [{"params": [part.v for part in rounds], "lr": self.rounding.lr}]
+        levels = self.compensated_levels(self.rounded) if self.rounding.rounding_start == "gptq" else {}
+        parts = [part for layer in self.rounded for part in layer.start_rounding(levels.get(layer))]
+        iterations = self.rounding.iterations
+        groups, rates = [[part.v for part in parts]], [[self.rounding.lr] * iterations]
         if self.rounding.learn_affine:
-            scales = [part.learn_scale() for part in rounds]
-            affine = [*scales, *(bias.requires_grad_(True) for bias in biases_of(layers))]
-            groups.append({"params": affine, "lr": self.step_sizes.lr_step_sizes})
-        optimizer = torch.optim.Adam(groups)
+            scales = [part.learn_scale() for part in parts]
+            groups.append([*scales, *(bias.requires_grad_(True) for bias in biases_of(self.rounded))])
+            rates.append([self.step_sizes.lr_step_sizes] * iterations)
+        self.minimize(groups, rates, [beta_numbers(i, self.rounding) for i in range(iterations)])
+        decide(self.rounded)
+        self.rounded = []
 
-        def regularizer(iteration: int) -> Tensor | float:
-            if iteration < self.rounding.warmup * self.rounding.iterations:
-                return 0.0
-            beta = annealed_beta(iteration, self.rounding)
-            return self.rounding.regularization * sum(part.regularizer(beta) for part in rounds)
-
-        self.minimize(optimizer, self.rounding.iterations, regularizer)
-        decide(layers)
+    def learning_loss(self, batch: Batch, beta: Sequence) -> Tensor:
+        """The loss with the soft weights of all layers whose rounding is learned. beta: ``beta_numbers``."""
+        if not self.rounded:
+            return self.loss(batch)
+        strength = self.rounding.regularization / self.share.processes.count  # each process adds as much
+        with soft_weights_set(self.rounded, beta, strength):
+            return self.loss(batch)
 
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit.
@@ -161,9 +220,8 @@ class UnitFitter(Fitter):
         """
         levels = {}
         for group in in_groups([layer for layer in layers if is_compensable(layer)]):
-            processes = self.share.processes
             calls = len(self.share.parts) if self.share.divided else len(self.batches)
-            moments = second_moments(group, self.run, calls, self.generator, processes)
+            moments = second_moments(group, self.run, calls, self.generator, self.share.processes)
             while moments:
                 layer, moment = moments.popitem()
                 levels[layer] = gptq_levels(layer, moment)
@@ -179,7 +237,7 @@ class UnitFitter(Fitter):
     @torch.no_grad()
     def mean_loss(self) -> float:
         """The loss over all rows."""
-        total = sum(self.loss(rows) * (rows.stop - rows.start) for rows in self.batches)
+        total = sum(self.loss(self.rows(rows)) * (rows.stop - rows.start) for rows in self.batches)
         return self.share.mean(total)
 
     def fit_activations(self) -> None:
@@ -209,12 +267,8 @@ class UnitFitter(Fitter):
     def fit_step_sizes(self) -> None:
         """Learn the step sizes of the unit's activations, as log(scale) (LSQ, Esser et al., ICLR 2020)."""
         quantizers = activation_quantizers(self.unit)
-        optimizer = torch.optim.Adam(
-            [q.start_learning() for q in quantizers], lr=self.step_sizes.lr_step_sizes
-        )
-        iterations = self.step_sizes.step_size_iterations
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-        self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
+        rates = cosine_rates(self.step_sizes.lr_step_sizes, self.step_sizes.step_size_iterations)
+        self.minimize([[quantizer.start_learning() for quantizer in quantizers]], [rates])
         for quantizer in quantizers:
             quantizer.finish_learning()
 
@@ -229,7 +283,7 @@ def decide(layers: list[QuantLayer]) -> None:
     for layer in layers:
         layer.finish_rounding()
     for bias in biases_of(layers):
-        bias.requires_grad_(False).grad = None
+        bias.requires_grad_(False)
 
 
 def unit_seed(seed: int, index: int) -> int:

@@ -67,7 +67,7 @@ class SecondMoment:
     def add_up(self, processes: Processes) -> None:
         """Add the patches of all processes."""
         count = torch.tensor([self.count], dtype=torch.float64, device=self.total.device)
-        processes.add([self.total, count])
+        self.total, count = processes.added([self.total, count])
         self.count = int(count)
 
     def mean(self) -> Tensor:

@@ -7,7 +7,7 @@ gradients are added up. So all processes learn the same, from the same batches a
 only the order of the sums is another.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,34 +76,23 @@ class Share:
         """The calibration set with the rows of this process."""
         return every.part(self.rows) if self.divided else every
 
-    def loss(self, loss: Callable[[Tensor], Tensor], index: Tensor, penalty: Callable[[], Tensor | float]):
-        """What this process adds to the loss of one batch, plus the penalty, which is added only once.
+    def draws(self, batches: list[Tensor]) -> tuple[Sequence[Tensor], list[float | None]]:
+        """The rows of each random batch that this process has, and their weight in the loss of the batch.
 
-        loss: the mean loss of rows, by their numbers among those of this process. index: the numbers, among
-        all, of the rows of the batch.
+        batches: the numbers of the rows among all. Returns the numbers among those of this process. If it has
+        none of a batch, it computes one row, with the weight 0. The weights add up to 1 over all processes.
+        In a single process they are None, and the batches come as one tensor (batches, batch).
         """
         if not self.divided:
-            return loss(index) + penalty()
-        places = self._places[index]
-        own = places[places >= 0]
-        part = loss(own) * (len(own) / len(index)) if len(own) else torch.zeros(())
-        return part + penalty() if self.processes.is_main else part
-
-    def add_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Replace the gradients by their sums over all processes."""
-        if not self.divided:
-            return
-        learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for parameter in learned:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.processes.add([parameter.grad for parameter in learned])
+            return torch.stack(batches), [None] * len(batches)
+        own = [self._places[batch] for batch in batches]
+        own = [places[places >= 0] for places in own]
+        weights = [len(part) / len(batch) for part, batch in zip(own, batches, strict=True)]
+        return [part if len(part) else torch.zeros(1, dtype=torch.long) for part in own], weights
 
     def mean(self, total: Tensor) -> float:
         """The mean over all rows of a loss; total: its sum over the rows of this process."""
-        total = torch.as_tensor(total).double() if self.divided else total
-        self.processes.add([total] if self.divided else [])
-        return float(total) / self.n
+        return float(self.processes.added([total])[0]) / self.n
 
     def in_turn(self, own: list[slice], generator: torch.Generator) -> Iterator[slice]:
         """Give the parts of this process, each when all parts before it are done, in whichever process.

@@ -26,7 +26,8 @@ from ..modules.quant_layer import QuantLayer
 from ..recipes.parts import WholeNetwork
 from ..utils.progress import progress_bar
 from .activation_store import Rows, RowStore
-from .fitting import Fitter, biases_of, decide, unit_seed
+from .adam import cosine_rates
+from .fitting import Batch, Fitter, biases_of, decide, unit_seed
 from .reconstruction import check_learned, mean_loss
 from .replay import InputRows, UnitInputs, row_batches
 from .run import Run
@@ -69,13 +70,12 @@ class NetworkFitter(Fitter):
         share: Share | None = None,
     ):
         super().__init__(whole, inputs, target, batch_size, seed, tick, share=share)
-        self.full, self.loss_weights, self.settings = full, loss_weights, settings
+        self.full, self.loss_weights, self.settings = full, loss_weights.to(self.device), settings
 
-    def loss(self, index: Tensor) -> Tensor:
-        """The mean squared error of each row that ``index`` selects, times its loss weight, averaged."""
-        args, kwargs = self.inputs.batch(index, self.device)
-        errors = (self.unit(*args, **kwargs) - self.target[index]).square()
-        return (errors.flatten(1).mean(1) * self.loss_weights[index].to(self.device)).mean()
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean squared error of each row of the batch, times its loss weight, averaged."""
+        errors = (self.unit(*batch.args, **batch.kwargs) - batch.target).square()
+        return (errors.flatten(1).mean(1) * self.loss_weights[batch.index]).mean()
 
     def fit(self) -> None:
         """Learn all parameters by Adam with cosine decay; without quantized layers, do nothing."""
@@ -90,11 +90,9 @@ class NetworkFitter(Fitter):
         learned += [quantizer.start_learning() for quantizer in quantizers]
         if not learned:  # weights and activations in floating point
             return
-        groups = [{"params": learned, "lr": self.settings.lr_network}]
-        groups.append({"params": [part.u for part in parts], "lr": self.settings.lr_codes})
-        optimizer, iterations = torch.optim.Adam(groups), self.settings.network_iterations
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-        self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
+        groups = [learned, [part.u for part in parts]]
+        rates = [self.settings.lr_network, self.settings.lr_codes]
+        self.minimize(groups, [cosine_rates(rate, self.settings.network_iterations) for rate in rates])
         decide(layers.values())
         for quantizer in quantizers:
             quantizer.finish_learning()

@@ -92,17 +92,17 @@ class Processes:
             distributed.broadcast_object_list(box, owner, self.group)
         return box[0]
 
-    def add(self, tensors: Sequence[Any]) -> None:
-        """Replace each tensor by its sum over all processes. All have one type. Raises Lost."""
+    def added(self, tensors: Sequence[Any]) -> Sequence[Any]:
+        """Return the sum of each tensor over all processes. All tensors have one type. Raises Lost."""
         if self.count == 1 or not tensors:
-            return
+            return tensors
         import torch
 
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         with _connected():
             torch.distributed.all_reduce(flat, group=None if flat.is_cuda else self.group)
-        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(total.view_as(tensor))
+        sums = flat.split([tensor.numel() for tensor in tensors])
+        return [total.view(tensor.shape) for tensor, total in zip(tensors, sums, strict=True)]
 
     def wait(self) -> None:
         """Wait until every process is here. Raises Lost."""

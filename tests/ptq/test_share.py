@@ -76,22 +76,16 @@ def test_each_process_caches_its_own_rows_only():
 
 
 def gradients(processes):
-    """Of a loss that is a mean over rows, plus a penalty."""
+    """Of a loss that is a mean over the rows of a batch, for some batches."""
     share, values = Share.of(processes, 50, 8), torch.arange(50.0).sin()
-    weight = torch.tensor(2.0, requires_grad=True)
-    given, found = values[share.rows], []
-    for seed in range(4):
-        index = torch.randperm(50, generator=torch.Generator().manual_seed(seed))[
-            :3
-        ]  # some have none of them
-        optimizer = torch.optim.SGD([weight], lr=0.1)
-        optimizer.zero_grad()
-        loss = share.loss(lambda own: (weight * given[own]).square().mean(), index, lambda: weight.exp())
-        if loss.requires_grad:
-            loss.backward()
-        share.add_gradients(optimizer)
-        found.append(weight.grad.item())
-    return found
+    learned, given = torch.tensor(2.0, requires_grad=True), values[share.rows]
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randperm(50, generator=generator)[:3] for _ in range(9)]  # some processes have no row
+    found = []
+    for index, weight in zip(*share.draws(batches), strict=True):
+        loss = (learned * given[index]).square().mean() * (1 if weight is None else weight)
+        found += share.processes.added(torch.autograd.grad(loss, [learned]))
+    return [gradient.item() for gradient in found]
 
 
 @pytest.mark.parametrize("count", [2, 3])
