@@ -13,6 +13,7 @@ from several_processes import together
 from tiny_models import ddpm
 
 from qdiff_lib.cli.main import main
+from qdiff_lib.utils.lock import held
 
 PATIENCE = 120  # seconds for a run under a launcher
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -115,3 +116,33 @@ def wait_until(condition) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("method", ["linear", "qdiffusion"])
+def test_a_model_is_quantized_by_several_processes(method, model, tmp_path):
+    argv = ["quantize", "--model", model, "--method", method, "--device", "cpu", "--steps", "3"]
+    argv += ["--samples", "12", "--iterations", "3", "--step-size-iterations", "2", "--out"]
+    main_process, other = together(2, ran, [*argv, str(tmp_path / "two")])
+    assert main_process[0] == 0 and "wrote" in main_process[1], main_process
+    assert ("each of 2 processes caches up to" in main_process[1]) == (method == "qdiffusion")
+    assert other == (0, "", "")
+    assert not (tmp_path / "two" / "work").exists()
+    assert main([*argv, str(tmp_path / "one")]) == 0
+    found, expected = (files_of(tmp_path / name) for name in ("two", "one"))
+    assert found.keys() == expected.keys()
+    if method == "linear":  # nothing is learned
+        weights = [name for name in found if name.endswith(".safetensors")]
+        assert weights and all(found[name] == expected[name] for name in weights)
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_process_holds_the_folder_and_a_second_run_is_refused_once(model, tmp_path):
+    argv = ["quantize", "--model", model, "--device", "cpu", "--out", str(tmp_path / "out")]
+    with held(tmp_path / "out" / "work"):
+        answers = together(2, ran, argv)
+    assert [status for status, _, _ in answers] == [2, 2]
+    told = "".join(err for _, _, err in answers)
+    assert told.count("\n") == 1 and "is in use by another quantize" in told
