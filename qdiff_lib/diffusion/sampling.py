@@ -178,15 +178,17 @@ def drawn(
 
 def assembled(parts: Iterable[tuple[int, tuple[Tensor, list[Tensor]]]], all_batches: list[range]) -> Samples:
     """Put batches together, which come in any order as (number of the batch, result of ``drawn``)."""
-    images, trajectory = [None] * len(all_batches), None
-    first, end = all_batches[0].start, all_batches[-1].stop
-    for k, (images[k], path) in parts:
-        if path and trajectory is None:  # all of it at once: nothing is held twice
-            trajectory = torch.empty(len(path), end - first, *path[0].shape[1:], dtype=path[0].dtype)
+    images = trajectory = None
+    first, n = all_batches[0].start, all_batches[-1].stop - all_batches[0].start
+    for k, (found, path) in parts:
+        if images is None:  # all of it at once: nothing is held twice
+            images = found.new_empty(n, *found.shape[1:])
+            trajectory = path[0].new_empty(len(path), n, *path[0].shape[1:]) if path else None
         rows = slice(all_batches[k].start - first, all_batches[k].stop - first)
+        images[rows] = found
         for step, x in enumerate(path):
             trajectory[step, rows] = x
-    return Samples(torch.cat(images), trajectory)
+    return Samples(images, trajectory)
 
 
 def sample(
