@@ -42,7 +42,8 @@ class ActivationQuantizer(HoldsIntegers):
 
     def start_learning(self) -> nn.Parameter:
         """Make log(scale) a parameter and return it. The learned step size is then always positive."""
-        self.log_scale, self.fixed_zero = nn.Parameter(self.scale.log()), int(self.zero_point)
+        self.log_scale = nn.Parameter(self.scale.log())
+        self.fixed_zero = 0 if self.zero_point.is_meta else int(self.zero_point)
         return self.log_scale
 
     def finish_learning(self) -> None:

@@ -16,7 +16,7 @@ from ..modules.quant_layer import QuantLayer, quant_layers, soft_weights_set
 from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
-from .adam import Adam, adam_numbers, cosine_rates
+from .adam import Adam, adam_numbers, cosine_rates, on_device
 from .feed import Feed
 from .gptq import gptq_levels, in_groups, is_compensable, second_moments
 from .replay import UnitInputs
@@ -117,7 +117,7 @@ class Fitter:
         """
         adam, iterations = Adam(groups), len(rates[0])
         numbers = on_device(adam_numbers(rates), self.device)
-        betas = on_device(betas, self.device) or [()] * iterations
+        betas = on_device(betas or [()] * iterations, self.device)
         draws, weights = self.share.draws([self.draw() for _ in range(iterations)])
         fed = self.feed.batches(draws)
         for (index, rows), self.weight, now, beta in zip(fed, weights, numbers, betas, strict=True):
@@ -144,15 +144,6 @@ class Fitter:
         loss = loss if self.weight is None else loss * self.weight
         found = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return found if self.weight is None else self.share.processes.added(found)
-
-
-def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Sequence[Sequence]:
-    """A row of numbers for each iteration: on the CPU as they are, elsewhere as tensors on the device."""
-    if device.type == "cpu" or not rows:
-        return rows
-    widest = max(map(len, rows))
-    table = torch.tensor([[*row, *[0.0] * (widest - len(row))] for row in rows], device=device)
-    return [numbers.unbind()[: len(row)] for numbers, row in zip(table, rows, strict=True)]
 
 
 class UnitFitter(Fitter):

@@ -1,4 +1,4 @@
-"""The page on many devices: its script draws what one process draws, and its table follows from its formula."""
+"""The page on many devices: its script draws what one process draws; its table follows from its formula."""
 
 import os
 import re

@@ -23,8 +23,9 @@ from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.modules.state import quantized_state
 from qdiff_lib.ptq import run
-from qdiff_lib.ptq.activation_store import RowStore
-from qdiff_lib.ptq.fitting import reconstruction_loss
+from qdiff_lib.ptq.activation_store import Rows, RowStore
+from qdiff_lib.ptq.adam import Adam, adam_numbers
+from qdiff_lib.ptq.fitting import Batch, UnitFitter
 from qdiff_lib.ptq.gptq import MOST_BYTES, is_compensable, moment_bytes
 from qdiff_lib.ptq.insertion import insert_quantizers
 from qdiff_lib.ptq.memory_budget import (
@@ -40,6 +41,7 @@ from qdiff_lib.ptq.memory_budget import (
     check_disk,
 )
 from qdiff_lib.ptq.reconstruction import reconstruct
+from qdiff_lib.ptq.replay import UnitInputs
 from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
 from qdiff_lib.recipes.presets import PRESETS
@@ -212,19 +214,19 @@ def repeated(value, rows):
 
 def fitting_bytes(unit, arguments, rows, weights):
     """The most bytes that two iterations make on the device: of the rounding, or else of the step sizes."""
+    fitter = UnitFitter(unit, UnitInputs([], None), Rows((1,)), [], PAPER.rounding, PAPER.step_sizes, 0, None)
     with LiveBytes() as live:
         if weights:
-            variables = [part.v for layer in quant_layers(unit) for part in layer.start_rounding()]
+            fitter.rounded = quant_layers(unit)
+            variables = [part.v for layer in fitter.rounded for part in layer.start_rounding()]
         else:
             variables = [quantizer.start_learning() for quantizer in activation_quantizers(unit)]
         args, kwargs = tree_map(lambda value: repeated(value, rows), arguments)
-        optimizer = torch.optim.Adam(variables, foreach=False)
+        with torch.no_grad():
+            batch = Batch(slice(0, rows), args, kwargs, torch.empty_like(unit(*args, **kwargs)))
+        adam = Adam([variables])
         for _ in range(2):
-            output = unit(*args, **kwargs)
-            loss = reconstruction_loss(output, torch.empty_like(output))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            fitter.iterate(batch, adam, adam_numbers([[1e-3]])[0], (3.5, 2.5))
     for layer in quant_layers(unit):
         layer.rounding = None
     for quantizer in activation_quantizers(unit):
