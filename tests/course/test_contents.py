@@ -91,4 +91,4 @@ def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
 
 
 def test_all_lessons_of_the_course_are_there():
-    assert [name[:2] for name in lesson_names()] == ["00", "01", "02", "03", "04", "05", "06"]
+    assert [name[:2] for name in lesson_names()] == ["00", "01", "02", "03", "04", "05", "06", "07"]
