@@ -1,4 +1,4 @@
-"""Lesson 7 as handed in: its answers get functions of the course, and call the learner's earlier functions."""
+"""Lesson 7 as handed in: answers get functions of the course and call the learner's earlier functions."""
 
 import pytest
 from handed_in import codes, make_notebook, solutions
@@ -7,7 +7,7 @@ from qdiff_lib.course.grading.lessons import exercises
 from qdiff_lib.course.grading.verdicts import Rules, judge
 
 LESSON = "07_build_adaround"
-FROM_EARLIER_STAGES = '''
+FROM_EARLIER_STAGES = """
 def learn_rounding(unit, layers, inputs, target, batches, strength, lr):
     v = [starting_variable(w, s).requires_grad_() for w, s, z in layers]
     adam = torch.optim.Adam(v, lr=lr)
@@ -21,13 +21,13 @@ def learn_rounding(unit, layers, inputs, target, batches, strength, lr):
         adam.step()
     up = [(rectified_sigmoid(each) >= 0.5).double() for each in v]
     return v, [soft_weight(*layer, each, 4) for layer, each in zip(layers, up)]
-'''
-FORBIDDEN = '''
+"""
+FORBIDDEN = """
 from qdiff_lib.course.exercises import rounding_07
 def learn_rounding(unit, layers, inputs, target, batches, strength, lr):
     problem = rounding_07.Problem(unit, layers, inputs, target)
     return rounding_07.learn(problem, batches, strength, lr, rounding_07.LoopWays())
-'''
+"""
 
 
 @pytest.mark.slow
