@@ -282,7 +282,7 @@ else:
 # **Observe.** The engine counts the time of each operation. Three things separate the two numbers:
 #
 # 1. *Norms, activation functions and additions stay floating point.* Their time does not shrink. This is Amdahl's law.
-# 2. *Small layers do not reach the roof.* A product of few channels is over before the unit is well filled. So compare the
+# 2. *Small layers do not reach the roof.* A product of few channels ends before all of the chip is busy. So compare the
 #    gain of the network's products with that of the wide convolution.
 # 3. *Integers need extra work.* Each input is rounded to codes, and data may move to another order in memory. In the
 #    counts above this is a part of the rest.

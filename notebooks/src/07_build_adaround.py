@@ -171,7 +171,7 @@ explore(figures.penalty, "beta", values=[8, 6, 4, 2, 1], twin=[8, 4, 2, 1])
 # ### Exercise: the annealed penalty
 #
 # *Difficulty 3 of 5, importance 4 of 5, time: about 10 minutes.* At first only weights that are almost decided are
-# pushed. All others move freely, as the error of the output wants. At the end all are pushed.
+# pushed. For all others, only the error of the output counts. At the end all are pushed.
 #
 # With $n$ iterations in all, the first $n / 5$ have no penalty: this is the *warm-up*. Then $\beta$ falls in a straight
 # line from 8, at the end of the warm-up, to 1, after iteration $n$.
@@ -307,15 +307,15 @@ print("share of weights that AdaRound does not round to nearest:", ", ".join(f"{
 
 # %% [markdown]
 # **Observe.** Without the penalty many weights end near $h = 1/2$. The decision then moves each of them by nearly half a
-# step. These new errors are as good as random, and no iteration is left to compensate them.
+# step. These new errors are like random errors, and no iteration is left to compensate for them.
 #
 # ## Recap
 #
 # 1. A share $h(V)$ of the scale makes rounding smooth. It starts at the fraction, so the soft weight starts at $w$.
 # 2. The rectified sigmoid reaches 0 and 1 exactly, because it is stretched and clipped.
-# 3. The penalty comes late and grows: first the error decides, then the penalty makes every rounding definite.
+# 3. The penalty comes late and grows. First the error of the output decides. Then the penalty decides every rounding.
 # 4. The loss looks at the output of the whole unit. So layers learn together, and errors cancel.
-# 5. At the end only codes remain. $V$, Adam and the penalty are thrown away.
+# 5. At the end only codes remain. $V$, Adam and the penalty are no longer needed.
 #
 # **Not shown:** what the library adds: a start from GPTQ's codes, learned scales and biases (lesson 5), inputs from the
 # quantized units before, and models that are too large for one GPU.

@@ -244,7 +244,7 @@ QUIZ = (
             ),
             (
                 "The penalty is too weak or missing: many h are still between 0 and 1.",
-                "The last rounding then moves these weights, and nobody has learned to compensate it.",
+                "The decision then moves these weights, and no iteration is left to compensate for it.",
             ),
         ),
         right=2,
