@@ -52,6 +52,11 @@ class FrozenGradFitter(UnitFitter):
         super().minimize(*args, **kwargs)
         self.unit.requires_grad_(False)
 
+    def gradients(self, loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+        self.unit.zero_grad()
+        loss.backward()
+        return [parameter.grad for parameter in parameters]
+
 
 class NaiveReconstruction:
     """``full`` is the original network and ``quantized`` the one that is fitted, unit by unit, in place."""

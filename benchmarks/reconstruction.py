@@ -27,6 +27,7 @@ from qdiff_lib.modules.state import restore_state
 from qdiff_lib.ptq import reconstruction as library
 from qdiff_lib.ptq.activation_store import RowStore
 from qdiff_lib.ptq.insertion import insert_quantizers
+from qdiff_lib.ptq.memory_budget import GIB, Budget
 from qdiff_lib.ptq.run import Run
 from qdiff_lib.ptq.work_folder import opened
 from qdiff_lib.recipes.recipe import Recipe
@@ -168,9 +169,9 @@ class Scene:
         return {"baseline": self.baseline, "peak": peak_memory(), "cached": self.cached}
 
 
-def kind(fitter, optimizer, iterations, penalty, schedule=None) -> str:
-    """Which iterations this call of ``UnitFitter.minimize`` runs: only those of the steps have a schedule."""
-    return "steps" if schedule else "weights"
+def kind(fitter, groups, rates, betas=()) -> str:
+    """Which iterations this call of ``UnitFitter.minimize`` runs: only those of the weights have betas."""
+    return "weights" if betas else "steps"
 
 
 def run_ours(connection, job: Job) -> None:
@@ -189,7 +190,7 @@ def run_ours(connection, job: Job) -> None:
         scene.begin()
 
     models = scene.full, scene.quantized, scene.trace
-    options = dict(memory_gb=job.memory_gb, progress=False, callback=turn)
+    options = dict(budget=Budget(int(job.memory_gb * GIB)), progress=False, callback=turn)
     how = scene.recipe.rounding, scene.recipe.step_sizes
     with opened(job.work, {"recipe": scene.recipe.to_dict()}, resume=False) as files:
         run = Run(scene.recipe.seed, files=files, **options)

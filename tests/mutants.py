@@ -15,7 +15,7 @@ import torch
 from qdiff_lib.modules import activation_quantizer
 from qdiff_lib.ptq import bias_correction, fitting, insertion, reconstruction, whole_network
 from qdiff_lib.ptq.replay import Replay
-from qdiff_lib.quantizers import adaround, range_finders, rounding
+from qdiff_lib.quantizers import range_finders, rounding
 from qdiff_lib.recipes.timestep_rules import Uniform
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ MUTANTS = {
         "ptq/test_reconstruction.py::test_units_are_fitted_on_what_the_quantized_prefix_gives",
     ),
     "regularizer": (
-        adaround.AdaRound, "regularizer", lambda part, beta: torch.zeros(()),
+        fitting, "beta_numbers", lambda iteration, rounding: (),
         "ptq/test_reconstruction.py::test_every_rounding_is_decided_in_both_halves",
     ),
     "gptq-start": (

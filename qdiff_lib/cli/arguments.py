@@ -100,7 +100,11 @@ def quantize_options(add: Parser) -> None:
     add.add_argument("--profile", choices=tuple(PROFILES), default="tiny", help=profiles)
     add.add_argument("--resume", action="store_true", help="continue an interrupted run in --out")
     memory = "maximum memory for cached activations; the rest goes to files in --out; default: 4"
+    device = (
+        "maximum GPU memory for them, before --memory-gb; default: what is free beside the model and 8 GB"
+    )
     add.add_argument("--memory-gb", type=gigabytes, default=4.0, metavar="GB", help=memory)
+    add.add_argument("--device-gb", type=gigabytes, metavar="GB", help=device)
     add_conditions(add, f"the recipe's, {GUIDANCE}")
     add_seed_and_device(add)
     add_fields(add, without=("weights", "activations", "edge_bits", "guidance"))  # they are above

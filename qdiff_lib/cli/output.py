@@ -47,11 +47,12 @@ def write_checkpoint(
     from ..utils.files import write_json
     from ..utils.hashing import tensors_hash
 
-    options = dict(work=args.out / "work", resume=args.resume, memory_gb=args.memory_gb, prompts=prompts)
+    budget = dict(memory_gb=args.memory_gb, device_gb=args.device_gb)
+    options = dict(work=args.out / "work", resume=args.resume, prompts=prompts, **budget)
     with during(f"quantizing {args.model}"):
         if recipe.rounding.learned:
             check_quantizable(pipe, None, prompts, args.class_labels)
-            print(cache_of(pipe, recipe.calibration, args.memory_gb), flush=True)
+            print(cache_of(pipe, recipe.calibration, budget), flush=True)
         quantized = quantize(pipe, recipe, **options, class_labels=args.class_labels)
     with during(f"writing {args.out}"):
         save_quantized(quantized, args.out)
@@ -59,16 +60,19 @@ def write_checkpoint(
         write_json(args.out / FINISHED, report)
 
 
-def cache_of(pipe, how, memory_gb: float) -> str:
-    """A line that says how much memory and disk the cached activations take; ``how``: the recipe's part."""
+def cache_of(pipe, how, budget: dict) -> str:
+    """A line that says how much memory and disk the cached activations take.
+
+    how: the recipe's part. budget: the arguments of ``quantize`` that limit the memory.
+    """
     from ..graph.model_inputs import example_inputs
     from ..graph.networks import evaluating
     from ..graph.tracing import trace
-    from ..ptq.memory_budget import cache_line
+    from ..ptq.memory_budget import Budget, cache_line
 
     with evaluating(pipe.unet) as unet:
         found = trace(unet, example_inputs(unet, device=unet.device))
-    return cache_line(found, how.samples, memory_gb, how.cache_bits)
+    return cache_line(found, how.samples, Budget.of(pipe.unet, **budget), how.cache_bits)
 
 
 def check_same_checkpoint(out: Path, settings: dict) -> None:

@@ -22,6 +22,7 @@ class ActivationQuantizer(HoldsIntegers):
         self.grid = grid
         self.observer: ActivationObserver | None = None
         self.log_scale: nn.Parameter | None = None  # set only while the step size is learned
+        self.fixed_zero: int | None = None  # meanwhile the zero point, as a number: nothing waits to read it
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
 
@@ -42,11 +43,13 @@ class ActivationQuantizer(HoldsIntegers):
     def start_learning(self) -> nn.Parameter:
         """Make log(scale) a parameter and return it. The learned step size is then always positive."""
         self.log_scale = nn.Parameter(self.scale.log())
+        self.fixed_zero = 0 if self.zero_point.is_meta else int(self.zero_point)
         return self.log_scale
 
     def finish_learning(self) -> None:
         """Keep the learned step size as the scale."""
-        self.scale, self.log_scale = self.log_scale.detach().exp(), None
+        self.scale = self.log_scale.detach().exp()
+        self.log_scale = self.fixed_zero = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized activation, in the shape and type of ``x``."""
@@ -55,9 +58,14 @@ class ActivationQuantizer(HoldsIntegers):
             return x
         if self.scale is None:
             return x
-        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        if self.log_scale is None:
+            scale, zero_point = self.scale, self.zero_point
+        else:
+            scale, zero_point = self.log_scale.exp(), self.fixed_zero
+        if x.dtype == scale.dtype:
+            return fake_quantize(x, scale, zero_point, self.grid.bits)
         wide = x.to(torch.promote_types(x.dtype, scale.dtype))  # float16 cannot represent 2^16 codes
-        return fake_quantize(wide, scale, self.zero_point, self.grid.bits).to(x.dtype)
+        return fake_quantize(wide, scale, zero_point, self.grid.bits).to(x.dtype)
 
 
 def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:

@@ -13,7 +13,8 @@ part has its own grids (Q-Diffusion, section 3.3.2, eq. 6-8):
 Here (+) is the concatenation. An ordinary layer has one part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -26,6 +27,7 @@ from ..quantizers.grid import Grid, PerAxis, ScaleZero, code_type, dequantize
 from ..quantizers.packing import pack, packed_bytes, unpack
 from ..quantizers.range_finders import RANGES
 from ..quantizers.rounding import ROUNDINGS
+from ..quantizers.soft_weights import soft_weights
 from ..quantizers.straight_through import StraightThrough
 from ..utils.constants import FLOAT_BITS
 from .activation_quantizer import ActivationQuantizer
@@ -101,6 +103,7 @@ class QuantLayer(HoldsIntegers):
         self.weight_grid = None if weight_bits == FLOAT_BITS else Grid(weight_bits, granularity=PerAxis(0))
         self.inputs = nn.ModuleList(ActivationQuantizer(input_grid) for _ in sizes if input_grid)
         self.rounding: nn.ModuleList | None = None  # set only while rounding or scales are learned
+        self.soft: Tensor | None = None  # set only in ``soft_weights_set``
         for name in ("codes", "weight_scale", "weight_zero_point"):
             self.register_buffer(name, None)
 
@@ -236,9 +239,34 @@ class QuantLayer(HoldsIntegers):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer with quantized input and weight: (B, C_in, ...), or (..., C_in) if linear."""
         x, weight = self.quantize_input(x), self.weight
-        if self.rounding is not None:
-            weight = torch.cat([part() for part in self.rounding], dim=1)
+        if self.soft is not None:
+            weight = self.soft
+        elif self.rounding is not None:
+            weight = joined([part() for part in self.rounding])
         return self.operation(x, weight, self.bias)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Return the weight of which these are the parts, along its input channels; one part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@contextmanager
+def soft_weights_set(
+    layers: list[QuantLayer], beta: Sequence[Tensor | float], strength: float
+) -> Iterator[None]:
+    """Within the block, the layers use their soft weights, which are computed once and all together.
+
+    Args:
+        layers: layers after ``start_rounding``.
+        beta, strength: the regularizer, as ``soft_weights`` takes it.
+    """
+    found = iter(soft_weights([part for layer in layers for part in layer.rounding], beta, strength))
+    for layer in layers:
+        layer.soft = joined([next(found) for _ in layer.rounding])
+    yield
+    for layer in layers:
+        layer.soft = None
 
 
 def quant_layers(module: nn.Module) -> list[QuantLayer]:

@@ -5,16 +5,19 @@ activations get their ranges, and their step sizes are learned (LSQ). ``ptq.reco
 one after the other; ``ptq.whole_network`` fits all layers together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..modules.activation_quantizer import activation_quantizers
-from ..modules.quant_layer import QuantLayer, quant_layers
+from ..modules.quant_layer import QuantLayer, quant_layers, soft_weights_set
 from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
+from .adam import Adam, adam_numbers, cosine_rates
+from .feed import Feed
 from .gptq import gptq_levels, in_groups, is_compensable, second_moments
 from .replay import UnitInputs
 
@@ -42,12 +45,36 @@ def annealed_beta(iteration: int, rounding: Rounding) -> float:
     return rounding.beta[0] + (rounding.beta[1] - rounding.beta[0]) * share
 
 
+def beta_numbers(iteration: int, rounding: Rounding) -> tuple[float, ...]:
+    """The regularizer's exponent and the exponent less 1; during the warm-up nothing."""
+    if iteration < rounding.warmup * rounding.iterations:
+        return ()
+    beta = annealed_beta(iteration, rounding)
+    return beta, beta - 1
+
+
+class Batch(NamedTuple):
+    """Some rows of what a unit is fitted to, on the device.
+
+    index: their numbers, (B,) or a slice. args, kwargs: the arguments of the unit. target: the full-precision
+    output.
+    """
+
+    index: Tensor | slice
+    args: tuple
+    kwargs: dict
+    target: Tensor
+
+
 class Fitter:
     """Learns parameters of ``unit`` from random batches of its inputs.
 
     inputs: the arguments of the unit for N calibration inputs. target: the full-precision output, N rows.
     batch_size: rows in a batch. seed: of the batches. tick: called after each iteration. power: of the error
     in the loss.
+
+    In the data-parallel case each process has a fitter with its share of the rows, its part of the batch and
+    a seed of its own: they come in through these arguments. ``gradients`` is the place where processes meet.
     """
 
     def __init__(
@@ -65,33 +92,61 @@ class Fitter:
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
         self.device = next(unit.parameters()).device
+        self.feed = Feed([*inputs.columns(), target], self.device)
 
-    def loss(self, index: Tensor | slice) -> Tensor:
-        """The reconstruction loss on the rows that ``index`` selects."""
-        args, kwargs = self.inputs.batch(index, self.device)
-        return reconstruction_loss(self.unit(*args, **kwargs), self.target[index].to(self.device), self.power)
+    def rows(self, index: Tensor | slice) -> Batch:
+        """The rows that ``index`` selects."""
+        return Batch(index, *self.inputs.batch(index, self.device), self.target[index])
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The reconstruction loss on these rows."""
+        return reconstruction_loss(self.unit(*batch.args, **batch.kwargs), batch.target, self.power)
 
     def draw(self) -> Tensor:
         """The row numbers of one random batch, (batch_size,)."""
         return torch.randperm(self.target.shape[0], generator=self.generator)[: self.batch_size]
 
-    def minimize(
-        self, optimizer, iterations: int, penalty: Callable[[int], Tensor | float], schedule=None
-    ) -> None:
-        """Run the optimizer for ``iterations`` iterations, each on a random batch.
+    def minimize(self, groups: list[list[Tensor]], rates: list[list[float]], betas: Sequence = ()) -> None:
+        """Minimize the loss by Adam, in one iteration for each learning rate, each on a random batch.
 
-        penalty: called with the number of the iteration; its result is added to the loss. schedule: a
-        learning-rate scheduler.
+        groups: the learned parameters. rates: of each group, a learning rate for each iteration. betas: for
+        each iteration the numbers that ``learning_loss`` takes.
         """
-        for iteration in range(iterations):
-            with torch.enable_grad():
-                loss = self.loss(self.draw()) + penalty(iteration)
-                optimizer.zero_grad()
-                loss.backward()
-            optimizer.step()
-            if schedule:
-                schedule.step()
+        adam, iterations = Adam(groups), len(rates[0])
+        numbers = on_device(adam_numbers(rates), self.device)
+        betas = on_device(betas, self.device) or [()] * iterations
+        draws = torch.stack([self.draw() for _ in range(iterations)])
+        for (index, rows), now, beta in zip(self.feed.batches(draws), numbers, betas, strict=True):
+            *given, target = rows
+            self.iterate(Batch(index, *self.inputs.with_rows(given), target), adam, now, beta)
             self.tick()
+
+    def iterate(self, batch: Batch, adam: Adam, numbers: Sequence, beta: Sequence) -> None:
+        """One iteration. All that differs between iterations is in tensors of fixed shapes.
+
+        So nothing here waits for the device, and a graph can record it. (On the CPU ``numbers`` and ``beta``
+        are Python's, which costs less.)
+        """
+        with torch.enable_grad():
+            gradients = self.gradients(self.learning_loss(batch, beta), adam.parameters)
+        adam.update(gradients, numbers)
+
+    def learning_loss(self, batch: Batch, beta: Sequence) -> Tensor:
+        """The loss of an iteration. ``beta``: what differs in it between iterations; here nothing."""
+        return self.loss(batch)
+
+    def gradients(self, loss: Tensor, parameters: list[Tensor]) -> Sequence[Tensor]:
+        """The gradients of the loss. Of several processes, the mean of their gradients belongs here."""
+        return torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+
+def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Sequence[Sequence]:
+    """A row of numbers for each iteration: on the CPU as they are, elsewhere as tensors on the device."""
+    if device.type == "cpu" or not rows:
+        return rows
+    widest = max(map(len, rows))
+    table = torch.tensor([[*row, *[0.0] * (widest - len(row))] for row in rows], device=device)
+    return [numbers.unbind()[: len(row)] for numbers, row in zip(table, rows, strict=True)]
 
 
 class UnitFitter(Fitter):
@@ -115,6 +170,7 @@ class UnitFitter(Fitter):
     ):
         super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power)
         self.batches, self.rounding, self.step_sizes = batches, rounding, step_sizes
+        self.rounded: list[QuantLayer] = []  # the layers whose rounding is being learned
 
     def find_weight_ranges(self) -> None:
         """Set the scales and zero points of all quantized weights."""
@@ -127,26 +183,27 @@ class UnitFitter(Fitter):
 
         With ``learn_affine`` the log(scale) of the weights and the biases are learned at the same time.
         """
-        layers = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
-        if not layers:
+        self.rounded = [layer for layer in quant_layers(self.unit) if layer.weight_grid]
+        if not self.rounded:
             return
-        levels = self.compensated_levels(layers) if self.rounding.rounding_start == "gptq" else {}
-        rounds = [part for layer in layers for part in layer.start_rounding(levels.get(layer))]
-        groups = [{"params": [part.v for part in rounds], "lr": self.rounding.lr}]
+        levels = self.compensated_levels(self.rounded) if self.rounding.rounding_start == "gptq" else {}
+        parts = [part for layer in self.rounded for part in layer.start_rounding(levels.get(layer))]
+        iterations = self.rounding.iterations
+        groups, rates = [[part.v for part in parts]], [[self.rounding.lr] * iterations]
         if self.rounding.learn_affine:
-            scales = [part.learn_scale() for part in rounds]
-            affine = [*scales, *(bias.requires_grad_(True) for bias in biases_of(layers))]
-            groups.append({"params": affine, "lr": self.step_sizes.lr_step_sizes})
-        optimizer = torch.optim.Adam(groups)
+            scales = [part.learn_scale() for part in parts]
+            groups.append([*scales, *(bias.requires_grad_(True) for bias in biases_of(self.rounded))])
+            rates.append([self.step_sizes.lr_step_sizes] * iterations)
+        self.minimize(groups, rates, [beta_numbers(i, self.rounding) for i in range(iterations)])
+        decide(self.rounded)
+        self.rounded = []
 
-        def regularizer(iteration: int) -> Tensor | float:
-            if iteration < self.rounding.warmup * self.rounding.iterations:
-                return 0.0
-            beta = annealed_beta(iteration, self.rounding)
-            return self.rounding.regularization * sum(part.regularizer(beta) for part in rounds)
-
-        self.minimize(optimizer, self.rounding.iterations, regularizer)
-        decide(layers)
+    def learning_loss(self, batch: Batch, beta: Sequence) -> Tensor:
+        """The loss with the soft weights of all layers whose rounding is learned. beta: ``beta_numbers``."""
+        if not self.rounded:
+            return self.loss(batch)
+        with soft_weights_set(self.rounded, beta, self.rounding.regularization):
+            return self.loss(batch)
 
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
         """GPTQ's integers q - z of each layer's weight, computed from the layer's inputs in this unit.
@@ -171,7 +228,7 @@ class UnitFitter(Fitter):
     @torch.no_grad()
     def mean_loss(self) -> float:
         """The loss over all rows."""
-        total = sum(self.loss(rows) * (rows.stop - rows.start) for rows in self.batches)
+        total = sum(self.loss(self.rows(rows)) * (rows.stop - rows.start) for rows in self.batches)
         return float(total) / self.target.shape[0]
 
     def fit_activations(self) -> None:
@@ -193,12 +250,8 @@ class UnitFitter(Fitter):
     def fit_step_sizes(self) -> None:
         """Learn the step sizes of the unit's activations, as log(scale) (LSQ, Esser et al., ICLR 2020)."""
         quantizers = activation_quantizers(self.unit)
-        optimizer = torch.optim.Adam(
-            [q.start_learning() for q in quantizers], lr=self.step_sizes.lr_step_sizes
-        )
-        iterations = self.step_sizes.step_size_iterations
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-        self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
+        rates = cosine_rates(self.step_sizes.lr_step_sizes, self.step_sizes.step_size_iterations)
+        self.minimize([[quantizer.start_learning() for quantizer in quantizers]], [rates])
         for quantizer in quantizers:
             quantizer.finish_learning()
 
@@ -213,7 +266,7 @@ def decide(layers: list[QuantLayer]) -> None:
     for layer in layers:
         layer.finish_rounding()
     for bias in biases_of(layers):
-        bias.requires_grad_(False).grad = None
+        bias.requires_grad_(False)
 
 
 def unit_seed(seed: int, index: int) -> int:

@@ -26,7 +26,7 @@ from ..utils.typed import check_type
 from .arithmetic import float32_arithmetic
 from .bias_correction import BiasCorrection
 from .insertion import insert_quantizers
-from .memory_budget import check_disk
+from .memory_budget import Budget, check_disk
 from .reconstruction import reconstruct
 from .run import Run
 from .whole_network import fit_network
@@ -45,6 +45,7 @@ def quantize(
     callback: Callable[[UnitReport], None] | None = None,
     prompts: Sequence[str] | None = None,
     class_labels: Sequence[int] | None = None,
+    device_gb: float | None = None,
 ) -> DiffusionPipeline:
     """Quantize the UNet of ``pipe``; returns a new pipeline of the same class (Q-Diffusion, section 3.3).
 
@@ -61,14 +62,17 @@ def quantize(
         callback: called with the report of each unit, and of each stage after the last unit.
         prompts: texts for the calibration set, for pipelines that draw from a text.
         class_labels: numbers of classes for the calibration set, for networks that have classes.
+        device_gb: most memory of a GPU for cached activations, in units of 2^30 bytes; None: what is free
+            beside the networks and 8 GiB. What fits neither there nor into ``memory_gb`` goes to files.
 
     Raises:
         ValueError: the pipeline is refused by ``check_pipeline``; the model is already quantized or not in
             float32; the recipe chooses no layer of it; ``prompts`` or ``class_labels`` are given beside a
-            ``calibration``, or are missing, or not taken by the pipeline; images for bias correction cannot
-            be drawn; the disk has too little room (see ``ptq.memory_budget``); ``resume`` is given without
-            ``work``; or the ``work`` folder is in use by another process, or has files of another run,
-            damaged files, files of another program, or results to resume from while ``resume`` is False.
+            ``calibration``, or are missing, or not taken by the pipeline; ``device_gb`` is given on the
+            CPU; images for bias correction cannot be drawn; the disk has too little room (see
+            ``ptq.memory_budget``); ``resume`` is given without ``work``; or the ``work`` folder is in use by
+            another process, or has files of another run, damaged files, files of another program, or results
+            to resume from while ``resume`` is False.
     """
     check_type("recipe", recipe, Recipe, "a Recipe, such as Recipe.qdiffusion(weights=4)")
     check_type("calibration", calibration, CalibrationSet | None, "what record(...) returns, or None")
@@ -76,14 +80,15 @@ def quantize(
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start, learned = time.monotonic(), recipe.rounding.learned
+    budget = Budget.of(pipe.unet, memory_gb, device_gb)
     with float32_arithmetic(pipe.unet.device), evaluating(pipe.unet) as full:
         found = trace(full, one_input(full, calibration))
         insert_quantizers(full, recipe.grids, found)  # what it refuses is refused before any work
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
-            check_disk(found, samples, memory_gb, work, recipe.calibration.cache_bits)
+            check_disk(found, samples, budget, work, recipe.calibration.cache_bits)
         with kept_files(pipe, recipe, prompts, calibration, work, resume, class_labels) as files:
-            run = Run(recipe.seed, memory_gb, files, recipe.calibration.cache_bits, progress, callback)
+            run = Run(recipe.seed, budget, files, recipe.calibration.cache_bits, progress, callback)
             inputs = calibration or recorded_set(pipe, recipe.calibration, prompts, run, class_labels)
             found = trace(full, inputs.rows(slice(0, 1), full.device))  # texts may have other lengths
             unet = insert_quantizers(full, recipe.grids, found)

@@ -8,7 +8,7 @@ Outputs that no later unit needs are freed. Arguments that are inputs of the net
 not copied. Attention matrices occur only inside units, so they are never cached.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, Shared
 from ..graph.model_inputs import flat_inputs
 from ..graph.tracing import Trace
 from .activation_store import Rows, RowStore
@@ -44,8 +44,40 @@ class InputRows:
     inputs: CalibrationSet
     name: str
 
+    @property
+    def column(self) -> Tensor | Shared:
+        """All rows."""
+        return self.inputs.inputs[self.name]
+
+    @property
+    def values(self) -> Tensor:
+        """The different rows."""
+        return self.column.values if isinstance(self.column, Shared) else self.column
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all rows, as of ``Rows``."""
+        return len(self.inputs), *self.values.shape[1:]
+
+    @property
+    def stored(self) -> torch.dtype:
+        """The type of the numbers, which are also read in it."""
+        return self.values.dtype
+
+    read = stored
+
+    @property
+    def here(self) -> torch.device:
+        """The device on which the rows are."""
+        return self.values.device
+
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        return self.inputs.inputs[self.name][index]
+        return self.column[index]
+
+    def select(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """The rows with these numbers; into ``out``."""
+        index = self.column.index[index] if isinstance(self.column, Shared) else index
+        return torch.index_select(self.values, 0, index, out=out)
 
 
 @dataclass
@@ -61,13 +93,22 @@ class UnitInputs:
 
     def batch(self, index: slice | Tensor, device: torch.device) -> tuple[tuple, dict]:
         """(args, kwargs) of the unit for the rows that ``index`` selects, on ``device``."""
-        leaves = [v[index].to(device) if isinstance(v, Rows | InputRows) else v for v in self.leaves]
-        return tree_unflatten(leaves, self.spec)
+        return self.with_rows([column[index].to(device) for column in self.columns()])
+
+    def columns(self) -> list[Rows | InputRows]:
+        """The leaves that have rows, each once."""
+        return list({id(v): v for v in self.leaves if isinstance(v, Rows | InputRows)}.values())
+
+    def with_rows(self, rows: Sequence[Tensor]) -> tuple[tuple, dict]:
+        """(args, kwargs) of the unit, with these rows of ``columns()``."""
+        found = {id(column): value for column, value in zip(self.columns(), rows, strict=True)}
+        return tree_unflatten([found.get(id(v), v) for v in self.leaves], self.spec)
 
     def free(self, store: RowStore) -> None:
         """Free the rows in the store."""
-        for rows in {id(v): v for v in self.leaves if isinstance(v, Rows)}.values():
-            store.free(rows)
+        for column in self.columns():
+            if isinstance(column, Rows):
+                store.free(column)
 
 
 class Replay:
@@ -137,7 +178,7 @@ class Replay:
     def _stub(self, i: int, rows: slice, shape: tuple[int, ...], wrap: Callable = lambda value: value):
         def stub(*args, **kwargs):
             if i in self.outputs:
-                return wrap(self.outputs[i][rows].to(self.device))
+                return wrap(self.outputs[i][rows])
             return wrap(torch.zeros(1, device=self.device).expand(rows.stop - rows.start, *shape))
 
         return stub

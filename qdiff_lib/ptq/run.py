@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..io.quantization import UnitReport
 from .activation_store import RowStore
+from .memory_budget import GIB, Budget
 from .work_folder import WorkFolder
 
 
@@ -12,22 +13,22 @@ from .work_folder import WorkFolder
 class Run:
     """One run of ``quantize``. Only the seed and the bits of the cache change the result.
 
-    seed: of all random numbers. memory_gb: most RAM for cached activations, in units of 2^30 bytes; the rest
-    goes to files. files: the work folder; None: nothing is kept. progress: whether progress bars are shown.
-    cache_bits: of each cached activation, 32 or 16.
+    seed: of all random numbers. budget: where cached activations may be. files: the work folder; None:
+    nothing is kept. progress: whether progress bars are shown. cache_bits: of each cached activation, 32 or
+    16.
     callback: called with the report of each unit, and of each stage after the last unit.
     """
 
     seed: int = 0
-    memory_gb: float = 4.0
+    budget: Budget = Budget(4 * GIB)
     files: WorkFolder | None = None
     cache_bits: int = 32
     progress: bool = True
     callback: Callable[[UnitReport], None] | None = None
 
     def store(self) -> RowStore:
-        """An empty store of activations with this memory budget; its files are in the work folder, if any."""
-        return RowStore(int(self.memory_gb * 2**30), self.files and self.files.folder, self.cache_bits)
+        """An empty store of activations with this budget; its files are in the work folder, if any."""
+        return RowStore(self.budget, self.files and self.files.folder, self.cache_bits)
 
     def finished(self, report: UnitReport) -> UnitReport:
         """Call the callback with the report; returns the report."""

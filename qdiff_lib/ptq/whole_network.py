@@ -26,7 +26,8 @@ from ..modules.quant_layer import QuantLayer
 from ..recipes.parts import WholeNetwork
 from ..utils.progress import progress_bar
 from .activation_store import Rows, RowStore
-from .fitting import Fitter, biases_of, decide, unit_seed
+from .adam import cosine_rates
+from .fitting import Batch, Fitter, biases_of, decide, unit_seed
 from .reconstruction import check_learned, mean_loss
 from .replay import InputRows, UnitInputs, row_batches
 from .run import Run
@@ -67,13 +68,12 @@ class NetworkFitter(Fitter):
         tick: Callable,
     ):
         super().__init__(whole, inputs, target, batch_size, seed, tick)
-        self.full, self.loss_weights, self.settings = full, loss_weights, settings
+        self.full, self.loss_weights, self.settings = full, loss_weights.to(self.device), settings
 
-    def loss(self, index: Tensor) -> Tensor:
-        """The mean squared error of each row that ``index`` selects, times its loss weight, averaged."""
-        args, kwargs = self.inputs.batch(index, self.device)
-        errors = (self.unit(*args, **kwargs) - self.target[index].to(self.device)).square()
-        return (errors.flatten(1).mean(1) * self.loss_weights[index].to(self.device)).mean()
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean squared error of each row of the batch, times its loss weight, averaged."""
+        errors = (self.unit(*batch.args, **batch.kwargs) - batch.target).square()
+        return (errors.flatten(1).mean(1) * self.loss_weights[batch.index]).mean()
 
     def fit(self) -> None:
         """Learn all parameters by Adam with cosine decay; without quantized layers, do nothing."""
@@ -88,11 +88,9 @@ class NetworkFitter(Fitter):
         learned += [quantizer.start_learning() for quantizer in quantizers]
         if not learned:  # weights and activations in floating point
             return
-        groups = [{"params": learned, "lr": self.settings.lr_network}]
-        groups.append({"params": [part.u for part in parts], "lr": self.settings.lr_codes})
-        optimizer, iterations = torch.optim.Adam(groups), self.settings.network_iterations
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-        self.minimize(optimizer, iterations, lambda _: 0.0, schedule)
+        groups = [learned, [part.u for part in parts]]
+        rates = [self.settings.lr_network, self.settings.lr_codes]
+        self.minimize(groups, [cosine_rates(rate, self.settings.network_iterations) for rate in rates])
         decide(layers.values())
         for quantizer in quantizers:
             quantizer.finish_learning()
@@ -154,14 +152,15 @@ def outputs(unit: nn.Module, inputs: UnitInputs, batches: list[slice], store: Ro
 
 
 def row_losses(output: Rows, target: Rows, batches: list[slice]) -> Tensor:
-    """The mean squared error of each row, (N,); ``batches`` covers all rows."""
-    return torch.cat([(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches])
+    """The mean squared error of each row, (N,), on the CPU; ``batches`` covers all rows."""
+    losses = [(output[rows] - target[rows]).square().flatten(1).mean(1) for rows in batches]
+    return torch.cat(losses).cpu()
 
 
 def loss_weights_of(losses: Tensor, step: Tensor) -> Tensor:
     """The loss weight of each row, (N,): 1 / (mean loss of all rows with the same denoising step).
 
-    losses: the mean squared error of each row, (N,). step: the denoising step of each row, (N,).
+    losses: the mean squared error of each row, (N,). step: the denoising step of each row, (N,), on the CPU.
     """
     _, index = step.unique(return_inverse=True)
     means = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, losses, "mean", include_self=False)

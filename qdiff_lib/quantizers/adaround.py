@@ -33,6 +33,8 @@ class AdaRound(nn.Module):
         self.bits = bits
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
+        self.register_buffer("low", -zero_point)  # the grid's ends, as integers q - z
+        self.register_buffer("high", 2**bits - 1 - zero_point)
         self.register_buffer("floor", floor)
         self.v = nn.Parameter(v_of(fraction))
         self.log_scale: nn.Parameter | None = None  # set only if the scale is learned too
@@ -68,7 +70,7 @@ class AdaRound(nn.Module):
         return (torch.sigmoid(self.v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def _clipped(self, levels: Tensor) -> Tensor:
-        return levels.clamp(-self.zero_point, 2**self.bits - 1 - self.zero_point)
+        return levels.clamp(self.low, self.high)
 
     def forward(self) -> Tensor:
         """Return the soft weight, of the weight's shape."""

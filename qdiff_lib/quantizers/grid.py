@@ -121,7 +121,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return scale * (codes.to(scale.dtype) - zero_point.to(scale.dtype))
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, bits: int) -> Tensor:
     """Return ``dequantize(quantize(x))``, computed in floating point: the grid value nearest to each element.
 
     The result has the shape of ``x``. It has gradients with respect to ``x`` and ``scale``: see
@@ -132,14 +132,16 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     return clip_codes((x / scale).round_(), zero_point, bits).mul_(scale)
 
 
-def clip_codes(codes: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+def clip_codes(codes: Tensor, zero_point: Tensor | int, bits: int) -> Tensor:
     """Clip integers q - z to [-z, 2^b - 1 - z], in place.
 
     Clipping before z is added needs the fewest passes over memory:
     ``clip(round(x / s) + z, 0, n) - z = clip(round(x / s), -z, n - z)``.
     """
     top = 2**bits - 1
-    if zero_point.ndim == 0 and zero_point.device.type == "cpu" and not torch.compiler.is_compiling():
+    if isinstance(zero_point, int):
+        pass
+    elif zero_point.ndim == 0 and zero_point.device.type == "cpu" and not torch.compiler.is_compiling():
         zero_point = zero_point.item()  # clamp is four times faster with numbers than with tensors
     else:
         zero_point = zero_point.to(codes.dtype)

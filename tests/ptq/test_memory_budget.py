@@ -1,6 +1,7 @@
 """What a calibration caches and what fitting a unit takes: foretold, measured, and at the size of SD v1.4."""
 
 import copy
+import random
 import re
 import shutil
 from math import prod
@@ -22,12 +23,25 @@ from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.modules.state import quantized_state
 from qdiff_lib.ptq import run
-from qdiff_lib.ptq.activation_store import RowStore
-from qdiff_lib.ptq.fitting import reconstruction_loss
+from qdiff_lib.ptq.activation_store import Rows, RowStore
+from qdiff_lib.ptq.adam import Adam, adam_numbers
+from qdiff_lib.ptq.fitting import Batch, UnitFitter
 from qdiff_lib.ptq.gptq import MOST_BYTES, is_compensable, moment_bytes
 from qdiff_lib.ptq.insertion import insert_quantizers
-from qdiff_lib.ptq.memory_budget import cache_line, cached_bytes, check_disk
+from qdiff_lib.ptq.memory_budget import (
+    CPU,
+    DEVICE,
+    FILES,
+    GIB,
+    LEFT_FREE,
+    RAM,
+    Budget,
+    cache_line,
+    cached_bytes,
+    check_disk,
+)
 from qdiff_lib.ptq.reconstruction import reconstruct
+from qdiff_lib.ptq.replay import UnitInputs
 from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
 from qdiff_lib.recipes.presets import PRESETS
@@ -72,27 +86,84 @@ def test_every_byte_that_is_cached_was_foretold(make, bits, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n", "memory_gb", "line"),
+    ("n", "budget", "line"),
     [
-        (1, 1, "caches up to 40.0 kB: 40.0 kB in memory, 0.0 GB in files"),
-        (100, 1, "caches up to 4.0 MB: 4.0 MB in memory, 0.0 GB in files"),
-        (10**5, 4, "caches up to 4.0 GB: 4.0 GB in memory, 0.0 GB in files"),
-        (10**5, 0.93, "caches up to 4.0 GB: 1.0 GB in memory, 4.0 GB in files"),
+        (1, Budget(GIB), "caches up to 40.0 kB: 40.0 kB in memory, 0.0 GB in files"),
+        (100, Budget(GIB), "caches up to 4.0 MB: 4.0 MB in memory, 0.0 GB in files"),
+        (10**5, Budget(4 * GIB), "caches up to 4.0 GB: 4.0 GB in memory, 0.0 GB in files"),
+        (10**5, Budget(10**9), "caches up to 4.0 GB: 1.0 GB in memory, 4.0 GB in files"),
+        (
+            10**5,
+            Budget(0, 5 * 10**9),
+            "caches up to 4.0 GB: 4.0 GB on the device, 0.0 GB in memory, 0.0 GB in files",
+        ),
+        (
+            10**5,
+            Budget(4 * 10**9, 10**9),
+            "caches up to 4.0 GB: 1.0 GB on the device, 4.0 GB in memory, 0.0 GB in files",
+        ),
+        (
+            10**5,
+            Budget(2 * 10**9, 3 * 10**9),
+            "caches up to 4.0 GB: 3.0 GB on the device, 2.0 GB in memory, 4.0 GB in files",
+        ),
     ],
 )
-def test_the_need_in_one_line(n, memory_gb, line):
+def test_the_need_in_one_line(n, budget, line):
     """One unit with 5,000 numbers in its output, for each of two networks."""
     unit = SimpleNamespace(shape=(5000,), outlet_shape=(), outlet=None, given=0)
-    assert cache_line(SimpleNamespace(units=[unit], last_use=lambda i: 0), n, memory_gb) == line
+    assert cache_line(SimpleNamespace(units=[unit], last_use=lambda i: 0), n, budget) == line
+
+
+@pytest.mark.parametrize(("device", "ram"), [(0, 0), (40, 0), (40, 40), (100, 20), (20, 100), (300, 0)])
+def test_no_place_ever_holds_more_than_its_share_of_the_report(device, ram, tmp_path):
+    """For every order of sizes: the report is an upper bound, and the limits are kept."""
+    budget, chance = Budget(4 * ram, 4 * device), random.Random(device + ram)
+    for _ in range(20):
+        store, total = RowStore(budget, tmp_path), 4 * sum(sizes := chance.choices(range(1, 60), k=5))
+        for n in sizes:
+            store.allocate((n,))
+            used = {place: store.used(place) for place in (DEVICE, RAM, FILES)}
+            assert all(used[place] <= most for place, most in budget.at_most(total).items()), used
+            assert used[DEVICE] <= 4 * device and used[RAM] <= 4 * ram
+        store.close()
+
+
+def test_the_budget_of_a_network():
+    unet = unet2d()
+    assert Budget.of(unet, 0.5) == Budget(GIB // 2, 0, CPU)
+    with pytest.raises(ValueError, match="device_gb=2: .* where memory_gb limits the cache"):
+        Budget.of(unet, 4, 2)
+    with pytest.raises(ValueError, match="device_gb=2"):
+        quantize(ddim(unet), RECIPE, device_gb=2, progress=False)
+    elsewhere = Budget.of(unet.to("meta"), 4, 2)
+    assert elsewhere == Budget(4 * GIB, 2 * GIB, torch.device("meta"))
+    assert Budget.of(unet, 4).device == 0  # only of GPUs is it known what is free
+
+
+@pytest.mark.parametrize("name", ["ram", "device"])
+def test_a_negative_budget_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=-1"):
+        Budget(**{"ram": 0, name: -1})
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_budget_of_a_network_on_a_gpu():
+    unet = unet2d().cuda()
+    free = torch.cuda.mem_get_info()[0]
+    budget = Budget.of(unet, 4)
+    assert budget.on.type == "cuda" and abs(budget.device - max(0, free - LEFT_FREE)) < 2**28
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):
     found, work = traced(unet2d()), tmp_path / "not" / "yet"
     enough = max(cached_bytes(found, 1))
     beyond = shutil.disk_usage(tmp_path).total // enough + 1
-    check_disk(found, beyond, beyond * enough / 2**30, work)  # all in RAM
+    check_disk(found, beyond, Budget(beyond * enough), work)  # all in RAM
+    check_disk(found, beyond, Budget(0, beyond * enough), work)  # all on the device
     with pytest.raises(ValueError, match=rf"on {beyond:,} inputs may write up to .* GB to '{tmp_path}'"):
-        check_disk(found, beyond, 1, work)
+        check_disk(found, beyond, Budget(GIB), work)
     with pytest.raises(ValueError, match="fewer samples"):
         recipe = Recipe.qdiffusion(**{**SMALL, "samples": beyond})
         quantize(ddim(), recipe, work=work, progress=False)
@@ -143,19 +214,19 @@ def repeated(value, rows):
 
 def fitting_bytes(unit, arguments, rows, weights):
     """The most bytes that two iterations make on the device: of the rounding, or else of the step sizes."""
+    fitter = UnitFitter(unit, UnitInputs([], None), Rows((1,)), [], PAPER.rounding, PAPER.step_sizes, 0, None)
     with LiveBytes() as live:
         if weights:
-            variables = [part.v for layer in quant_layers(unit) for part in layer.start_rounding()]
+            fitter.rounded = quant_layers(unit)
+            variables = [part.v for layer in fitter.rounded for part in layer.start_rounding()]
         else:
             variables = [quantizer.start_learning() for quantizer in activation_quantizers(unit)]
         args, kwargs = tree_map(lambda value: repeated(value, rows), arguments)
-        optimizer = torch.optim.Adam(variables, foreach=False)
+        with torch.no_grad():
+            batch = Batch(slice(0, rows), args, kwargs, torch.empty_like(unit(*args, **kwargs)))
+        adam = Adam([variables])
         for _ in range(2):
-            output = unit(*args, **kwargs)
-            loss = reconstruction_loss(output, torch.empty_like(output))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            fitter.iterate(batch, adam, adam_numbers([[1e-3]])[0], (3.5, 2.5))
     for layer in quant_layers(unit):
         layer.rounding = None
     for quantizer in activation_quantizers(unit):

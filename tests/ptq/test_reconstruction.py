@@ -20,6 +20,7 @@ from qdiff_lib.graph.hooks import watched_inputs
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.fitting import reconstruction_loss
+from qdiff_lib.ptq.memory_budget import Budget
 from qdiff_lib.ptq.reconstruction import reconstruct
 from qdiff_lib.ptq.replay import Replay
 from qdiff_lib.ptq.run import Run
@@ -244,15 +245,15 @@ def test_no_gradient_is_kept():
 def test_only_what_is_learned_is_optimized(monkeypatch, learn_affine):
     """During a backward pass no weight of either network asks for a gradient."""
     unet = unet2d()
-    asked, backward = set(), torch.Tensor.backward
+    asked, grad = set(), torch.autograd.grad
     recipe = small(learn_affine=learn_affine)
     quantized = with_quantizers(unet, recipe.grids)
 
-    def look(self, *args, **kwargs):
+    def look(*args, **kwargs):
         asked.update(n.rpartition(".")[2] for n, p in quantized.named_parameters() if p.requires_grad)
-        return backward(self, *args, **kwargs)
+        return grad(*args, **kwargs)
 
-    monkeypatch.setattr(torch.Tensor, "backward", look)
+    monkeypatch.setattr(torch.autograd, "grad", look)
     how = (recipe.rounding, recipe.step_sizes, Run(progress=False))
     reconstruct(unet, quantized, traced(unet), random_inputs(unet, 8), *how)
     assert asked == {"v", "log_scale"} | ({"bias"} if learn_affine else set())
@@ -263,7 +264,7 @@ def test_a_small_memory_budget_changes_no_bit(tmp_path):
     inputs = random_inputs(unet, 8)
     plenty, _ = rebuilt(unet, small(), inputs)
     little, _ = rebuilt(
-        unet, small(), inputs, memory_gb=20 / 2**20, files=WorkFolder(tmp_path, {"recipe": {}})
+        unet, small(), inputs, budget=Budget(20 * 1024), files=WorkFolder(tmp_path, {"recipe": {}})
     )
     assert_same_tensors(snapshot(little), snapshot(plenty))
     assert not list(tmp_path.glob("activations-*"))

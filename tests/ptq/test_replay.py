@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from qdiff_lib.modules.quant_layer import QUANTIZABLE
 from qdiff_lib.ptq.activation_store import RowStore
+from qdiff_lib.ptq.memory_budget import Budget
 from qdiff_lib.ptq.replay import InputRows, Replay
 
 N, BATCH = 6, 4  # two batches, the second of them smaller
@@ -34,7 +35,7 @@ def unet(request):
 
 
 def replay_of(unet, budget=UNLIMITED, folder=None):
-    return Replay(unet, traced(unet), random_inputs(unet, N), RowStore(budget, folder), BATCH)
+    return Replay(unet, traced(unet), random_inputs(unet, N), RowStore(Budget(budget), folder), BATCH)
 
 
 def walk(replay):
