@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_flatten
 
 from ..modules.quant_layer import QuantLayer, quant_layers
+from ..ptq.activation_store import Rows
 from ..ptq.fitting import UnitFitter, reconstruction_loss
+from ..ptq.replay import UnitInputs
 from ..recipes.recipe import Recipe
 from .checks import Outcome
 from .one_unit import Caught, quantized_unit
@@ -61,15 +64,11 @@ def random_batches(rows: int, size: int, iterations: int, seed: int) -> Tensor:
     return torch.stack([torch.randperm(rows, generator=generator)[:size] for _ in range(iterations)])
 
 
-@dataclass(frozen=True)
-class Whole:
-    """All inputs of a unit, as ``UnitFitter`` asks for them."""
-
-    args: tuple[Tensor, ...]
-
-    def batch(self, index: slice | Tensor, device: torch.device) -> tuple[tuple, dict]:
-        """(args, kwargs) of the unit for the rows that ``index`` selects."""
-        return tuple(each[index].to(device) for each in self.args), {}
+def in_rows(values: Tensor) -> Rows:
+    """The values as rows in memory, which the library's fitting reads."""
+    rows = Rows(values.shape, device=values.device)
+    rows[0 : len(values)] = values
+    return rows
 
 
 def library_weights(
@@ -82,11 +81,9 @@ def library_weights(
     if strength is not None:
         recipe = recipe.replace(regularization=strength)
     unit = quantized_unit(unet, name, recipe)
-    every = [slice(0, len(caught.output))]
-    inputs = Whole(caught.args)
-    fitter = UnitFitter(
-        unit, inputs, caught.output, every, recipe.rounding, recipe.step_sizes, seed, lambda: None
-    )
+    every, (leaves, form) = [slice(0, len(caught.output))], tree_flatten((caught.args, {}))
+    inputs, target = UnitInputs(list(map(in_rows, leaves)), form), in_rows(caught.output)
+    fitter = UnitFitter(unit, inputs, target, every, recipe.rounding, recipe.step_sizes, seed, lambda: None)
     fitter.fit_weights()
     return [layer.weight for layer in quant_layers(unit)]
 
