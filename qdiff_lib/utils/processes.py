@@ -11,6 +11,7 @@ accelerate starts and connects the processes. It is imported only where there ar
 """
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -164,11 +165,9 @@ def started(cpu: bool = False) -> Processes:
 
 def hide_bars_of_loading() -> None:
     """Hide the progress bars that diffusers and transformers show while they load a model."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    for name in ("diffusers", "transformers"):
+        if importlib.util.find_spec(name):  # transformers is needed for models with a text only
+            importlib.import_module(name).utils.logging.disable_progress_bar()
 
 
 def is_first_to_tell() -> bool:
