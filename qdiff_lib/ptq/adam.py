@@ -52,7 +52,7 @@ def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Iterator
 
 
 class Adam:
-    """The parameters of several groups, each with a rate of its own, and their moments. Groups may be empty."""
+    """The parameters of several groups: each has a rate of its own, and its moments; it may be empty."""
 
     def __init__(self, groups: Sequence[Sequence[Tensor]]):
         self.sizes = [len(group) for group in groups]
