@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
-from tiny_models import ddim, ddpm
+from tiny_models import ddim, ddpm, unet2d
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from qdiff_lib.calibration.record import record
@@ -264,3 +264,10 @@ def test_with_components_keeps_the_settings_of_a_pipeline(caplog):
     changed = with_components(pipe, unet=pipe.unet)
     assert changed.config.requires_safety_checker is False
     assert "safety checker" not in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_half_precision_draw(dtype):
+    images = sample(ddim(unet2d().to(dtype)), 2, steps=2, seed=1).images
+    exact = sample(ddim(), 2, steps=2, seed=1).images
+    assert (images.float() - exact).abs().mean() < 8  # of 255; other noise: more than 50
