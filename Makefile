@@ -41,7 +41,7 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports --no-cache
 
 lab: $(STAMP)
-	$(RUN) -m jupyter lab --notebook-dir=notebooks
+	JUPYTER_CONFIG_PATH=tools/jupyter $(RUN) -m jupyter lab --notebook-dir=notebooks
 
 bench: $(STAMP)
 	$(RUN) benchmarks/run.py

@@ -277,7 +277,7 @@ for finding in check_environment():
 #
 # 1. A grid of $b$ bits has $2^b$ values. Scale and zero point say where they lie.
 # 2. Inside the grid no number moves by more than half of the scale. The number 0 does not move.
-# 3. Each bit less about doubles the scale. Each bit less saves the same number of bytes.
+# 3. With one bit less, the scale is about twice as large. Each bit less saves the same number of bytes.
 # 4. On grids, a sum of products is a whole number times two scales. This is exact.
 # 5. One large number makes the scale large for all numbers that share the grid.
 #

@@ -92,7 +92,7 @@ claim(
 # ### Exercise: the propagation factor
 #
 # **How does an error travel?** Suppose that $x_t$ has the error $d_t$. The noise prediction of this step has the error
-# $\nu_t$, because the network is quantized. The step is a straight line in both, so
+# $\nu_t$, because the network is quantized. The step is linear in both, so
 #
 # $$d_{t-1} = F\,d_t + B\,\nu_t,\qquad F = A + B\,\frac{de}{dx}.$$
 #
@@ -202,9 +202,9 @@ ratio = persistent[4] / fresh[4]
 print(f"with {counts[4]} steps, equal errors end {ratio:.1f} times as large as independent ones")
 
 # %% [markdown]
-# **Observe.** The size of one step's error is not all that counts. It also counts **how similar the errors of
-# neighbouring steps are**. Independent errors partly cancel, so their variances add. Equal errors add up directly: $n$
-# of them are $n$ times as large, not $\sqrt n$ times.
+# **Observe.** The size of one step's error matters. It also matters **how similar the errors of neighbouring steps
+# are**. Independent errors partly cancel, so their variances add. Equal errors add up directly: $n$ of them are $n$
+# times as large, not $\sqrt n$ times.
 #
 # Let $\rho$ be the correlation of the errors of neighbouring steps. The recursion then needs one more number: the
 # covariance $\kappa$ of the error of $x$ with the error of the next prediction.
@@ -265,10 +265,10 @@ print(f"final error by the recursion: {one:.2f} for independent errors, {all_ali
 claim(one * 1.5 < size[-1] <= all_alike, f"the measured error is {size[-1]:.2f}, between the two")
 
 # %% [markdown]
-# This answers the title. A rounded weight has the same error at every step. So the errors of the steps point in
-# similar directions and add up instead of cancelling. Each step also passes on the errors of the steps before it. Where
-# the measured $F$ is above 1, the network even makes them larger: two runs that differ a little then move towards
-# different pictures.
+# This answers the question of the title. A rounded weight has the same error at every step. So the errors of the steps
+# point in similar directions and add up instead of cancelling. Each step also passes on the errors of the steps before
+# it. Where the measured $F$ is above 1, the network even makes them larger: two runs that differ a little then move
+# towards different pictures.
 #
 # ## All methods, step by step
 #
@@ -291,8 +291,9 @@ print("the same order after the last step:", "yes" if w8 < w5 < w4 else "no")
 claim(w4 < unrelated, f"the error of 4 bits is {w4 / unrelated:.0%} of that between unrelated images")
 
 # %% [markdown]
-# Weights are rounded once, and every step uses the same rounding errors. Whether their directions do much harm after
-# many steps depends also on chance. So the number of bits alone does not decide the final order.
+# Weights are rounded once, and every step uses the same rounding errors. The direction of these errors is partly
+# chance, and some directions do more harm after many steps than others. So the number of bits alone does not decide the
+# final order.
 
 # %% [markdown]
 # ### Exercise: signal to noise

@@ -61,7 +61,7 @@ show(figures.ridges(fig5.data, moving))
 # $$\frac{E_\text{one}}{E_\text{own}} = \Bigl(\frac{R}{R_t}\Bigr)^2 = \frac{1}{u_t^2},\qquad u_t = \frac{R_t}{R}.$$
 #
 # **$u_t$ is the utilisation**: the share of the grid that step $t$ can use. The step loses $\log_2 (1/u_t)$ bits,
-# because one bit less about doubles the scale.
+# because each lost bit makes the scale about twice as large.
 #
 # **Predict:** the grid has 8 bits. How many bits are left for the last step of the toy, with $R = 16$ and $R_t = 2$: 7,
 # 5 or 3?
@@ -239,9 +239,9 @@ most = max(bits_lost.values())
 claim(1 < most < 3, f"up to {most:.1f} of the {BITS} bits are lost")
 
 # %% [markdown]
-# **Observe.** A loss of two bits is small for 8 bits, and half of everything for 4 bits. This range covers all steps,
-# so it clips nothing. What happens if the range comes from one step only? Move the slider. The range of one layer then
-# comes from this step.
+# **Observe.** With 8 bits, a loss of two bits is small. With 4 bits, it is half of all bits. This range covers all
+# steps, so it clips nothing. What happens if the range comes from one step only? Move the slider. The range of one
+# layer then comes from this step.
 
 
 # %%
@@ -275,9 +275,9 @@ explore(range_from, "range from step", values=(1, 5, 10, 15, 20, "all"), twin=(1
 #
 # $$\mathrm{KL}(P\,\|\,\hat P) = \sum_i p_i \log \frac{p_i}{\hat p_i}.$$
 #
-# It is 0 if both are equal. **Smaller is better.** With the natural logarithm its unit is the *nat*. We estimate it from
-# histograms: $p_i$ is the share of the values in bin $i$. Here there are 256 equal bins over the joint range. Each bin
-# gets half a count more, so that an empty bin does not give infinity.
+# It is 0 if both are equal. **Smaller is better.** With the natural logarithm its unit is the *nat*. We estimate it
+# from histograms: $p_i$ is the share of the values in bin $i$. Here there are 256 equal bins over the joint range. We
+# add half a count to each bin. So an empty bin does not give infinity.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.evaluation.kl_divergence import kl_divergence

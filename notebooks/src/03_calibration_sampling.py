@@ -135,9 +135,10 @@ def draw_trajectories(counts: Tensor, trajectories: int, generator: torch.Genera
 #
 # $$E_t(d) = d^\top C_t\, d,\qquad C_t = a_t M + (1 - a_t)\,I.$$
 #
-# $C_t$ is the second moment of the input. $M$ is that of pictures, where neighbouring pixels are similar. $I$ is that of
-# white noise. $a_t$ (the paper's $\bar\alpha_t$) is the noise level of lesson 1. A calibration set takes the share $p_t$
-# of its inputs from step $t$. Its error is $\sum_t p_t E_t(d)$, and it chooses the $d$ with the smallest such error.
+# $C_t$ is the second moment of the input. $M$ is the second moment of pictures, where neighbouring pixels are similar.
+# $I$ is the second moment of white noise. $a_t$ (the paper's $\bar\alpha_t$) is the noise level of lesson 1. A
+# calibration set takes the share $p_t$ of its inputs from step $t$. On this set, the error of a rounding is
+# $\sum_t p_t E_t(d)$. The set chooses the rounding whose $d$ gives the smallest error.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.course.gaussian import alpha_bars
@@ -187,8 +188,8 @@ print(", ".join(f"{label} {value:.2f}" for label, value in mean.items()))
 
 # %% [markdown]
 # **Observe.** The errors of two weights can cancel only if their inputs are similar. In noise no inputs are similar:
-# rounding to nearest is already best. A set of pictures makes errors cancel that do not cancel in noise. The uniform set
-# minimises the mean error over the run, because its own error *is* this mean.
+# rounding to nearest is already best. A set of pictures chooses a rounding whose errors cancel in pictures. In noise
+# they do not cancel. The uniform set minimises the mean error over the run, because its own error *is* this mean.
 #
 # ## The real network
 #
@@ -322,7 +323,7 @@ explore(coverage_of, "rule", values=list(rules), twin=("uniform", "first 2", "mi
 #
 # It follows Figure 4 of the paper (4-bit weights): sets from the first, the middle and the last $n$ steps. The paper
 # finds there: (1) uniform is better than all of them; (2) the middle is better than both ends; (3) a larger $n$ helps.
-# The cell counts how far each holds here.
+# The cell says how well each of them holds here.
 #
 # Each row is one calibration with one seed. The grey band shows the effect of chance: uniform was calibrated several
 # times, with other inputs from the same steps and other batches. Differences inside the band may be chance. Differences

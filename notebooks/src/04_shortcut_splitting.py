@@ -86,9 +86,9 @@ for bits in (4, 8):
 
 # %% [markdown]
 # The next figure measures this in its left panel. The right panel shows the output error of a layer with 64 + 64
-# channels, 4-bit weights and 8-bit inputs. For a layer it counts how much each half *contributes* to its output. In the
-# models of the paper, both activations **and** weights have two humps, one for each half. If the half with the small
-# inputs has the large weights, both halves contribute equally.
+# channels, 4-bit weights and 8-bit inputs. For the output of a layer it matters how much each half *contributes*. In
+# the models of the paper, both activations **and** weights have two humps, one for each half. If the half with the
+# small inputs has the large weights, both halves contribute equally.
 
 # %%
 ratios, generator = (1, 1.7, 3, 5, 8, 12, 15, 25, 50, 100, 200), torch.Generator().manual_seed(0)

@@ -459,4 +459,4 @@ progress()
 #
 # **Next:** [lesson 6](06_integer_execution.ipynb) computes this model in integers, and measures how much faster it is. Or
 # your own model: call `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))`. If the pictures are wrong,
-# lessons 1 to 4 help you to find the reason.
+# lessons 1 to 4 help you to find the reason. In [lesson 7](07_build_adaround.ipynb) you write AdaRound yourself.

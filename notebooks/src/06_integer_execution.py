@@ -282,7 +282,7 @@ else:
 # **Observe.** The engine counts the time of each operation. Three things separate the two numbers:
 #
 # 1. *Norms, activation functions and additions stay floating point.* Their time does not shrink. This is Amdahl's law.
-# 2. *Small layers do not reach the roof.* A product of few channels is over before the unit is well filled. So compare the
+# 2. *Small layers do not reach the roof.* A product of few channels ends before all of the chip is busy. So compare the
 #    gain of the network's products with that of the wide convolution.
 # 3. *Integers need extra work.* Each input is rounded to codes, and data may move to another order in memory. In the
 #    counts above this is a part of the rest.
@@ -388,5 +388,6 @@ progress()
 # - G. Amdahl, [Validity of the single processor approach to achieving large scale computing
 #   capabilities](https://doi.org/10.1145/1465482.1465560), AFIPS, 1967. The law, in words.
 #
-# **Next:** the [capstone](capstone.ipynb): quantize a model that you do not know, within a budget. Or your own model: call
+# **Next:** write the learning loop of lesson 5 yourself, in [lesson 7](07_build_adaround.ipynb). Then the
+# [capstone](capstone.ipynb): quantize a model that you do not know, within a budget. Or your own model: call
 # `run_on(pipe, "openvino")`, and measure.

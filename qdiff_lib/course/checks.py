@@ -10,7 +10,7 @@ import importlib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from torch import Tensor
@@ -32,11 +32,27 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A row of numbers that an answer gave, and the right one.
+
+    axis: what an entry is, as in "step". found: None where the answer has no finite number.
+    """
+
+    axis: str
+    found: tuple[float | None, ...]
+    expected: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What a check found, and what it tells the learner."""
+    """What a check found, and what it tells the learner.
+
+    curve: of a wrong answer that is a row of numbers.
+    """
 
     verdict: Verdict
     message: str
+    curve: Curve | None = None
 
     @property
     def right(self) -> bool:
@@ -48,7 +64,9 @@ class Outcome:
 
 
 class Wrong(Exception):
-    """The answer is wrong; the message says in which way, and where to look."""
+    """The answer is wrong; the message says in which way, and where to look. curve: of a row of numbers."""
+
+    curve: Curve | None = None
 
 
 class Raised(Exception):
@@ -179,7 +197,7 @@ def check(name: str, answer: Callable, seed: int = 0, seconds: float | None = LI
         return Outcome(Verdict.WRONG, f"hand over your function itself; this is a {type(answer).__name__}.")
     outcome = judged(found.test, Answer(answer), seed, seconds)
     warning = failed_cell(name.partition(".")[2])
-    return Outcome(outcome.verdict, f"{warning} {outcome.message}") if warning else outcome
+    return replace(outcome, message=f"{warning} {outcome.message}") if warning else outcome
 
 
 def judged(test: Callable, answer: Answer, seed: int, seconds: float | None) -> Outcome:
@@ -188,7 +206,7 @@ def judged(test: Callable, answer: Answer, seed: int, seconds: float | None) -> 
         with stopped_after(seconds):
             return Outcome(Verdict.RIGHT, test(answer, seed))
     except Wrong as mistake:
-        return Outcome(Verdict.WRONG, str(mistake))
+        return Outcome(Verdict.WRONG, str(mistake), mistake.curve)
     except Raised as error:
         if error.is_stub:
             return Outcome(

@@ -56,5 +56,5 @@ def explore(plot: Callable[[object], Figure], label: str, values: Sequence, twin
     listed = ", ".join(map(str, twin))
     display(Caption(f"{REVIVE} Static pictures, for {label} = {listed}:"))
     words = [f"{label} = {v}: {f.get_label()}" for v, f in zip(twin, figures, strict=True)]
-    display(Shown(data=side_by_side(figures), format="png", alt=" | ".join(words)))
+    display(Shown(data=side_by_side(figures), format="png", metadata={"alt": " | ".join(words)}))
     display(Caption(*words))

@@ -34,9 +34,9 @@ class Unit:
     Args:
         name: the module's name in the UNet.
         layers: names of the quantizable layers that ran in the unit, in order.
-        needs: indices of the units whose outputs the unit (and its outlet) reads.
+        needs: indices of earlier units whose outputs this unit, or its outlet, reads.
         shape: the shape of its output, without the batch.
-        given: how many numbers its arguments hold for one input, without the network's own inputs.
+        given: how many numbers its arguments hold for one sample. Inputs of the network itself do not count.
         outlet: the name of the module that ends with this unit and adds something to its output; "" for none.
             Later units read only the output of the outlet. So that output is kept instead of the outputs
             inside.

@@ -99,7 +99,7 @@ def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
 
 
 def test_all_lessons_of_the_course_are_there():
-    assert [name[:2] for name in lesson_names()] == ["00", "01", "02", "03", "04", "05", "06"]
+    assert [name[:2] for name in lesson_names()] == ["00", "01", "02", "03", "04", "05", "06", "07"]
 
 
 def test_the_capstone_comes_last_and_has_no_number():
@@ -108,5 +108,5 @@ def test_the_capstone_comes_last_and_has_no_number():
     row = contents.table("", NOWHERE).splitlines()[-1]
     assert row.startswith("| capstone | [How well ") and row.endswith(" | 90 | your own recipe |")
     links = navigation("capstone", names, NOWHERE).source
-    assert links == "[← 6 integer execution](06_integer_execution.ipynb) · [Contents](README.md)"
+    assert links == "[← 7 build adaround](07_build_adaround.ipynb) · [Contents](README.md)"
     assert "[capstone →](capstone.ipynb)" in navigation(names[-2], names, NOWHERE).source

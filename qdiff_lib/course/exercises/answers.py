@@ -1,11 +1,14 @@
 """What checks share: drawing inputs, reading the learner's numbers, comparing them, naming the mistake."""
 
+import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from ..checks import Wrong
+from ..checks import Curve, Wrong
 from ..plain import Other, plain
 
 FLOAT32 = 2**-24  # relative error of one rounding in float32
@@ -69,8 +72,27 @@ def compare(
     are, as in "step": the message names the first entry that is wrong.
     """
     off = ~((found - right).abs() <= slack)  # NaN is off, too
-    if not off.any():
-        return
+    if off.any():
+        with shown(found, right, case.rpartition(" ")[2] or "entry"):
+            explain(found, right, off, slack, why, mistakes, case)
+
+
+@contextmanager
+def shown(found: Tensor, right: Tensor, axis: str) -> Iterator[None]:
+    """Give a ``Wrong`` that the body raises the curve of both rows of numbers, (n,), for a figure."""
+    try:
+        yield
+    except Wrong as mistake:
+        if found.dim() == 1 and found.shape == right.shape and len(found) > 1 and right.isfinite().all():
+            finite = tuple(value if math.isfinite(value) else None for value in found.tolist())
+            mistake.curve = Curve(axis, finite, tuple(right.tolist()))
+        raise
+
+
+def explain(
+    found: Tensor, right: Tensor, off: Tensor, slack: float, why: str, mistakes: dict, case: str
+) -> None:
+    """Raise Wrong with the message of the mistake, or with the first of the entries ``off``."""
     for message, value in mistakes.items():
         if value.shape == found.shape and torch.allclose(
             found, value.double(), rtol=1e-5, atol=1e-12, equal_nan=True

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import Answer, Wrong, exercise
 from ..text import Question
-from .answers import numbers, sources
+from .answers import numbers, shown, sources
 from .draws_03 import draws, judge_chances, made
 from .streams_03 import NEAR, judge_alike, judge_spread, stream_cases, stream_number, words
 
@@ -40,8 +40,17 @@ def check_uniform_counts(answer: Answer, seed: int) -> str:
     """Intervals that divide the steps and that do not, with and without a rest, more steps than inputs."""
     for steps, samples, interval in count_cases(sources("03.uniform_counts", seed)[0]):
         found = numbers(answer(steps, samples, interval), (steps,), "how many inputs at each step")
-        judge_counts(found, samples, interval)
+        with shown(found, one_way(steps, samples, interval), "step"):
+            judge_counts(found, samples, interval)
     return "every chosen step counts alike, no other step is used, and the set has exactly its size."
+
+
+def one_way(steps: int, samples: int, interval: int) -> Tensor:
+    """One of the right answers, (steps,): the rest goes to the first of the chosen steps."""
+    counts, chosen = torch.zeros(steps, dtype=torch.float64), torch.arange(0, steps, interval)
+    each, rest = divmod(samples, len(chosen))
+    counts[chosen] = each + (torch.arange(len(chosen)) < rest).double()
+    return counts
 
 
 def count_cases(dice: random.Random) -> list[tuple[int, int, int]]:

@@ -66,5 +66,5 @@ class Caption:
 
 def show(figure: Figure) -> None:
     """Show a figure and, below it, the sentence that describes it. The sentence is also its alt text."""
-    display(Shown(data=png(figure), format="png", alt=figure.get_label()))
+    display(Shown(data=png(figure), format="png", metadata={"alt": figure.get_label()}))
     display(Caption(figure.get_label()))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...utils.files import write_json
 from ...utils.sandbox import Sandbox
+from ..checks import Curve
 from .lessons import exercises, points
 from .roster import Roster, Student
 from .submissions import Collection, Work
@@ -23,7 +24,10 @@ Place = tuple[Student, str]  # a learner, and the number of a lesson
 
 @dataclass(frozen=True)
 class Grade:
-    """The grade of one exercise. late: whether the work came after the date that was set."""
+    """The grade of one exercise. late: whether the work came after the date that was set.
+
+    curve: of a wrong answer that is a row of numbers.
+    """
 
     student: Student
     lesson: str
@@ -33,6 +37,7 @@ class Grade:
     points: int
     file: str
     late: bool
+    curve: Curve | None = None
 
     @property
     def earned(self) -> int:
@@ -119,10 +124,18 @@ def grade_all(
 def read_record(path: Path, job: Job) -> list[Judged] | None:
     """What was graded before, or None."""
     try:
-        found = [Judged(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        found = [recorded(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return found if [each.exercise for each in found] == exercises(job.lesson) else None
+
+
+def recorded(entry: dict) -> Judged:
+    """A verdict from its record. Raises KeyError or TypeError for another form."""
+    curve = entry.pop("curve", None)
+    if curve is not None:
+        curve = Curve(curve["axis"], tuple(curve["found"]), tuple(curve["expected"]))
+    return Judged(**entry, curve=curve)
 
 
 def run_jobs(jobs: dict[Place, Job], workers: int) -> Iterator[tuple[Place, list[Judged]]]:
@@ -163,7 +176,15 @@ def grades_of(place: Place, work: Work, judged: list[Judged], due: "Due") -> lis
     late = work.owner.late or due.passed(lesson, work.time)
     return [
         Grade(
-            student, lesson, each.exercise, each.verdict, each.message, points(each.exercise), work.file, late
+            student,
+            lesson,
+            each.exercise,
+            each.verdict,
+            each.message,
+            points(each.exercise),
+            work.file,
+            late,
+            each.curve,
         )
         for each in judged
     ]

@@ -12,6 +12,7 @@ LESSONS = {
     "04": "04_shortcut_splitting",
     "05": "05_w4a8_pipeline",
     "06": "06_integer_execution",
+    "07": "07_build_adaround",
 }
 POINTS = {  # the importance that the lesson states
     "00.file_bytes": 3,
@@ -33,6 +34,12 @@ POINTS = {  # the importance that the lesson states
     "06.folded_bias": 4,
     "06.requantize": 3,
     "06.amdahl_speedup": 5,
+    "07.rectified_sigmoid": 3,
+    "07.starting_variable": 4,
+    "07.soft_weight": 4,
+    "07.annealed_penalty": 4,
+    "07.one_iteration": 5,
+    "07.learn_rounding": 5,
 }
 OTHER_POINTS = 3
 COURSE_ANSWERS = {  # functions that an answer may not call
@@ -49,6 +56,24 @@ COURSE_ANSWERS = {  # functions that an answer may not call
     ),
     "05.decide_codes": ("qdiff_lib.quantizers.adaround:AdaRound.decided",),
     "05.pack_nibbles": ("qdiff_lib.quantizers.packing:pack",),
+    "07.rectified_sigmoid": (
+        "qdiff_lib.quantizers.adaround:AdaRound.h",
+        "qdiff_lib.course.exercises.rounding_07:share",
+    ),
+    "07.starting_variable": (
+        "qdiff_lib.quantizers.adaround:v_of",
+        "qdiff_lib.course.exercises.rounding_07:start_of",
+    ),
+    "07.soft_weight": (
+        "qdiff_lib.quantizers.adaround:AdaRound.forward",
+        "qdiff_lib.course.exercises.rounding_07:on_grid",
+    ),
+    "07.annealed_penalty": (
+        "qdiff_lib.quantizers.adaround:AdaRound.regularizer",
+        "qdiff_lib.course.exercises.rounding_07:penalty_of",
+    ),
+    "07.one_iteration": ("qdiff_lib.course.exercises.rounding_07:descend",),
+    "07.learn_rounding": ("qdiff_lib.course.exercises.rounding_07:learn",),
 }
 
 

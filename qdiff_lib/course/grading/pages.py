@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...utils.files import atomic_path
 from .book import Grade
+from .curves import drawn
 from .lessons import LESSONS
 from .roster import Student
 from .similar import Pair
@@ -38,11 +39,16 @@ td {{ overflow-wrap: anywhere; white-space: pre-line }}
 """
 
 
+class Markup(str):
+    """Text that is HTML already."""
+
+
 def table(head: list[str], rows: list[list[object]]) -> str:
-    """A table; every cell is escaped."""
+    """A table; every cell is escaped, except ``Markup``."""
 
     def line(cells: list[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        shown = [cell if isinstance(cell, Markup) else html.escape(str(cell)) for cell in cells]
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in shown) + "</tr>"
 
     return "\n".join(["<table>", line(head, "th"), *(line(row, "td") for row in rows), "</table>"])
 
@@ -58,7 +64,7 @@ def page(title: str, body: str) -> str:
 
 
 def feedback(student: Student, grades: list[Grade]) -> str:
-    """The page of a learner: each exercise with its verdict, points and message."""
+    """The page of a learner: each exercise with its verdict, points, message, and figure if there is one."""
     lessons: dict[str, list[Grade]] = defaultdict(list)
     for each in grades:
         lessons[each.lesson].append(each)
@@ -68,11 +74,17 @@ def feedback(student: Student, grades: list[Grade]) -> str:
         late = " (late)" if any(each.late for each in own) else ""
         parts.append(f"<h2>{html.escape(LESSONS[lesson] + late)}</h2>")
         rows = [
-            [each.exercise.partition(".")[2], each.verdict, f"{each.earned} of {each.points}", each.message]
+            [each.exercise.partition(".")[2], each.verdict, f"{each.earned} of {each.points}", said(each)]
             for each in own
         ]
         parts.append(table(["Exercise", "Verdict", "Points", "What the check says"], rows))
     return page(f"Feedback for {student.name}", "\n".join(parts))
+
+
+def said(grade: Grade) -> Markup:
+    """What the check says, and below it the figure where there is one."""
+    text = html.escape(grade.message)
+    return Markup(f"{text}\n{drawn(grade.curve)}" if grade.curve else text)
 
 
 def report(grades: list[Grade], notes: dict[str, list[str]], alike: list[Pair]) -> str:

@@ -2,10 +2,10 @@
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...utils.sandbox import Sandbox
-from ..checks import Verdict, check
+from ..checks import Curve, Verdict, check
 from .codec import Refused, encode
 from .lessons import COURSE_ANSWERS
 from .remote import Ended, Process, Remote, Stopped, start
@@ -19,11 +19,15 @@ LONGEST = 2000  # characters of a message
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict about an exercise: that of its check, or "missing" (no definition), or "error"."""
+    """The verdict about an exercise: that of its check, or "missing" (no definition), or "error".
+
+    curve: of a wrong answer that is a row of numbers.
+    """
 
     exercise: str
     verdict: str
     message: str
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,16 @@ def judge(cells: tuple[str, ...], exercises: list[str], rules: Rules, sandbox: S
     """The verdict about each exercise. One process serves all; one that ends is replaced by another."""
     desk = Desk(cells, rules, sandbox)
     try:
-        return [Judged(name, *clean(desk.verdict(name))) for name in exercises]
+        return [replace(clean(desk.verdict(name)), exercise=name) for name in exercises]
     finally:
         desk.close()
 
 
-def clean(said: tuple[str, str]) -> tuple[str, str]:
-    """Verdict and message, which is cut and has only characters that can be written and shown."""
-    verdict, message = said
-    shown = message[:LONGEST].encode("utf-8", "replace").decode()
-    return verdict, re.sub(
-        r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", " ", shown
-    )
+def clean(said: Judged) -> Judged:
+    """The same with a message that is cut and has only characters that can be written and shown."""
+    shown = said.message[:LONGEST].encode("utf-8", "replace").decode()
+    control = r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    return replace(said, message=re.sub(control, " ", shown))
 
 
 class Desk:
@@ -65,16 +67,16 @@ class Desk:
             self.process.stop()
         self.process = None
 
-    def verdict(self, exercise: str) -> tuple[str, str]:
-        """Verdict and message. If the definition that counts is not right, the notebook's last one may be."""
+    def verdict(self, exercise: str) -> Judged:
+        """The verdict. If the definition that counts is not right, the notebook's last one may be."""
         first, candidates = self.candidate(exercise, 0)
-        if candidates > 1 and first[0] != Verdict.RIGHT.value:
+        if candidates > 1 and first.verdict != Verdict.RIGHT.value:
             second, _ = self.candidate(exercise, 1)
-            return second if second[0] == Verdict.RIGHT.value else first
+            return second if second.verdict == Verdict.RIGHT.value else first
         return first
 
-    def candidate(self, exercise: str, number: int) -> tuple[tuple[str, str], int]:
-        """Verdict and message about one of the definitions, and how many there are."""
+    def candidate(self, exercise: str, number: int) -> tuple[Judged, int]:
+        """The verdict about one of the definitions, and how many there are."""
         count = 0
         try:
             said, deadline = self.begin(exercise, number)
@@ -83,7 +85,7 @@ class Desk:
         except (Stopped, Refused) as error:
             if not isinstance(error, Ended):
                 self.close()
-            return (ERROR, self.reason(error)), count
+            return Judged(exercise, ERROR, self.reason(error)), count
 
     def ready(self) -> Process:
         """The process, or a new one if there is none that answers: an earlier answer may have stopped it."""
@@ -113,32 +115,33 @@ class Desk:
             raise Ended("its process ended while its cells ran")
         return said, deadline
 
-    def checked(self, exercise: str, said: dict, deadline: float) -> tuple[str, str]:
-        """Verdict and message, from what the process says about the cells, and from the check."""
-        function = exercise.partition(".")[2]
+    def checked(self, exercise: str, said: dict, deadline: float) -> Judged:
+        """The verdict, from what the process says about the cells, and from the check."""
+        function, wrong = exercise.partition(".")[2], Verdict.WRONG.value
         if not said.get("candidates"):
             if said.get("broken"):
-                return Verdict.WRONG.value, f"the cell is not Python: {said['broken']}"
-            return MISSING, f"no cell defines {function}"
+                return Judged(exercise, wrong, f"the cell is not Python: {said['broken']}")
+            return Judged(exercise, MISSING, f"no cell defines {function}")
         if isinstance(said.get("raised"), list) and len(said["raised"]) == 2:
             kind, text = map(str, said["raised"])
-            verdict = ERROR if kind in OF_THE_MACHINE else Verdict.WRONG.value
-            return verdict, f"the cell that defines {function} raised {kind}: {text}"
+            verdict = ERROR if kind in OF_THE_MACHINE else wrong
+            return Judged(exercise, verdict, f"the cell that defines {function} raised {kind}: {text}")
         if not said.get("callable"):
-            return Verdict.WRONG.value, f"{function} is no function, but of type {said.get('kind')}"
+            return Judged(exercise, wrong, f"{function} is no function, but of type {said.get('kind')}")
         remote = Remote(self.process, deadline)
         outcome = check(exercise, remote, self.rules.seed, self.rules.seconds + OF_THE_CHECK)
-        return explained(outcome.verdict.value, outcome.message, said.get("failed"))
+        judged = Judged(exercise, outcome.verdict.value, outcome.message, outcome.curve)
+        return explained(judged, said.get("failed"))
 
     def reason(self, error: Exception) -> str:
         """Why a process had to be stopped."""
         return f"{error}" + (f" ({self.rules.seconds:g} s)" if "in time" in str(error) else "")
 
 
-def explained(verdict: str, message: str, failed: object) -> tuple[str, str]:
+def explained(judged: Judged, failed: object) -> Judged:
     """The verdict with the failures of the statements before, which may be its reason."""
-    if verdict == Verdict.RIGHT.value or not isinstance(failed, list) or not failed:
-        return verdict, message
-    if any(f"ended with {kind}" in str(line) for line in failed for kind in OF_THE_MACHINE):
-        verdict = ERROR
-    return verdict, f"{message} Before it, {str(failed[0])[:300]}."
+    if judged.verdict == Verdict.RIGHT.value or not isinstance(failed, list) or not failed:
+        return judged
+    machine = any(f"ended with {kind}" in str(line) for line in failed for kind in OF_THE_MACHINE)
+    message = f"{judged.message} Before it, {str(failed[0])[:300]}."
+    return replace(judged, verdict=ERROR if machine else judged.verdict, message=message)

@@ -113,7 +113,8 @@ def judged():
 
     def verdict(cells, exercise: str, **rules) -> tuple[str, str]:
         desk.cells, desk.rules = cells, Rules(**rules)
-        return desk.verdict(exercise)
+        found = desk.verdict(exercise)
+        return found.verdict, found.message
 
     yield verdict
     desk.close()

@@ -271,7 +271,7 @@ class TestDue:
         assert not due.passed("02", due.every + 1) and due.passed("02", due.each["02"] + 1)
         assert not grade.read_due([]).passed("00", 1e12)
 
-    @pytest.mark.parametrize("text", ["tomorrow", "07=2026-03-01", "=x"])
+    @pytest.mark.parametrize("text", ["tomorrow", "08=2026-03-01", "=x"])
     def test_what_is_no_date(self, text):
         with pytest.raises(ValueError, match="--due"):
             grade.read_due([text])
