@@ -52,7 +52,7 @@ def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Iterator
 
 
 class Adam:
-    """The parameters of several groups, each with a rate of its own, and their moments."""
+    """The parameters of several groups: each has a rate of its own, and its moments; it may be empty."""
 
     def __init__(self, groups: Sequence[Sequence[Tensor]]):
         self.sizes = [len(group) for group in groups]
@@ -73,5 +73,6 @@ class Adam:
         start = 0
         for size, rate in zip(self.sizes, rates, strict=True):
             group = slice(start, start := start + size)
-            changes = torch._foreach_mul(self.first[group], rate)
-            torch._foreach_addcdiv_(self.parameters[group], changes, roots[group])
+            if size:
+                changes = torch._foreach_mul(self.first[group], rate)
+                torch._foreach_addcdiv_(self.parameters[group], changes, roots[group])

@@ -33,8 +33,8 @@ class AdaRound(nn.Module):
         self.bits = bits
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
-        self.register_buffer("low", -zero_point)  # the grid's ends, as integers q - z
-        self.register_buffer("high", 2**bits - 1 - zero_point)
+        self.register_buffer("low", -zero_point, persistent=False)  # the grid's ends, as integers q - z
+        self.register_buffer("high", 2**bits - 1 - zero_point, persistent=False)
         self.register_buffer("floor", floor)
         self.v = nn.Parameter(v_of(fraction))
         self.log_scale: nn.Parameter | None = None  # set only if the scale is learned too

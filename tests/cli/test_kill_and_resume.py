@@ -76,7 +76,7 @@ MOMENTS = {
     "while recording": (("calibration set:", INT), ()),
     "before the recorded inputs are there": (Event(KILL, "os.rename", "calibration-set"), ("fingerprint",)),
     "in a unit, after others": (
-        Event(KILL, "open", "activations-.*bin", nth=100),
+        Event(KILL, "open", "activations-.*bin", nth=50),
         ("unit-000", "activations-"),
     ),
     "before a unit's file is there": (Event(TERM, "os.rename", "unit-005"), ("unit-004",)),

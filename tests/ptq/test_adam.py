@@ -22,8 +22,8 @@ def test_two_groups_with_cosine_decay(kind):
     theirs, ours = parameters(), parameters()
     optimizer = torch.optim.Adam([{"params": theirs[:2], "lr": 0.05}, {"params": theirs[2:], "lr": 0.3}])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS)
-    adam = Adam([ours[:2], ours[2:]])
-    numbers = adam_numbers([cosine_rates(0.05, ITERATIONS), cosine_rates(0.3, ITERATIONS)])
+    adam = Adam([ours[:2], [], ours[2:]])
+    numbers = adam_numbers([cosine_rates(rate, ITERATIONS) for rate in (0.05, 0.1, 0.3)])
     for row in numbers:
         optimizer.zero_grad()
         loss(theirs).backward()
