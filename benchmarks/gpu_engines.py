@@ -7,10 +7,15 @@ python benchmarks/gpu_engines.py --quick         one tiny network, on the CPU un
 Networks have random weights: a speed does not depend on them. Layers are W4A8, except the first and last
 convolution, which stay simulated at 16 bits. Attention's products are in bf16 in all variants. A call of the
 network takes ``batch`` images. ``STEPS`` calls make an image; the scheduler's arithmetic is not part of it.
-Variants take turns. Each has bf16 norms and activations, and the channels last in memory.
+Variants take turns. Each has bf16 norms and activations, and the channels last in memory. "Graph" is one
+CUDA graph of all kernels, which takes away the time between them; "compiled" is that of ``torch.compile``.
+
+Compiling takes far longer than measuring. Several processes, one for each network, can compile beside each
+other and then measure one after the other: ``--meet FOLDER COUNT`` makes each wait for all.
 """
 
 import argparse
+import fcntl
 import gc
 import json
 import shlex
@@ -18,7 +23,9 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +35,7 @@ from qdiff_lib.engines.triton_engine import layer_reports, triton_network
 from qdiff_lib.graph.model_inputs import example_inputs
 from qdiff_lib.graph.networks import build
 from qdiff_lib.graph.tracing import trace
-from qdiff_lib.io.shipped_data import embedded_folder
+from qdiff_lib.io.shipped_data import verified
 from qdiff_lib.modules.activation_quantizer import activation_quantizers
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.insertion import insert_quantizers
@@ -55,7 +62,7 @@ TINY = dict(
 
 def shipped_config() -> dict:
     """The config of the shipped model's network."""
-    return json.loads((embedded_folder("ddpm-fashion") / "unet" / "config.json").read_text())
+    return json.loads(verified("models/ddpm-fashion/unet/config.json").read_text())
 
 
 NETWORKS: dict[str, tuple[Callable[[], dict], tuple[int, ...]]] = {  # the config, and the batches
@@ -77,7 +84,7 @@ def quantized(unet: nn.Module) -> nn.Module:
     return made
 
 
-def variants(unet: nn.Module, batch: int, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
+def variants(unet: nn.Module, batch: int, inputs: dict, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
     """What is compared, by name; each builds its network on the device of ``unet`` (in float32)."""
 
     def floats() -> nn.Module:
@@ -89,9 +96,28 @@ def variants(unet: nn.Module, batch: int, compiled: bool) -> dict[str, Callable[
 
     found = {"bf16": floats, "triton": integers}
     if compiled:
-        found["bf16 compiled"] = lambda: torch.compile(floats(), mode="max-autotune")
-        found["triton compiled"] = lambda: torch.compile(integers(), mode="max-autotune")
+        found["bf16 graph"] = lambda: Graph(floats(), inputs)
+        found["triton graph"] = lambda: Graph(integers(), inputs)
+        found["bf16 compiled"] = lambda: torch.compile(floats(), mode="reduce-overhead", dynamic=False)
+        found["triton compiled"] = lambda: torch.compile(integers(), mode="reduce-overhead", dynamic=False)
     return found
+
+
+class Graph(nn.Module):
+    """All kernels of a network, recorded for these inputs and then launched at once."""
+
+    def __init__(self, network: nn.Module, inputs: dict):
+        super().__init__()
+        self.network, self.graph = network, torch.cuda.CUDAGraph()
+        network(**inputs)  # tunes and allocates
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.graph):
+            self.output = network(**inputs)
+
+    def forward(self, **inputs):
+        """Run the recorded kernels; the inputs are those that were recorded."""
+        self.graph.replay()
+        return self.output
 
 
 def copied(unet: nn.Module) -> nn.Module:
@@ -112,27 +138,62 @@ def inputs_of(unet: nn.Module, batch: int) -> dict:
     return {**inputs, **made, "sample": made["sample"].to(memory_format=torch.channels_last)}
 
 
+@dataclass
+class Prepared:
+    """The variants of a network for one batch size, compiled and tuned, and what is known of them."""
+
+    batch: int
+    inputs: dict
+    networks: dict[str, nn.Module]
+    results: dict[str, dict]
+
+
 @torch.no_grad()
-def measure(config: dict, batch: int, device: str, rounds: int, calls: int) -> dict:
-    """Seconds per image and peak memory of each variant at one batch size."""
-    torch.manual_seed(0)
-    unet = build(config).to(device)
-    inputs, results, networks = inputs_of(unet, batch), {}, {}
-    for name, make in variants(unet, batch, compiled=device == "cuda").items():
-        before = allocated(device)
-        networks[name] = make()
-        results[name] = first_call(networks[name], inputs, device, before)
+def prepare(unet: nn.Module, batch: int, device: str) -> Prepared:
+    """Make each variant at one batch size, call it, and measure its memory."""
+    made = Prepared(batch, inputs_of(unet, batch), {}, {})
+    for name, make in variants(unet, batch, made.inputs, compiled=device == "cuda").items():
+        before, start = allocated(device), time.perf_counter()
+        network = made.networks[name] = make()
+        made.results[name] = first_call(network, made.inputs, device, before)
+        made.results[name]["seconds_to_prepare"] = time.perf_counter() - start
         if "triton" in name:
-            kinds = Counter(report.runs_in for report in layer_reports(networks[name]))
-            results[name]["layers"] = dict(kinds)
-            results[name]["reasons"] = [vars(each) for each in layer_reports(networks[name]) if each.reason]
-    times: dict[str, list[float]] = {name: [] for name in networks}
+            reports = layer_reports(network)
+            made.results[name]["layers"] = dict(Counter(report.runs_in for report in reports))
+            made.results[name]["reasons"] = [vars(report) for report in reports if report.reason]
+        kinds = made.results[name].get("layers", "")
+        spent, took = time.perf_counter() - start, seconds(network, made.inputs, device, 5)
+        print(f"{name}, batch {batch}: ready after {spent:.0f} s; {1000 * took:.2f} ms {kinds}", flush=True)
+    return made
+
+
+@torch.no_grad()
+def measure(prepared: Prepared, device: str, rounds: int, calls: int) -> dict:
+    """Seconds per image of each variant, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in prepared.networks}
     for _ in range(rounds):
-        for name, network in networks.items():
-            times[name].append(seconds(network, inputs, device, calls) * STEPS / batch)
+        for name, network in prepared.networks.items():
+            spent = seconds(network, prepared.inputs, device, calls)
+            times[name].append(spent * STEPS / prepared.batch)
     for name, found in times.items():
-        results[name] |= {"seconds_per_image": statistics.median(found), "all": found}
-    return {"batch": batch, "rounds": rounds, "calls": calls, "variants": results}
+        prepared.results[name] |= {"seconds_per_image": statistics.median(found), "all": found}
+    return {"batch": prepared.batch, "rounds": rounds, "calls": calls, "variants": prepared.results}
+
+
+@contextmanager
+def alone(meet: list[str] | None, name: str) -> Iterator[None]:
+    """Wait until ``COUNT`` processes are ready, and then be the only one that measures."""
+    if meet is None:
+        yield
+        return
+    folder, count = Path(meet[0]), int(meet[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.ready").touch()
+    while len(list(folder.glob("*.ready"))) < count:
+        time.sleep(0.2)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def first_call(network: nn.Module, inputs: dict, device: str, before: int) -> dict:
@@ -169,15 +230,19 @@ def seconds(network: nn.Module, inputs: dict, device: str, calls: int) -> float:
 
 def main() -> None:
     args = parse()
-    found = json.loads(args.out.read_text()) if args.out.exists() else {}
     networks = {"tiny": (lambda: TINY, (1,))} if args.quick else NETWORKS
     device, rounds, calls = ("cpu", 2, 1) if args.quick else ("cuda", 7, 10)
     command = shlex.join(["python", "benchmarks/gpu_engines.py", *sys.argv[1:]])
     for name in networks if args.quick else args.only:
         config, batches = networks[name]
-        measured = [measure(config(), batch, device, rounds, calls) for batch in batches]
-        found[name] = {"measured": provenance(command), "quick": args.quick, "results": measured}
-        write_json(args.out, found)
+        torch.manual_seed(0)
+        unet = build(config()).to(device)
+        prepared = [prepare(unet, batch, device) for batch in args.batches or batches]
+        with alone(args.meet, name):
+            measured = [measure(each, device, rounds, calls) for each in prepared]
+            found = json.loads(args.out.read_text()) if args.out.exists() else {}
+            found[name] = {"measured": provenance(command), "quick": args.quick, "results": measured}
+            write_json(args.out, found)
         for each in measured:
             times = {key: f"{value['seconds_per_image']:.4f}" for key, value in each["variants"].items()}
             print(f"{name}, {each['batch']} images at a time, seconds per image: {times}", flush=True)
@@ -189,6 +254,8 @@ def parse() -> argparse.Namespace:
         "--quick", action="store_true", help="a tiny network on the CPU: it only shows that it works"
     )
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="other batch sizes")
+    parser.add_argument("--meet", nargs=2, metavar=("FOLDER", "COUNT"), help="measure when all are ready")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"), metavar="FILE")
     args = parser.parse_args()
     if not args.quick and not torch.cuda.is_available():

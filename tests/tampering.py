@@ -1,6 +1,7 @@
 """A small quantized checkpoint, and changes of its files that keep its stated SHA-256 right."""
 
 import json
+import shutil
 
 from safetensors.torch import load_file, save_file
 from tiny_models import SMALL, ddpm, random_inputs, unet2d
@@ -40,3 +41,27 @@ def edit_config(folder, change):
     """Change the network's config, and state the SHA-256 of the new one."""
     edit_json(folder / CONFIG, change)
     edit_tensors(folder)
+
+
+def index(**entries):
+    """Change entries of ``model_index.json``."""
+    return lambda folder: edit_json(folder / INDEX, lambda value: value.update(entries))
+
+
+def config(**entries):
+    return lambda folder: edit_json(folder / CONFIG, lambda value: value.update(entries))
+
+
+def sampler(**entries):
+    return lambda folder: edit_json(folder / SAMPLER, lambda value: value.update(entries))
+
+
+def nested(levels):
+    """An array in an array, so many times."""
+    return "[" * levels + "]" * levels
+
+
+def plain_checkpoint(folder):
+    """Replace the quantized network by one with weights."""
+    shutil.rmtree(folder / "unet")
+    unet2d().save_pretrained(folder / "unet")

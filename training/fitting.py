@@ -1,7 +1,8 @@
 """What the trainings share: one loop with averaged weights, checkpoints and exact resume, and the noise loss.
 
-Step k draws its data, noise and time steps from (seed, k) alone, so that a killed training ends with the
-same bits. So does one that is given more steps later, where the learning rate does not depend on that.
+Step k draws its data, noise and time steps from (seed, k) and the kind of device alone, so that a killed
+training ends with the same bits (on one kind of device). So does one that is given more steps later, where
+the learning rate does not depend on that. With ``--seconds`` the clock decides how many steps there are.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def parser(description: str, **defaults) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--steps", type=int)
+    made.add_argument("--seconds", type=float, help="train for so long instead of --steps")
     made.add_argument("--batch-size", type=int)
     made.add_argument("--lr", type=float, help="the learning rate's peak")
     made.add_argument("--seed", type=int, default=0)
@@ -64,17 +66,32 @@ class Draw:
     generator: torch.Generator
 
 
-def generator_of(step: int, seed: int) -> torch.Generator:
+def trapezoid(step: int, done: float, peak: float, decay: float) -> float:
+    """Linear warm-up, constant, then a linear fall to 0 over the last part ``decay`` of the training.
+
+    done: the part of the training that is over, from 0 to 1.
+    """
+    return peak * min(1.0, (step + 1) / WARMUP_STEPS, (1 - done) / decay)
+
+
+def on_device(network: nn.Module, device: str) -> nn.Module:
+    """The network on ``device``. On a GPU the channels are last in memory, where bf16 products want them."""
+    last = torch.device(device).type == "cuda"
+    return network.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
+
+
+def generator_of(step: int, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random numbers of one step."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
 
 
 def draw(step: int, data: Tensor, size: int, seed: int, timesteps: int) -> Draw:
-    """Indices, noise and stratified time steps (Kingma et al., 2021) of one step, from (seed, step) alone."""
-    generator = generator_of(step, seed)
-    index = torch.randint(len(data), (size,), generator=generator)
-    noise = torch.randn(size, *data.shape[1:], generator=generator)
-    strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+    """Indices, noise and stratified time steps (Kingma et al., 2021) of a step, on the device of ``data``."""
+    generator = generator_of(step, seed, data.device)
+    options = dict(generator=generator, device=data.device)
+    index = torch.randint(len(data), (size,), **options)
+    noise = torch.randn(size, *data.shape[1:], **options)
+    strata = (torch.arange(size, device=data.device) + torch.rand(size, **options)) / size
     return Draw(index, noise, (strata * timesteps).long(), generator)
 
 
@@ -83,20 +100,20 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def noised(scheduler, clean: Tensor, drawn: Draw, device: str) -> tuple[Tensor, Tensor]:
-    """The network's inputs on ``device``: images or latents (B, C, H, W) with noise added, and time steps."""
-    return scheduler.add_noise(clean, drawn.noise, drawn.t).to(device), drawn.t.to(device)
+def noised(scheduler, clean: Tensor, drawn: Draw) -> Tensor:
+    """The network's input: images or latents (B, C, H, W) with noise added."""
+    return scheduler.add_noise(clean, drawn.noise, drawn.t)
 
 
-def noise_loss(scheduler, predicted: Tensor, drawn: Draw) -> tuple[Tensor, float]:
+def noise_loss(scheduler, predicted: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
     """The loss of the predicted noise (B, C, H, W), and its unweighted mean squared error.
 
     The MSE of Ho et al. (2020) with the Min-SNR weights of Hang et al. (2023), min(SNR, 5) / SNR.
     """
-    abar = scheduler.alphas_cumprod
-    weight = (SNR_CAP * (1 - abar) / abar).clamp(max=1)[drawn.t].to(predicted.device)  # (B,)
-    error = (predicted.float() - drawn.noise.to(predicted.device)).square().mean(dim=(1, 2, 3))  # (B,)
-    return (weight * error).mean(), error.mean().item()
+    abar = scheduler.alphas_cumprod.to(drawn.t.device)
+    weight = (SNR_CAP * (1 - abar) / abar).clamp(max=1)[drawn.t]  # (B,)
+    error = (predicted.float() - drawn.noise).square().mean(dim=(1, 2, 3))  # (B,)
+    return (weight * error).mean(), error.detach().mean()
 
 
 def save_state(work: Path, model: nn.Module, ema: dict, optimizer, progress: dict) -> None:
@@ -132,25 +149,25 @@ def load_state(work: Path, model: nn.Module, ema: dict, optimizer) -> dict:
 def average(ema: dict, model: nn.Module, step: int) -> None:
     """Move the averages towards the weights, fast in the first steps."""
     decay = min(EMA_DECAY, (step + 1) / (step + 10))
+    values = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                ema[name].lerp_(value, 1 - decay)
+        torch._foreach_lerp_([ema[name] for name in values], list(values.values()), 1 - decay)
 
 
 def fit(
     model: nn.Module,
-    loss_of: Callable[[int], tuple[Tensor, float]],
-    learning_rate: Callable[[int], float],
+    loss_of: Callable[[int], tuple[Tensor, Tensor]],
+    learning_rate: Callable[[int, float], float],
     args: argparse.Namespace,
 ) -> dict:
-    """Train ``model`` with AdamW up to ``args.steps``, from the last checkpoint in ``args.work``.
+    """Train ``model`` with AdamW up to ``args.steps`` or ``args.seconds``, from the last checkpoint.
 
     The model ends with its averaged weights.
 
     Args:
         loss_of: the loss of a step, and the number to record for it.
-        learning_rate: that of a step.
+        learning_rate: that of a step, told also which part of the training is done.
+        args: ``steps``, ``seconds``, ``lr``, ``device``, and ``work``, the folder of the checkpoint.
 
     Raises:
         ValueError: the checkpoint has more steps.
@@ -160,43 +177,60 @@ def fit(
     """
     device = torch.device(args.device)
     ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0, fused=device.type == "cuda")
     progress = load_state(args.work, model, ema, optimizer)
-    if progress["step"] > args.steps:
+    if args.seconds is None and progress["step"] > args.steps:
         raise ValueError(f"steps={args.steps}: {args.work} is already at step {progress['step']}, give more")
-    first, before, start = progress["step"], progress["seconds"], time.monotonic()
-    saved, bf16 = start, native_bf16(device)
-    bar = tqdm(range(first, args.steps), initial=first, total=args.steps, mininterval=10)
-    for step in bar:
+    before, start, step = progress["seconds"], time.monotonic(), progress["step"]
+    saved, bf16, shown = start, native_bf16(device), []
+    bar = tqdm(initial=step, total=None if args.seconds else args.steps, mininterval=10)
+    while (done := part_done(args, step, before + time.monotonic() - start)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
+            group["lr"] = learning_rate(step, done)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss, shown = loss_of(step)
+            loss, number = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average(ema, model, step)
-        progress["losses"].append(round(shown, 5))
-        if time.monotonic() - saved >= CHECKPOINT_SECONDS or step + 1 == args.steps:
-            saved = time.monotonic()
-            progress |= {"step": step + 1, "seconds": before + saved - start}
+        step += 1
+        shown.append(number)
+        bar.update()
+        if (now := time.monotonic()) - saved >= CHECKPOINT_SECONDS or part_done(
+            args, step, before + now - start
+        ) >= 1:
+            saved = now
+            progress["losses"] += [round(x, 5) for x in torch.stack(shown).tolist()]
+            progress |= {"step": step, "seconds": before + now - start}
+            shown.clear()
             save_state(args.work, model, ema, optimizer, progress)
             bar.set_postfix(loss=sum(progress["losses"][-100:]) / len(progress["losses"][-100:]))
     model.load_state_dict(ema)
     return progress
 
 
+def part_done(args: argparse.Namespace, step: int, seconds: float) -> float:
+    """Which part of the training is over, from 0 to 1."""
+    return step / args.steps if args.seconds is None else seconds / args.seconds
+
+
+def device_name(device: torch.device) -> str:
+    """What trained: the GPU, or the processor with its threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
+
+
 def record_of(args: argparse.Namespace, script: str, progress: dict) -> dict:
     """What a model card tells about the training; losses are means over 50 steps."""
     losses = torch.tensor(progress["losses"])
+    length = f"--steps {args.steps}" if args.seconds is None else f"--seconds {args.seconds:g}"
     return {
-        "command": f"python training/{script} --steps {args.steps} --seed {args.seed}",
+        "command": f"python training/{script} {length} --batch-size {args.batch_size} --seed {args.seed}",
         "steps": progress["step"],
         "batch_size": args.batch_size,
         "lr": args.lr,
         "hours": round(progress["seconds"] / 3600, 2),
-        "machine": machine(),
+        "machine": device_name(torch.device(args.device)),
         "precision": "bf16 autocast" if native_bf16(torch.device(args.device)) else "fp32",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

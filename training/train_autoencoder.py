@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, VQModel
 from emoji import ARCHIVE, SIZE, read_emoji
-from fitting import fit, generator_of, inverse_root, parser, record_of, to_unit
+from fitting import fit, generator_of, inverse_root, on_device, parser, record_of, to_unit
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -49,7 +49,7 @@ def picture_error(decoded: Tensor, images: Tensor) -> Tensor:
 def kl_loss(model: AutoencoderKL, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The loss of one batch, and its error of the pictures."""
     posterior = model.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
+    noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
     decoded = model.decode(posterior.mean + posterior.std * noise).sample
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -108,15 +108,15 @@ def train(args: argparse.Namespace) -> None:
         model, loss = AutoencoderKL(**CONFIG), kl_loss
     else:
         model, loss = quantized_twin(AutoencoderKL.from_pretrained(args.start), images, args.seed), vq_loss
-    model.to(args.device)
+    model, placed = on_device(model, args.device), images.to(args.device)
 
-    def loss_of(step: int) -> tuple[Tensor, float]:
-        generator = generator_of(step, args.seed)
-        index = torch.randint(len(images), (args.batch_size,), generator=generator)
-        total, error = loss(model, images[index].to(args.device), generator)
-        return total, error.item()
+    def loss_of(step: int) -> tuple[Tensor, Tensor]:
+        generator = generator_of(step, args.seed, args.device)
+        index = torch.randint(len(images), (args.batch_size,), generator=generator, device=args.device)
+        total, error = loss(model, placed[index], generator)
+        return total, error.detach()
 
-    progress = fit(model, loss_of, lambda step: inverse_root(step, args.lr, CONSTANT_STEPS), args)
+    progress = fit(model, loss_of, lambda step, done: inverse_root(step, args.lr, CONSTANT_STEPS), args)
     scale = 1 / encode(model.cpu(), images).std().item()
     model.register_to_config(scaling_factor=round(scale, 5))
     model.save_pretrained(args.out)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from fashion_mnist import load_split
-from fitting import WARMUP_STEPS, draw, fit, noise_loss, noised, parser, record_of, to_unit
+from fitting import draw, fit, noise_loss, noised, on_device, parser, record_of, to_unit, trapezoid
 from torch import Tensor
 
 from qdiff_lib.utils.files import write_json
@@ -39,25 +39,18 @@ CONFIG = dict(
 DECAY_FRACTION = 0.2  # the learning rate falls to 0 over this last part of the steps
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, constant, linear decay."""
-    warm = (step + 1) / WARMUP_STEPS
-    decay = (steps - step) / (DECAY_FRACTION * steps)
-    return peak * min(1.0, warm, decay)
-
-
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    images, _ = load_split("train", args.data)  # uint8 (N, 1, 32, 32)
-    model = UNet2DModel(**CONFIG).to(args.device)
+    images = load_split("train", args.data)[0].to(args.device)  # uint8 (N, 1, 32, 32)
+    model = on_device(UNet2DModel(**CONFIG), args.device)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02)
 
-    def loss_of(step: int) -> tuple[Tensor, float]:
+    def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, images, args.batch_size, args.seed, 1000)
-        noisy, t = noised(scheduler, to_unit(images[drawn.index]), drawn, args.device)
-        return noise_loss(scheduler, model(noisy, t).sample, drawn)
+        noisy = noised(scheduler, to_unit(images[drawn.index]), drawn)
+        return noise_loss(scheduler, model(noisy, drawn.t).sample, drawn)
 
-    progress = fit(model, loss_of, lambda step: learning_rate(step, args.steps, args.lr), args)
+    progress = fit(model, loss_of, lambda *at: trapezoid(*at, args.lr, DECAY_FRACTION), args)
     DDPMPipeline(unet=model.cpu(), scheduler=scheduler).save_pretrained(args.out)
     write_json(args.out / "training.json", record_of(args, "train_ddpm.py", progress))
 

@@ -13,7 +13,7 @@ import argparse
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
 from emoji import read_emoji
-from fitting import draw, fit, inverse_root, noise_loss, noised, record_of
+from fitting import draw, fit, inverse_root, noise_loss, noised, on_device, record_of
 from torch import Tensor
 from train_autoencoder import latent_parser, latents_of
 
@@ -40,14 +40,15 @@ def train(args: argparse.Namespace) -> None:
     vqvae = VQModel.from_pretrained(args.autoencoder)
     latents, about = latents_of(args, vqvae, read_emoji(args.data)[0])  # (N, 4, 16, 16)
     scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
-    model = UNet2DModel(**UNET).to(args.device)
+    latents = latents.to(args.device)
+    model = on_device(UNet2DModel(**UNET), args.device)
 
-    def loss_of(step: int) -> tuple[Tensor, float]:
+    def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, latents, args.batch_size, args.seed, len(scheduler.alphas_cumprod))
-        noisy, t = noised(scheduler, latents[drawn.index], drawn, args.device)
-        return noise_loss(scheduler, model(noisy, t).sample, drawn)
+        noisy = noised(scheduler, latents[drawn.index], drawn)
+        return noise_loss(scheduler, model(noisy, drawn.t).sample, drawn)
 
-    progress = fit(model, loss_of, lambda step: inverse_root(step, args.lr, CONSTANT_STEPS), args)
+    progress = fit(model, loss_of, lambda step, done: inverse_root(step, args.lr, CONSTANT_STEPS), args)
     pipe = LDMPipeline(vqvae=vqvae, unet=model.cpu(), scheduler=scheduler)
     pipe.to(torch.float16).save_pretrained(args.out)
     forget_origin(args.out / "vqvae" / "config.json")

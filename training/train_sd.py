@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from emoji import read_emoji
-from fitting import draw, fit, inverse_root, noise_loss, noised, record_of
+from fitting import draw, fit, noise_loss, noised, on_device, record_of, trapezoid
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ SCHEDULE = dict(  # that of Stable Diffusion v1.4
     steps_offset=1,
 )
 CHOICE = torch.tensor([0.3, 0.3, 0.2, 0.1, 0.1])  # name, alias, name with kind, kind, empty
-CONSTANT_STEPS = 3000  # at the peak of the learning rate
+DECAY_FRACTION = 0.4  # the learning rate falls to 0 over this last part of the steps
 
 
 class TextToNoise(nn.Module):
@@ -103,16 +103,17 @@ def train(args: argparse.Namespace) -> None:
     tokenizer = make_tokenizer([prompt for each in emoji for prompt in each.prompts()])
     ids = torch.stack([to_ids(tokenizer, [*each.prompts(), ""]) for each in emoji])  # (N, 5, 16)
     scheduler = PNDMScheduler(**SCHEDULE)
-    model = TextToNoise(tokenizer).to(args.device)
+    model = on_device(TextToNoise(tokenizer), args.device)
+    choice = CHOICE.to(args.device)
+    latents, ids = latents.to(args.device), ids.to(args.device)
 
-    def loss_of(step: int) -> tuple[Tensor, float]:
+    def loss_of(step: int) -> tuple[Tensor, Tensor]:
         drawn = draw(step, latents, args.batch_size, args.seed, len(scheduler.alphas_cumprod))
-        chosen = torch.multinomial(CHOICE, args.batch_size, replacement=True, generator=drawn.generator)
-        text = ids[drawn.index, chosen].to(args.device)
-        noisy, t = noised(scheduler, latents[drawn.index], drawn, args.device)
-        return noise_loss(scheduler, model(noisy, t, text), drawn)
+        chosen = torch.multinomial(choice, args.batch_size, replacement=True, generator=drawn.generator)
+        noisy = noised(scheduler, latents[drawn.index], drawn)
+        return noise_loss(scheduler, model(noisy, drawn.t, ids[drawn.index, chosen]), drawn)
 
-    progress = fit(model, loss_of, lambda step: inverse_root(step, args.lr, CONSTANT_STEPS), args)
+    progress = fit(model, loss_of, lambda *at: trapezoid(*at, args.lr, DECAY_FRACTION), args)
     save(vae, model.cpu(), tokenizer, scheduler, args.out)
     write_json(args.out / "training.json", record_of(args, "train_sd.py", progress) | about)
 

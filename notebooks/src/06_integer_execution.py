@@ -388,4 +388,5 @@ progress()
 # - G. Amdahl, [Validity of the single processor approach to achieving large scale computing
 #   capabilities](https://doi.org/10.1145/1465482.1465560), AFIPS, 1967. The law, in words.
 #
-# **Next:** your own model. Call `run_on(pipe, "openvino")`, and measure.
+# **Next:** the [capstone](capstone.ipynb): quantize a model that you do not know, within a budget. Or your own model: call
+# `run_on(pipe, "openvino")`, and measure.

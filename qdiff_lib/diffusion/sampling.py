@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline
 from torch import Tensor
 
 from ..utils.constants import GUIDANCE, LAST_SEED, MOST_DRAWN
@@ -17,6 +17,7 @@ from .pipelines import decoder_of, each_step, finite_steps, seeded_steps
 from .request import PLAIN, Request
 
 ROLES = ("evaluation", "calibration")
+PIXELS = (DDPMPipeline, DDIMPipeline)  # they return tensors on request, in bf16 too
 MOST_IMAGES = 64  # the most images drawn at once
 MOST_DECODED = 2**21  # the most pixels decoded at once: 8 images of Stable Diffusion
 
@@ -129,8 +130,8 @@ def run_batch(
     labels = labelled(pipe.unet, request.class_labels, start, count)
     with seeded_steps(pipe, generators), finite_steps(pipe), labels:
         arguments = request.arguments(start, count)
-        arguments |= {"generator": generators, "num_inference_steps": steps, "output_type": "np"}
-        out = pipe(**arguments)
+        arguments |= {"generator": generators, "num_inference_steps": steps}
+        out = pipe(**arguments, output_type="pt" if isinstance(pipe, PIXELS) else "np")
     black = [start + i for i, found in enumerate(getattr(out, "nsfw_content_detected", None) or ()) if found]
     if black and role == "evaluation":
         raise ValueError(
@@ -138,13 +139,16 @@ def run_batch(
             "from_pretrained(..., safety_checker=None, requires_safety_checker=False), and for the command "
             "line give the folder to which save_pretrained then writes it"
         )
-    images = torch.from_numpy(out.images)
+    if isinstance(pipe, PIXELS):
+        images = out.images.float().cpu()
+    else:
+        images = torch.from_numpy(out.images).permute(0, 3, 1, 2)
     if not images.isfinite().all():
         raise ValueError(
             f"{type(pipe).__name__} decodes finite latents to images that are not finite: load its "
             "decoder in float32"
         )
-    return (images.permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+    return (images * 255).round().to(torch.uint8)
 
 
 def batches(first: int, n: int, size: int) -> list[range]:

@@ -5,7 +5,6 @@ measured once on the GPU in hand, and a layer that bf16 computes faster is run i
 imported without Triton and without a GPU.
 """
 
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -44,7 +43,7 @@ def triton_network(unet: nn.Module, batch: int = 8, measure: bool | None = None)
     Raises:
         ValueError: ``batch`` is not positive, or the network is on the CPU and Triton does not interpret.
     """
-    from .triton_kernels import INTERPRETED
+    from .triton_blocks import INTERPRETED
 
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1: how many images are drawn at a time")
@@ -116,15 +115,15 @@ def layer_inputs(network: nn.Module, batch: int) -> dict[str, Tensor]:
 
 
 def seconds(layer: nn.Module, x: Tensor) -> float:
-    """Return the median duration of a call of a layer after warm-up, in seconds."""
+    """Return the shortest duration of a call of a layer after warm-up, in seconds."""
     layer(x)
     if x.is_cuda:
         from triton.testing import do_bench
 
-        return do_bench(lambda: layer(x), warmup=10, rep=30, return_mode="median") / 1000
+        return do_bench(lambda: layer(x), warmup=10, rep=30, return_mode="min") / 1000
     measured = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         layer(x)
         measured.append(time.perf_counter() - start)
-    return statistics.median(measured)
+    return min(measured)

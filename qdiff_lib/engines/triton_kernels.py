@@ -19,29 +19,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-INTERPRETED = triton.knobs.runtime.interpret
+from .triton_blocks import briefly, configurations, worth_trying
+
 ROUNDER = tl.constexpr(1.5 * 2**23)  # x + ROUNDER - ROUNDER is x rounded to even, for |x| < 2^22
-
-
-def configurations() -> list[triton.Config]:
-    """Return the block sizes among which the autotuner chooses; one under the interpreter."""
-    if INTERPRETED:
-        return [triton.Config({"BLOCK_M": 128, "BLOCK_N": 32, "BLOCK_K": 128})]
-    sizes = (  # pixels, columns, channels, warps, stages; a program computes twice the columns at 4 bits
-        (16, 32, 128, 4, 3),
-        (32, 32, 64, 4, 4),
-        (64, 32, 64, 4, 4),
-        (64, 64, 64, 4, 3),
-        (128, 16, 32, 4, 4),
-        (128, 32, 64, 4, 4),
-        (128, 64, 64, 8, 3),
-        (128, 64, 128, 8, 3),
-        (128, 128, 64, 8, 3),
-    )
-    return [
-        triton.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=warps, num_stages=stages)
-        for m, n, k, warps, stages in sizes
-    ]
 
 
 @triton.jit
@@ -117,8 +97,13 @@ def corrected(sums, inputs, constant, move, column, is_column, MOVED: tl.constex
     return sums
 
 
-@triton.autotune(configurations(), key=["pixels", "outputs", "channels", "KERNEL_H", "KERNEL_W", "STRIDE_H"])
-@triton.jit
+@triton.autotune(
+    configurations(),
+    key=["pixels", "outputs", "channels", "first", "KERNEL_H", "KERNEL_W", "STRIDE_H"],
+    prune_configs_by={"early_config_prune": worth_trying},
+    do_bench=briefly,
+)
+@triton.jit(do_not_specialize=["pixels", "height", "width", "out_height", "out_width", "pad_top", "pad_left"])
 def product_kernel(
     x, weight, zero, pad, constant, move, scale, bias, out,
     pixels, outputs, columns, channels, first, height, width, out_height, out_width, pad_top, pad_left,

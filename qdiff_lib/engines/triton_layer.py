@@ -175,14 +175,15 @@ class BF16Layer(GPULayer):
 
     def product(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the output (B, H_out, W_out, C_out) in the type ``dtype``."""
-        total = None if self.bias is None else self.bias.float()
         pieces = zip(
             x.split(self.sizes, -1), self.levels.split(self.sizes, 1), self.weight_scale, strict=True
         )
-        for piece, weight, scale in pieces:
-            out = self.sums(piece, weight).float()
-            total = out * scale if total is None else torch.addcmul(total, out, scale)
-        return total.to(dtype)
+        total = torch.zeros((), device=x.device) if self.bias is None else self.bias.float()
+        for i, (piece, weight, scale) in enumerate(pieces, 1):
+            sums = self.sums(piece, weight)
+            held = torch.empty_like(sums, dtype=dtype if i == len(self.sizes) else torch.float32)
+            total = torch.addcmul(total, sums, scale, out=held)  # in float32, in one pass
+        return total
 
     def sums(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the sums of one part, bf16 (B, H_out, W_out, C_out)."""

@@ -3,9 +3,12 @@
 Without a GPU the same kernels run on the CPU under Triton's interpreter.
 """
 
+import copy
+import zlib
+
 import pytest
 import torch
-from integer_layers import integer_layer, on_each_device, random_input
+from integer_layers import INTERPRETED, integer_layer, on_each_device, random_input
 from torch import nn
 
 from qdiff_lib import load
@@ -14,7 +17,8 @@ from qdiff_lib.modules.quant_layer import quant_layers
 
 pytest.importorskip("triton", reason="Triton is not installed: torch for CUDA on Linux brings it")
 
-from qdiff_lib.engines.triton_kernels import quantize_input  # noqa: E402
+from qdiff_lib.engines import triton_blocks  # noqa: E402
+from qdiff_lib.engines.triton_kernels import product_kernel, quantize_input  # noqa: E402
 from qdiff_lib.engines.triton_layer import BF16Layer, TritonLayer, why_float  # noqa: E402
 
 U = 2**-24  # unit roundoff of float32
@@ -38,6 +42,20 @@ LAYERS = {  # the layer and the shape of its input; no channels are a multiple o
 each_layer = pytest.mark.parametrize("kind", LAYERS)
 
 
+@pytest.fixture(autouse=True)
+def one_block_size(request, monkeypatch):
+    """On a GPU each test runs one of the autotuner's block sizes, so that all get their turn."""
+    if not INTERPRETED:
+        chosen = zlib.crc32(request.node.nodeid.encode()) % len(product_kernel.configs)
+        monkeypatch.setattr(product_kernel, "configs", product_kernel.configs[chosen : chosen + 1])
+        monkeypatch.setattr(product_kernel, "cache", {})
+
+
+def on(device, kind, layer):
+    """A layer of the engine on a device. It shares its bias with the quantized layer, so that is copied."""
+    return kind(copy.deepcopy(layer)).to(device)
+
+
 def make(kind, **settings):
     """An integer layer of this kind and an input for it."""
     build, shape = LAYERS[kind]
@@ -50,7 +68,7 @@ def assert_exact(layer, x, device):
     """The sums of the kernel are those of the reference, and its output is these sums, scaled in float32."""
     with torch.no_grad():
         wanted, exact = integer_sums(layer, x), layer_output(layer, x)
-        made = TritonLayer(layer).to(device)
+        made = on(device, TritonLayer, layer)
         found = [part.cpu() for part in made.integer_sums(x.to(device))]
         out = made(x.to(device)).cpu()
     assert len(found) == len(wanted)
@@ -101,7 +119,7 @@ def test_the_largest_sums_that_32_bits_hold(bits, device):
     layer = integer_layer(nn.Linear(33000 if bits == 8 else 1000, 3), bits, zero="low")
     layer.codes.fill_(255)
     x = torch.full((2, layer.shape[1]), 100.0)
-    (sums,) = TritonLayer(layer).to(device).integer_sums(x.to(device))
+    (sums,) = on(device, TritonLayer, layer).integer_sums(x.to(device))
     assert (sums == layer.shape[1] * 255 * (2**bits - 1)).all()
 
 
@@ -121,7 +139,7 @@ def test_codes_round_half_to_even_and_clip(device):
     layer = integer_layer(nn.Linear(3, 2))
     layer.inputs[0].set_range(torch.tensor(0.25), torch.tensor(7))
     x = (torch.arange(-300, 2100).view(-1, 3) / 8)[:, :, None].movedim(0, 2).contiguous().view(1, 3, -1)
-    made = TritonLayer(layer).to(device)
+    made = on(device, TritonLayer, layer)
     codes = quantize_input(x.to(device), made.scale, made.limits, 3, torch.int8).cpu()
     levels = input_levels(layer.inputs[0], x)
     assert torch.equal(codes.long() + 128 - 7, levels.transpose(1, 2))
@@ -133,7 +151,7 @@ def test_bf16_networks_get_bf16(device):
     layer, x = make("3x3")
     x = x.to(torch.bfloat16)
     exact = layer_output(layer, x)
-    made = TritonLayer(layer).to(device, torch.bfloat16)
+    made = on(device, TritonLayer, layer).to(torch.bfloat16)
     out = made(x.to(device))
     assert out.dtype == torch.bfloat16 and made.weight_scale.dtype == torch.float32
     rounded = magnitude(layer, integer_sums(layer, x)) * 1.5 * U16  # the interpreter cuts digits off
@@ -148,10 +166,26 @@ def test_bf16_multiplies_the_same_integers(kind, device):
     for bits, sizes in ((4, None), (8, (channels - 2, 2))):
         layer, x = make(kind, weight_bits=bits, sizes=sizes)
         with torch.no_grad():
-            out = BF16Layer(layer).to(device)(x.to(device)).cpu()
+            out = on(device, BF16Layer, layer)(x.to(device)).cpu()
             exact, sums = layer_output(layer, x), integer_sums(layer, x)
         assert out.shape == exact.shape
         assert ((out - exact).abs() <= U16 * magnitude(layer, sums)).all()
+
+
+@pytest.mark.parametrize(
+    "pixels, columns, channels, wanted",
+    [
+        (262144, 64, 128, [(128, 64, 128), (128, 64, 64), (64, 64, 64), (128, 32, 64)]),
+        (2048, 128, 256, [(64, 64, 64), (128, 32, 64), (64, 32, 64), (128, 16, 32)]),
+        (64, 16, 32, [(16, 16, 32)]),
+        (1, 1, 1, [(16, 16, 32)]),
+    ],
+)
+def test_block_sizes_fit_the_product(pixels, columns, channels, wanted, monkeypatch):
+    monkeypatch.setattr(triton_blocks, "INTERPRETED", False)
+    sizes = dict(pixels=pixels, columns=columns, channels=channels)
+    found = triton_blocks.worth_trying(triton_blocks.configurations(), sizes)
+    assert [tuple(each.kwargs.values()) for each in found] == wanted
 
 
 def test_four_bits_take_half_a_byte_and_no_other_weight_is_held():

