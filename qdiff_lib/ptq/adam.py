@@ -72,6 +72,8 @@ class Adam:
         torch._foreach_add_(roots, EPSILON)
         start = 0
         for size, rate in zip(self.sizes, rates, strict=True):
+            if not size:  # as of a network whose weights are not quantized
+                continue
             group = slice(start, start := start + size)
             if size:
                 changes = torch._foreach_mul(self.first[group], rate)

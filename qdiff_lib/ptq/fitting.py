@@ -244,16 +244,9 @@ class UnitFitter(Fitter):
         for quantizer in quantizers:
             quantizer.observer = ActivationObserver(self.generator)
         self.run()
-        self.share_observed([quantizer.observer for quantizer in quantizers])
+        self.share.observed([quantizer.observer for quantizer in quantizers])
         for quantizer in quantizers:
             quantizer.set_observed_range(self.step_sizes.activation_range)
-
-    def share_observed(self, observers: list[ActivationObserver]) -> None:
-        """Let the observers of all processes have seen the inputs of all."""
-        if self.share.divided:
-            kept = self.share.all_kept([[x.cpu() for x in observer.kept] for observer in observers])
-            for observer, values in zip(observers, kept, strict=True):
-                observer.kept = [x.to(self.device) for x in values]
 
     def fit_step_sizes(self) -> None:
         """Learn the step sizes of the unit's activations, as log(scale) (LSQ, Esser et al., ICLR 2020)."""

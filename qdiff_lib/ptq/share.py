@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..calibration.calibration_set import CalibrationSet
+from ..quantizers.observer import ActivationObserver
 from ..utils.processes import ALONE, Processes
 from .replay import row_batches
 
@@ -122,3 +123,12 @@ class Share:
         cut = [[x[i * k : (i + 1) * k] for x, k in zip(own, each, strict=True)] for i in range(count)]
         found = self.processes.agreed(dict(self.processes.gathered(cut, len(self.parts))))
         return [[x for part in sorted(found) for x in found[part][i]] for i in range(len(own))]
+
+    def observed(self, observers: list[ActivationObserver]) -> None:
+        """Let the observers of all processes have seen the rows of all."""
+        if not self.divided:
+            return
+        device = observers[0].kept[0].device
+        kept = self.all_kept([[x.cpu() for x in observer.kept] for observer in observers])
+        for observer, values in zip(observers, kept, strict=True):
+            observer.kept = [x.to(device) for x in values]
