@@ -36,9 +36,9 @@ from qdiff_lib.graph.networks import build
 from qdiff_lib.graph.tracing import trace
 from qdiff_lib.modules.quant_layer import quant_layers
 from qdiff_lib.ptq.activation_store import Rows, RowStore
-from qdiff_lib.ptq.adam import Adam, adam_numbers
+from qdiff_lib.ptq.adam import Adam, adam_numbers, on_device
 from qdiff_lib.ptq.arithmetic import float32_arithmetic
-from qdiff_lib.ptq.fitting import UnitFitter, on_device
+from qdiff_lib.ptq.fitting import UnitFitter
 from qdiff_lib.ptq.insertion import insert_quantizers
 from qdiff_lib.ptq.memory_budget import Budget
 from qdiff_lib.ptq.replay import Replay, UnitInputs
@@ -148,7 +148,7 @@ def arithmetic(scene: Scene, folder: Path, graph: bool = False) -> dict:
     clock = Clock(scene.job)
     fitter = scene.fitter(PLACES["device"], folder, clock)
     adam = Adam([[part.v for part in parts_of(fitter)]])
-    numbers, beta = (on_device([row], scene.job.device)[0] for row in (adam_numbers([[1e-3]])[0], BETA))
+    numbers, beta = (next(on_device([row], scene.job.device)) for row in (adam_numbers([[1e-3]])[0], BETA))
     iterate = partial(fitter.iterate, fitter.rows(torch.arange(scene.job.batch)), adam, numbers, beta)
     run = recorded(iterate).replay if graph else iterate
     for _ in range(fitter.rounding.iterations):

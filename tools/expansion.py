@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
+ASSIGNMENTS = ("capstone",)  # sources without a number: work that is graded as a whole
 NAMES = ("check", "claim", "explore", "hints", "progress", "quiz", "recorded", "show", "start")
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 STUB = 'raise NotImplementedError("your turn")'
@@ -98,6 +99,11 @@ def lesson_names(sources: Path = SOURCES) -> list[str]:
     return sorted(path.stem for path in sources.glob("[0-9][0-9]_*.py"))
 
 
+def notebook_names(sources: Path = SOURCES) -> list[str]:
+    """The names of all notebooks: the lessons in order, then the assignments."""
+    return lesson_names(sources) + [name for name in ASSIGNMENTS if (sources / f"{name}.py").is_file()]
+
+
 def read_source(path: Path) -> list[NotebookNode]:
     """The cells of a source, unchanged."""
     return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent").cells
@@ -106,7 +112,8 @@ def read_source(path: Path) -> list[NotebookNode]:
 def expand(path: Path, names: list[str], address: Address) -> list[NotebookNode]:
     """All cells of the notebook of the lesson in ``path``.
 
-    names: all lessons, for the navigation. Raises SourceError for a source that breaks a rule of the format.
+    names: all notebooks, for the navigation. Raises SourceError for a source that breaks a rule of the
+    format.
     """
     source = read_source(path)
     if not source or not source[0].source.startswith("# "):
@@ -161,15 +168,17 @@ def numbered(name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def short_title(name: str) -> str:
-    """ "01_error_accumulation" as "1 error accumulation"."""
+    """ "01_error_accumulation" as "1 error accumulation"; the name of an assignment as it is."""
     number, _, words = name.partition("_")
+    if not words:
+        return name
     return f"{int(number)} {words.replace('_', ' ')}"
 
 
 def navigation(name: str, names: list[str], address: Address) -> NotebookNode:
     """A cell with links to the previous lesson, the contents and the next lesson.
 
-    It has badges if the course has a repository. name: this lesson. names: all lessons.
+    It has badges if the course has a repository. name: this lesson. names: all notebooks.
     """
     i = names.index(name)
     links = ["[Contents](README.md)"]

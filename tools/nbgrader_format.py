@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from qdiff_lib.course.grading.lessons import points
 
@@ -24,8 +24,9 @@ from .expansion import (
     ROOT,
     SOURCES,
     Address,
+    SourceError,
     is_exercise,
-    lesson_names,
+    notebook_names,
     numbered,
     read_address,
     read_source,
@@ -33,7 +34,8 @@ from .expansion import (
 )
 from .notebooks import NOTATION, make_notebook, save, student_notebook, to_text
 
-LESSON_LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb\)")  # each lesson gets a folder of its own
+LESSON_LINK = re.compile(r"\]\((\d\d_\w+|capstone)\.ipynb\)")  # each notebook gets a folder of its own
+WORTH = re.compile(r"\((\d+) points\)")  # in the heading above a text that the teacher grades
 SETTINGS = Path(__file__).with_name("nbgrader_settings.py")
 TEST = """\
 import contextlib
@@ -48,8 +50,9 @@ assert outcome.right, outcome"""
 
 
 def course_notebook(name: str, address: Address, sources: Path = SOURCES) -> NotebookNode:
-    """The teacher's notebook of a lesson: the bootstrap cell, the lesson, and for each exercise
-    the cell of the answer with the solution and a locked test. Only the cells of answers can be edited."""
+    """The teacher's notebook: the bootstrap cell, the lesson, and for each exercise the cell of the answer
+    with the solution and a locked test. Only the cells of answers can be edited. Texts with the tag
+    "manual" are graded by hand, and cells with the tag "own" are free."""
     student = student_notebook(name, address, sources).cells
     answers = {
         cell.metadata["exercise"]: cell for cell in read_source(sources / f"{name}.py") if is_exercise(cell)
@@ -62,11 +65,23 @@ def course_notebook(name: str, address: Address, sources: Path = SOURCES) -> Not
         if is_exercise(cell):
             exercise = cell.metadata["exercise"]
             cells += [answer_cell(exercise, answers[exercise].source), test_cell(exercise)]
+        elif has_tag(cell, "manual"):
+            graded = role(cell.id, solution=True, grade=True) | {"points": worth(cells[-1].source, name)}
+            cells.append(new_markdown_cell(cell.source, metadata={"tags": ["manual"], "nbgrader": graded}))
+        elif has_tag(cell, "own"):  # the learner's own code, which nobody grades
+            cells.append(cell)
         elif not has_tag(cell, "check"):
             cell.source = LESSON_LINK.sub(r"](../\1/\1.ipynb)", cell.source)
             cell.metadata["nbgrader"] = role(cell.id, locked=True)
             cells.append(cell)
     return make_notebook(numbered(name, cells))
+
+
+def worth(text: str, name: str) -> int:
+    """The points that the text above a manually graded cell states. Raises SourceError without them."""
+    if not (found := WORTH.search(text)):
+        raise SourceError(f"{name}.py: the text above a cell tagged manual must state '(NN points)'")
+    return int(found[1])
 
 
 def has_tag(cell: NotebookNode, *tags: str) -> bool:
@@ -110,7 +125,7 @@ def role(name: str, locked: bool = False, solution: bool = False, grade: bool = 
 
 def write_course(out: Path, sources: Path = SOURCES) -> None:
     """Write the course folder. What else is in the folder, such as nbgrader's database, stays."""
-    for name in lesson_names(sources):
+    for name in notebook_names(sources):
         folder = out / "source" / name
         save(to_text(course_notebook(name, read_address(), sources)), folder / f"{name}.ipynb")
         shutil.copyfile(ROOT / "notebooks" / NOTATION, folder / NOTATION.rpartition("/")[2])

@@ -20,13 +20,16 @@ SKIPPED = "skip-execution"  # the tag of cells that are not run
 class SkipLessonCells(NbGraderPreprocessor):
     """Skip the lesson's own cells that no answer needs: a notebook then takes seconds.
 
+    A notebook without tests is graded by hand. None of its cells runs: they may calibrate for an hour.
+
     No other cell keeps a tag: with the tag above, a test would not run, and would earn all its points.
     """
 
     def preprocess(self, nb, resources):
         cells = [cell for cell in nb.cells if cell.cell_type == "code"]
         lesson = {i for i, cell in enumerate(cells) if i and is_locked(cell) and not is_grade(cell)}
-        idle = idle_cells([cell.source for cell in cells], lesson)
+        tested = any(is_grade(cell) for cell in cells)
+        idle = idle_cells([cell.source for cell in cells], lesson) if tested else set(range(len(cells)))
         for i, cell in enumerate(cells):
             cell.metadata["tags"] = [SKIPPED] if i in idle else []
         return nb, resources

@@ -1,8 +1,8 @@
 """Builds the course's notebooks from ``notebooks/src``: expand, run with profile "tiny", clean, write.
 
-python -m tools.notebooks                         all lessons, with outputs, to notebooks/
-python -m tools.notebooks --only 00_start_here    this lesson
-python -m tools.notebooks --student build/student all lessons without solutions and outputs, for learners
+python -m tools.notebooks                         all lessons and the capstone, with outputs, to notebooks/
+python -m tools.notebooks --only 00_start_here    this notebook
+python -m tools.notebooks --student build/student all notebooks without solutions and outputs, for learners
 
 A notebook is not written if it has an error or a warning, is too large, or needs too much memory. If only the
 source breaks a rule of ``tools.rules``, the notebook is written, but the command exits with 1.
@@ -35,6 +35,7 @@ from .expansion import (
     for_students,
     lesson_names,
     navigation,
+    notebook_names,
     read_address,
     read_source,
     solution_lines,
@@ -159,7 +160,7 @@ def build(name: str, address: Address, out: Path, sources: Path = SOURCES) -> Co
 
     Raises BuildError or SourceError; then the file is not changed.
     """
-    cells = expand(sources / f"{name}.py", lesson_names(sources), address)
+    cells = expand(sources / f"{name}.py", notebook_names(sources), address)
     notebook = make_notebook(cells, builder=BUILDER, inputs=inputs(name, sources))
     out.mkdir(parents=True, exist_ok=True)
     cost = run(notebook, out)
@@ -202,7 +203,7 @@ def staleness(path: Path, address: Address, sources: Path = SOURCES) -> list[str
     problems.extend(
         f"{file} has changed" for file in sorted(before.keys() | now) if before.get(file) != now.get(file)
     )
-    cells = expand(sources / f"{name}.py", lesson_names(sources), address)
+    cells = expand(sources / f"{name}.py", notebook_names(sources), address)
     if [core(cell) for cell in notebook.cells] != [core(cell) for cell in cells]:
         problems.append("its cells are not those of its source")
     return [f"{name}: {problem}: run make notebooks" for problem in problems]
@@ -218,7 +219,7 @@ def student_notebook(name: str, address: Address, sources: Path = SOURCES) -> No
 
     Its link to the page of notation leads to the copy beside it.
     """
-    path, names = sources / f"{name}.py", lesson_names(sources)
+    path, names = sources / f"{name}.py", notebook_names(sources)
     without_badges = navigation(name, names, Address("", address.tag))
     cells = for_students([without_badges, *expand(path, names, address)[1:]], name)
     for cell in cells:
@@ -228,8 +229,8 @@ def student_notebook(name: str, address: Address, sources: Path = SOURCES) -> No
 
 def all_solution_lines(sources: Path = SOURCES) -> set[str]:
     """The lines of the solutions of all lessons, as in ``solution_lines``."""
-    lessons = lesson_names(sources)
-    return set().union(*(solution_lines(read_source(sources / f"{name}.py"), name) for name in lessons))
+    names = notebook_names(sources)
+    return set().union(*(solution_lines(read_source(sources / f"{name}.py"), name) for name in names))
 
 
 def leaks(text: str, secrets: set[str]) -> list[str]:
@@ -243,7 +244,7 @@ def write_students(out: Path, sources: Path = SOURCES) -> None:
     Raises BuildError if a line of a solution is in a student notebook.
     """
     secrets = all_solution_lines(sources)
-    for name in lesson_names(sources):
+    for name in notebook_names(sources):
         text = to_text(student_notebook(name, read_address(), sources))
         if found := leaks(text, secrets):
             raise BuildError(f"{name}: a line of a solution stands elsewhere in the lesson: {found}")
@@ -263,7 +264,8 @@ def build_all(names: list[str]) -> int:
             print(
                 f"{name}: {cost.seconds:.1f} s, peak {cost.memory:.0f} MB, {size / 1000:.0f} kB", flush=True
             )
-            problems = rules.source_problems(read_source(SOURCES / f"{name}.py"))
+            check = rules.source_problems if name in lesson_names() else rules.cell_problems
+            problems = check(read_source(SOURCES / f"{name}.py"))
         except (BuildError, ValueError) as error:
             problems = [str(error)]
         for problem in problems:
@@ -275,13 +277,13 @@ def build_all(names: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 1 if a lesson has a problem, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", metavar="NAME", choices=lesson_names(), help="build this lesson alone")
+    parser.add_argument("--only", metavar="NAME", choices=notebook_names(), help="build this notebook alone")
     parser.add_argument("--student", metavar="OUTDIR", type=Path, help="write the student versions there")
     options = parser.parse_args(arguments)
     if options.student:
         write_students(options.student)
         return 0
-    return int(build_all([options.only] if options.only else lesson_names()) > 0)
+    return int(build_all([options.only] if options.only else notebook_names()) > 0)
 
 
 if __name__ == "__main__":

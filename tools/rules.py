@@ -22,14 +22,11 @@ def has_tag(cell: NotebookNode, tag: str) -> bool:
 
 
 def source_problems(cells: list[NotebookNode]) -> list[str]:
-    """Broken rules of a source: numbers of cells, lines, claims and checked outputs; order of headings."""
+    """Broken rules of a lesson's source: numbers of cells, claims, checked outputs; ``cell_problems``."""
     problems = []
     if len(cells) not in CELLS:
         problems.append(f"{len(cells)} cells, not {CELLS.start} to {CELLS.stop - 1}")
     code = [cell for cell in cells if cell.cell_type == "code"]
-    for cell in code:
-        if (count := code_lines(cell.source)) > LINES:
-            problems.append(f"{count} lines of code, more than {LINES}, in: {first_line(cell.source)}")
     claims = sum(len(re.findall(r"^\s*claim\(", cell.source, re.MULTILINE)) for cell in code)
     if claims < CLAIMS:
         problems.append(f"{claims} claims, fewer than {CLAIMS}")
@@ -39,6 +36,15 @@ def source_problems(cells: list[NotebookNode]) -> list[str]:
     for previous, cell in zip(cells, cells[1:], strict=False):
         if is_exercise(cell) and not previous.source.startswith("### Exercise"):
             problems.append(f"no '### Exercise' heading before: {first_line(cell.source)}")
+    return problems + cell_problems(cells)
+
+
+def cell_problems(cells: list[NotebookNode]) -> list[str]:
+    """Broken rules of the source of any notebook, also of an assignment: lines of cells, headings."""
+    problems = []
+    for cell in cells:
+        if cell.cell_type == "code" and (count := code_lines(cell.source)) > LINES:
+            problems.append(f"{count} lines of code, more than {LINES}, in: {first_line(cell.source)}")
     return problems + heading_problems(cells)
 
 

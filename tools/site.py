@@ -107,7 +107,7 @@ def stage(sources: Sources) -> None:
     (sources.folder / "exercises.md").write_text(exercise_page(lessons), encoding="utf-8")
     shutil.copytree(sources.root / "site", sources.folder, dirs_exist_ok=True)
     front = sources.folder / "index.md"
-    entries = "\n".join(f"Lesson {lesson_title(*lesson)} </{lesson[0]}>" for lesson in lessons.items())
+    entries = "\n".join(f"{lesson_title(*lesson)} </{lesson[0]}>" for lesson in lessons.items())
     contents = (sources.folder / "contents.inc").read_text(encoding="utf-8").format(lessons=entries)
     front.write_text(f"{front.read_text(encoding='utf-8')}\n{contents}", encoding="utf-8")
 

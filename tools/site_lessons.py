@@ -62,9 +62,9 @@ def called(node: ast.expr) -> str | None:
 
 
 def lesson_title(path: Path, notebook: NotebookNode) -> str:
-    """The number and the question of a lesson: "0: What does quantization buy?"."""
+    """The title of a notebook, for a lesson with its number: "Lesson 0: What does quantization buy?"."""
     title = next(cell.source for cell in notebook.cells if cell.source.startswith("# ")).partition("\n")[0]
-    return f"{int(path.name[:2])}: {title[2:]}"
+    return f"Lesson {int(path.name[:2])}: {title[2:]}" if path.name[:2].isdigit() else title[2:]
 
 
 def exercise_page(lessons: dict[Path, NotebookNode]) -> str:
@@ -74,7 +74,7 @@ def exercise_page(lessons: dict[Path, NotebookNode]) -> str:
         rows = exercise_rows(path, notebook)
         if rows:
             head = ["| exercise | you write | difficulty | importance | minutes |", "|---|---|---|---|---|"]
-            lines += [f"## Lesson {lesson_title(path, notebook)}", "", *head, *rows, ""]
+            lines += [f"## {lesson_title(path, notebook)}", "", *head, *rows, ""]
     return "\n".join(lines)
 
 

@@ -388,5 +388,6 @@ progress()
 # - G. Amdahl, [Validity of the single processor approach to achieving large scale computing
 #   capabilities](https://doi.org/10.1145/1465482.1465560), AFIPS, 1967. The law, in words.
 #
-# **Next:** your own model. Call `run_on(pipe, "openvino")`, and measure. Or write the learning loop of lesson 5
-# yourself, in [lesson 7](07_build_adaround.ipynb).
+# **Next:** write the learning loop of lesson 5 yourself, in [lesson 7](07_build_adaround.ipynb). Then the
+# [capstone](capstone.ipynb): quantize a model that you do not know, within a budget. Or your own model: call
+# `run_on(pipe, "openvino")`, and measure.

@@ -56,6 +56,14 @@ class CalibrationSet:
         """One batch of every column, by the name of the column; ``index`` as in ``rows``."""
         return {name: value[index].to(device) for name, value in self.inputs.items()}
 
+    def part(self, rows: Tensor) -> "CalibrationSet":
+        """The set with these rows only."""
+        inputs = {
+            name: Shared(value.values, value.index[rows]) if isinstance(value, Shared) else value[rows]
+            for name, value in self.inputs.items()
+        }
+        return CalibrationSet(inputs, self.step[rows], self.made_by)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the set, by name. A ``Shared`` gives two: ``name.values`` and ``name.index``."""
         held = {"__step__": self.step}

@@ -6,21 +6,22 @@ network's inputs are kept. Steps count from 0, the noisy end, to T - 1, the clea
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..diffusion.request import Request
-from ..diffusion.sampling import check_counts, images_at_once, run_batch, sampling_times
+from ..diffusion.sampling import batches, check_counts, images_at_once, run_batch, sampling_times
 from ..graph.hooks import hooked
 from ..recipes.timestep_rules import Normal, Rule, rule_to_dict
 from ..utils.constants import GUIDANCE
+from ..utils.processes import ALONE, Processes
 from ..utils.progress import progress_bar
 from ..utils.typed import check_type
 from .calibration_set import CalibrationSet, Shared
-from .recorder import Enough, Recorder
+from .recorder import Enough, Kept, Recorder
 
 FRESH_DRAWS = 512
 """Most trajectories in the pool from which each denoising step draws, unless one step draws more.
@@ -65,11 +66,13 @@ def record(
     guidance: float = GUIDANCE,
     eta: float = 0.0,
     class_labels: Sequence[int] | None = None,
-) -> CalibrationSet:
+    processes: Processes = ALONE,
+) -> CalibrationSet | None:
     """Run ``pipe`` from noise and keep inputs of its UNet as a calibration set (Q-Diffusion, section 3.3.1).
 
     rule: which denoising steps inputs are taken from. samples: how many inputs in total. steps: denoising
-    steps of the sampler. The other arguments are those of ``sample``.
+    steps of the sampler. The other arguments are those of ``sample``. As there, several processes share the
+    batches, and their number changes no bit of the set. It is None in all of them except the main one.
 
     Each chosen step draws its own trajectories, without replacement. The noise is never the noise of
     ``sample``. With classifier-free guidance, a drawn trajectory gives two inputs, one with its text and one
@@ -91,23 +94,54 @@ def record(
     pool = max(most, min(2 * most, FRESH_DRAWS))
     chosen = [torch.randperm(pool, generator=generator)[:n] for n in counts]
     recorder = Recorder(pipe.unet, chosen, len(request.prompts), request.passes)
-    with hooked(before=[(pipe.unet, recorder)]):
-        for start in progress_bar(range(0, pool, size), "calibration set", shown=progress):
-            count = min(size, pool - start)
-            recorder.begin(start, count)
-            with contextlib.suppress(Enough):
-                run_batch(pipe, start, count, steps, seed, "calibration", request)
+    all_batches = batches(0, pool, size)
+    drawing = dict(steps=steps, seed=seed, role="calibration", request=request)
+    parts = kept_of(pipe, recorder, all_batches, drawing, progress, processes)
+    if not processes.is_main:
+        return None
     order = torch.randperm(samples, generator=generator)
     made_by = {"rule": rule_to_dict(rule), "samples": samples, "steps": steps, "seed": seed}
-    return recorded_rows(recorder, order, {**made_by, **request.described()})
+    made_by |= request.described()
+    return joined([parts[k] for k in range(len(all_batches))], order, made_by)
 
 
-def recorded_rows(recorder: Recorder, order: Tensor, made_by: dict) -> CalibrationSet:
-    """The calibration set of what ``recorder`` kept; ``order``, (N,), is a permutation of its rows."""
-    inputs: dict[str, Tensor | Shared] = {k: torch.cat(rows)[order] for k, rows in recorder.kept.items()}
-    if recorder.prompted:
-        numbers, index = torch.cat(recorder.prompt_of)[order].unique(return_inverse=True)
-        found = [recorder.prompted[number] for number in numbers.tolist()]
+def kept_of(
+    pipe: DiffusionPipeline,
+    recorder: Recorder,
+    all_batches: list[range],
+    drawing: dict,
+    progress: bool,
+    processes: Processes,
+) -> dict[int, Kept]:
+    """What ``recorder`` keeps of each batch, by number; in the main process of all batches, else of none.
+
+    drawing: the other arguments of ``run_batch``.
+    """
+
+    def kept(batch: range) -> Kept:
+        recorder.begin(batch.start, len(batch))
+        with contextlib.suppress(Enough):
+            run_batch(pipe, batch.start, len(batch), **drawing)
+        return recorder.kept
+
+    own, shown = processes.share(all_batches), progress and processes.is_main
+    with hooked(before=[(pipe.unet, recorder)]):
+        parts = map(kept, progress_bar(own, "calibration set", shown=shown))
+        return dict(processes.gathered(parts, len(all_batches)))
+
+
+def joined(parts: list[Kept], order: Tensor, made_by: dict) -> CalibrationSet:
+    """The calibration set of what was kept of all batches; ``order``, (N,), is a permutation of its rows."""
+
+    def column(of: Callable[[Kept], list[Tensor]]) -> Tensor:
+        return torch.cat([rows for part in parts for rows in of(part)])[order]
+
+    names = parts[0].columns
+    inputs: dict[str, Tensor | Shared] = {k: column(lambda part, k=k: part.columns[k]) for k in names}
+    if parts[0].prompt_of:
+        texts = {number: each for part in reversed(parts) for number, each in part.prompted.items()}
+        numbers, index = column(lambda part: part.prompt_of).unique(return_inverse=True)
+        found = [texts[number] for number in numbers.tolist()]
         for name in found[0]:  # a copy of the index: files hold no tensor twice
             inputs[name] = Shared(torch.stack([each[name] for each in found]), index.clone())
-    return CalibrationSet(inputs, torch.cat(recorder.steps)[order], made_by)
+    return CalibrationSet(inputs, column(lambda part: part.steps), made_by)

@@ -1,6 +1,7 @@
 """A hook that keeps chosen rows of a UNet's inputs while its pipeline runs."""
 
 import inspect
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,21 @@ class Enough(Exception):
     """Ends a batch after its last chosen denoising step."""
 
 
+@dataclass
+class Kept:
+    """What is kept of one batch, in the order of the calls.
+
+    columns: rows of each input, by name. steps: the denoising step of each row. prompt_of: the number of the
+    prompt of each row. prompted: the inputs in ``PROMPTED``, by the number of the prompt, of those prompts
+    that the recorder meets for the first time; the number after the last one is the empty text.
+    """
+
+    columns: dict[str, list[Tensor]] = field(default_factory=dict)
+    steps: list[Tensor] = field(default_factory=list)
+    prompt_of: list[Tensor] = field(default_factory=list)
+    prompted: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
 class Recorder:
     """A forward pre-hook that keeps chosen rows of the UNet's inputs, call by call.
 
@@ -38,13 +54,14 @@ class Recorder:
         self.signature = inspect.signature(unet.forward)
         self.chosen, self.prompts, self.passes = chosen, prompts, passes
         self.last = max(i for i, index in enumerate(chosen) if len(index))
-        self.kept: dict[str, list[Tensor]] = {}
-        self.steps: list[Tensor] = []
-        self.prompted: dict[int, dict[str, Tensor]] = {}  # by prompt number; key ``prompts``: the empty text
-        self.prompt_of: list[Tensor] = []
+        self.met: set[int] = set()  # the prompts whose inputs are kept
 
     def begin(self, start: int, count: int) -> None:
-        """Start a batch: the next calls hold trajectories ``start`` to ``start + count - 1``."""
+        """Start a batch: the next calls hold trajectories ``start`` to ``start + count - 1``.
+
+        What is kept of them is ``kept``, a new object for each batch.
+        """
+        self.kept = Kept()
         self.start, self.count, self.step, self.time = start, count, -1, None
 
     def __call__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -62,7 +79,7 @@ class Recorder:
         times = torch.as_tensor(given["timestep"]).expand(self.count * self.passes)
         self.keep("sample", given["sample"], rows)
         self.keep("timestep", times, rows)
-        self.steps.append(torch.full((len(rows),), self.step))
+        self.kept.steps.append(torch.full((len(rows),), self.step))
         if given.get("class_labels") is not None:
             self.keep("class_labels", given["class_labels"], rows)
         if self.prompts:
@@ -83,7 +100,7 @@ class Recorder:
 
     def keep(self, name: str, value: Tensor, rows: Tensor) -> None:
         """Keep the chosen rows of one input, on the CPU."""
-        self.kept.setdefault(name, []).append(value.detach().cpu()[rows])
+        self.kept.columns.setdefault(name, []).append(value.detach().cpu()[rows])
 
     def keep_prompted(self, inputs: dict[str, Tensor], rows: Tensor) -> None:
         """Keep the inputs of the chosen rows' prompts that are not kept yet, and each row's prompt number.
@@ -94,7 +111,9 @@ class Recorder:
         numbers = (self.start + rows % self.count) % self.prompts
         if self.passes == 2:
             numbers = torch.where(rows < self.count, self.prompts, numbers)
-        self.prompt_of.append(numbers)
+        self.kept.prompt_of.append(numbers)
         for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
-            if number not in self.prompted:
-                self.prompted[number] = {k: value[row].detach().cpu() for k, value in inputs.items()}
+            if number not in self.met:
+                self.met.add(number)
+                texts = {k: value[row].detach().to("cpu", copy=True) for k, value in inputs.items()}
+                self.kept.prompted[number] = texts

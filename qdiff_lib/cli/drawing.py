@@ -4,6 +4,7 @@ import argparse
 
 from ..recipes.parts import OWN_SAMPLER
 from ..utils.constants import GUIDANCE
+from ..utils.processes import launched, started
 from .failures import during
 from .shared_options import FASTEST
 
@@ -36,12 +37,16 @@ def shape_of_images(pipe) -> tuple[int, ...]:
 
 
 def draw(pipe, args: argparse.Namespace, prompts: list[str] | None, record: bool = False):
-    """The samples for the commands ``sample`` and ``evaluate``; ``record``: with their trajectories."""
+    """The samples for the commands ``sample`` and ``evaluate``; ``record``: with their trajectories.
+
+    The processes of the run share the work. Returns None in all of them except the main one.
+    """
     from ..diffusion.sampling import sample
 
     guidance = GUIDANCE if args.guidance is None else args.guidance
     asked = dict(prompts=prompts, guidance=guidance, eta=args.eta, record=record)
-    asked |= {"class_labels": args.class_labels}
+    asked |= {"class_labels": args.class_labels, "batch_size": args.batch_size}
+    asked |= {"processes": started(cpu=args.device == "cpu")}
     with during(f"drawing {args.n} images"):
         return sample(pipe, n=args.n, steps=args.steps, seed=args.seed, progress=True, **asked)
 
@@ -64,15 +69,20 @@ def executed(pipe, args: argparse.Namespace) -> tuple:
 def find_device(name: str) -> str:
     """The name of the torch device for ``--device``; "auto" is the first GPU, or the CPU without a GPU.
 
-    Raises ValueError for a device that this machine does not have.
+    If a launcher has started several processes, each has a GPU of its own. Raises ValueError for a device
+    that this machine does not have, and for the number of a GPU that all processes would share.
     """
     import torch
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"--device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto"
         )
+    if launched():
+        if number:
+            raise ValueError(f"--device {name!r}: each process takes a device of its own; use auto")
+        return started(cpu=name == "cpu").device
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     return name

@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Iterator
 
+from ..utils.processes import Lost, is_first_to_tell
+
 LONGEST = 500  # characters of an error message; what is longer is cut in the middle
 DOING = "while "  # the start of the note that says what was being done
 
@@ -33,8 +35,8 @@ OUT_OF_MEMORY = re.compile(
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as in the messages of safetensors
 SAVE_MEMORY = {
     "quantize": "use a smaller --memory-gb or --batch-size",
-    "sample": "use a smaller --n",
-    "evaluate": "use a smaller --n",
+    "sample": "use a smaller --batch-size or --n",
+    "evaluate": "use a smaller --batch-size or --n",
 }
 
 
@@ -52,13 +54,14 @@ def explained(error: Exception, args: argparse.Namespace) -> str:
     """Say in one line why the command with the arguments ``args`` failed, and how to go on."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(DOING)]
     doing = f"{notes[0]}: " if notes else ""
+    again = "repeat the command with --resume" if hasattr(args, "resume") else "repeat the command"
+    if isinstance(error, Lost):
+        return one_line(f"{doing}{error}; then {again}, with any number of processes")
     number, path = lacking(error)
     if number is not None:
         what, cure = LACKING[number]
         if number == errno.ENOMEM:
             cure += SAVE_MEMORY.get(args.command, "use a machine with more")
-        again = "--resume" if hasattr(args, "resume") else ""
-        again = f"repeat the command with {again}" if again else "repeat the command"
         detail = f" ({path})" if path else ""
         return one_line(f"{doing}{what}{detail}: {cure}; then {again}")
     if isinstance(error, ValueError | TypeError | OSError) and str(error):
@@ -127,9 +130,10 @@ def silence(stream) -> None:
 
 
 def say_why(command: str, reason: str) -> int:
-    """Print why the command failed; returns the exit status."""
+    """Print why the command failed, once for all processes of a run; returns the exit status."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"{command}: error: {reason}", file=sys.stderr, flush=True)
+        if is_first_to_tell():
+            print(f"{command}: error: {reason}", file=sys.stderr, flush=True)
     silence(sys.stdout)
     silence(sys.stderr)
     return 2

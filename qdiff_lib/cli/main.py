@@ -10,10 +10,12 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from ..recipes.recipe import Recipe
 from ..utils.files import atomic_path, check_writable, new_folder, write_json
 from ..utils.lock import held
+from ..utils.processes import launched, started
 from .arguments import build_parser
 from .drawing import draw, executed, find_device, load_for, shape_of_images
 from .failures import during, escape_what_cannot_be_printed, explained, flushed, say_why, silence
@@ -26,12 +28,15 @@ from .texts import prompts_of
 
 def run_quantize(args: argparse.Namespace) -> int:
     """Run the command ``quantize``; returns the exit status."""
-    check_new_or_resumed(args.out, args.resume)
-    check_writable(args.out)
+    processes = started(cpu=args.device == "cpu")
+    if processes.is_main:
+        check_new_or_resumed(args.out, args.resume)
+        check_writable(args.out)
     prompts = prompts_of(args)
     device = find_device(args.device)
-    with held(args.out / "work"):
-        check_new_or_resumed(args.out, args.resume)  # again: another process may have finished it
+    with held(args.out / "work") if processes.is_main else nullcontext():
+        if processes.is_main:
+            check_new_or_resumed(args.out, args.resume)  # again: another process may have finished it
         from ..io.models import load
         from ..ptq.work_folder import settings_of_run
 
@@ -39,12 +44,14 @@ def run_quantize(args: argparse.Namespace) -> int:
             pipe = load(args.model, device)
         recipe = recipe_of(args)
         settings = settings_of_run(pipe, recipe, prompts, class_labels=args.class_labels)
-        if (args.out / FINISHED).is_file():
+        if not processes.agreed((args.out / FINISHED).is_file()):
+            write_checkpoint(args, pipe, recipe, prompts, settings, processes)
+        elif processes.is_main:
             check_same_checkpoint(args.out, settings)
-        else:
-            write_checkpoint(args, pipe, recipe, prompts, settings)
-        tidy(args.out)
-    say_next(f"wrote {args.out}", "sample", "--model", args.out, "--out", f"{args.out}.png")
+        if processes.is_main:
+            tidy(args.out)
+    if processes.is_main:
+        say_next(f"wrote {args.out}", "sample", "--model", args.out, "--out", f"{args.out}.png")
     return 0
 
 
@@ -66,23 +73,28 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 def run_sample(args: argparse.Namespace) -> int:
     """Run the command ``sample``; returns the exit status."""
-    check_writable(args.out)
+    processes = started(cpu=args.device == "cpu")
+    if processes.is_main:
+        check_writable(args.out)
     prompts = prompts_of(args)
     from ..evaluation.figures import check_drawable, image_grid
 
     pipe = load_for(args, args.model)
     check_drawable(shape_of_images(pipe))
     pipe, engine = executed(pipe, args)
-    images = draw(pipe, args, prompts).images
+    samples = draw(pipe, args, prompts)
+    if not processes.is_main:
+        return 0
     with during(f"writing {args.out}"), atomic_path(args.out) as temporary:
-        image_grid(images).save(temporary)
+        image_grid(samples.images).save(temporary)
     print(f"wrote {args.out}; engine: {engine}")
     return 0
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Run the command ``evaluate``; returns the exit status."""
-    if args.out is not None:
+    processes = started(cpu=args.device == "cpu")
+    if processes.is_main and args.out is not None:
         check_writable(args.out)
     prompts = prompts_of(args)
     from ..diffusion.prompts import check_disjoint
@@ -92,6 +104,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         check_disjoint(pipe.unet.quantization.calibration.get("prompts", []), prompts)
     pipe, engine = executed(pipe, args)
     scores = scores_against(args, pipe, prompts) if args.against else errors_from(args, pipe, prompts)
+    if scores is None:
+        return 0
     scores |= dict(model=args.model, steps=args.steps, seed=args.seed, engine=engine)
     for name, value in scores.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
@@ -107,24 +121,32 @@ def json_form(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
-    """The scores of a pipeline's images against real images, by name."""
+def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict | None:
+    """The scores of a pipeline's images against real images, by name; None except in the main process."""
     from dataclasses import asdict
 
     from ..evaluation.reference_images import check_channels
     from ..evaluation.scores import score
 
     check_channels(shape_of_images(pipe)[0])
-    images = draw(pipe, args, prompts).images
-    return asdict(score(images, args.extractor, find_device(args.device))) | {"against": args.against}
+    samples = draw(pipe, args, prompts)
+    if samples is None:
+        return None
+    found = score(samples.images, args.extractor, find_device(args.device))
+    return asdict(found) | {"against": args.against}
 
 
-def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict:
-    """The errors of a pipeline's trajectories and images against those of ``--original``, by name."""
+def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> dict | None:
+    """The errors of a pipeline's trajectories and images against those of ``--original``, by name.
+
+    Returns None except in the main process.
+    """
     from ..evaluation.trajectory_errors import image_psnr, trajectory_mse
 
     found = draw(pipe, args, prompts, record=True)
     expected = draw(load_for(args, args.original), args, prompts, record=True)
+    if found is None:
+        return None
     errors = trajectory_mse(expected.trajectory, found.trajectory).tolist()
     scores = {"last_step_mse": errors[-1], "image_psnr": image_psnr(expected.images, found.images)}
     return {**scores, "original": args.original, "n": args.n, "mse_of_each_step": errors}
@@ -186,6 +208,17 @@ COMMANDS = {
     "demo": run_demo,
     "doctor": run_doctor,
 }
+SHARED = ("quantize", "sample", "evaluate")  # the commands that several processes can share
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command of these arguments; returns its exit status.
+
+    Raises ValueError for several processes and a command that they cannot share.
+    """
+    if launched() and args.command not in SHARED:
+        raise ValueError(f"{args.command} needs no launcher: start it with {PROGRAM} {args.command}")
+    return args.run(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with stoppable(lambda number: say_how_to_go_on(args, argv, number)) as stops:
             try:
-                return flushed(args.run(args))
+                return flushed(run(args))
             except BaseException as error:
                 if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may replace Stopped
                     ignore_stops()

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..utils.lock import check_ours, is_ours, is_unused
+from ..utils.processes import ALONE, Processes
 from .failures import during
 
 FINISHED = "report.json"  # the last file that `quantize` writes
@@ -36,11 +37,17 @@ def check_new_or_resumed(out: Path, resume: bool) -> None:
 
 
 def write_checkpoint(
-    args: argparse.Namespace, pipe, recipe, prompts: list[str] | None, settings: dict
+    args: argparse.Namespace,
+    pipe,
+    recipe,
+    prompts: list[str] | None,
+    settings: dict,
+    processes: Processes = ALONE,
 ) -> None:
     """Quantize ``pipe`` and write the checkpoint to ``args.out``; its report is written last.
 
-    Before, print how much memory and disk the cached activations take.
+    Before, print how much memory and disk the cached activations take. processes: they share the work, and
+    the main one prints and writes.
     """
     from ..io.checkpoint import save_quantized
     from ..ptq.quantize import check_quantizable, quantize
@@ -52,27 +59,36 @@ def write_checkpoint(
     with during(f"quantizing {args.model}"):
         if recipe.rounding.learned:
             check_quantizable(pipe, None, prompts, args.class_labels)
-            print(cache_of(pipe, recipe.calibration, budget), flush=True)
-        quantized = quantize(pipe, recipe, **options, class_labels=args.class_labels)
+            line = cache_of(pipe, recipe.calibration, budget, processes)
+            if processes.is_main:
+                print(line, flush=True)
+        options |= dict(class_labels=args.class_labels, processes=processes)
+        quantized = quantize(pipe, recipe, **options)
+    if not processes.is_main:
+        return
     with during(f"writing {args.out}"):
         save_quantized(quantized, args.out)
         report = {**quantized.unet.quantization.report(), "run": tensors_hash({}, settings)}
         write_json(args.out / FINISHED, report)
 
 
-def cache_of(pipe, how, budget: dict) -> str:
+def cache_of(pipe, how, budget: dict, processes: Processes = ALONE) -> str:
     """A line that says how much memory and disk the cached activations take.
 
-    how: the recipe's part. budget: the arguments of ``quantize`` that limit the memory.
+    how: the recipe's part. budget: the arguments of ``quantize`` that limit the memory. processes: the line
+    is about one of them.
     """
     from ..graph.model_inputs import example_inputs
     from ..graph.networks import evaluating
     from ..graph.tracing import trace
     from ..ptq.memory_budget import Budget, cache_line
+    from ..ptq.share import Share
 
     with evaluating(pipe.unet) as unet:
         found = trace(unet, example_inputs(unet, device=unet.device))
-    return cache_line(found, how.samples, Budget.of(pipe.unet, **budget), how.cache_bits)
+    rows = Share.of(processes, how.samples, found.batch_size).most
+    line = cache_line(found, rows, Budget.of(pipe.unet, **budget), how.cache_bits)
+    return line if processes.count == 1 else f"each of {processes.count} processes {line}"
 
 
 def check_same_checkpoint(out: Path, settings: dict) -> None:

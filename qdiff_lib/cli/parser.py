@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..utils.processes import is_first_to_tell
 from .failures import one_line
 
 PROGRAM = "python -m qdiff_lib"
@@ -15,5 +16,6 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str):
-        """Print the error in one line and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+        """Print the error in one line, once for all processes of a run, and exit with status 2."""
+        line = f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n"
+        self.exit(2, line if is_first_to_tell() else None)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..recipes.parts import OWN_SAMPLER, SAMPLERS
-from ..utils.constants import ENGINES, LAST_SEED, LAST_STEP
+from ..utils.constants import ENGINES, LAST_SEED, LAST_STEP, MOST_DRAWN
 from ..utils.kinds import Number, Whole
 from .argument_types import argument, device_name
 from .parser import Parser
@@ -18,12 +18,14 @@ def add_model(add: Parser) -> None:
 
 
 def add_steps(add: Parser) -> None:
-    """Add the options of the sampler: ``--steps``, ``--sampler``, ``--eta``."""
+    """Add the options of the sampler: ``--steps``, ``--sampler``, ``--batch-size``, ``--eta``."""
     add.add_argument(
         "--steps", type=argument(Whole(1, LAST_STEP)), default=50, help="denoising steps; default: 50"
     )
     sampler = "own: the sampler in the model's folder; default: ddim"
     add.add_argument("--sampler", choices=(*SAMPLERS, OWN_SAMPLER), default="ddim", help=sampler)
+    batch = "images drawn at once; default: 64, or fewer if decoding them needs much memory"
+    add.add_argument("--batch-size", type=argument(Whole(1, MOST_DRAWN)), metavar="N", help=batch)
     eta = "share of new noise in each denoising step of ddim, 0 to 1; default: 0"
     add.add_argument("--eta", type=argument(Number(0, 1)), default=0.0, help=eta)
 

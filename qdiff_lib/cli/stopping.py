@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from ..utils.processes import is_first_to_tell
 from .parser import PROGRAM
 
 NAMES = (
@@ -81,8 +82,12 @@ def ignore_stops() -> None:
 
 
 def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
-    """Print the command that continues after a stop by signal ``number``; returns the exit status."""
+    """Print the command that continues after a stop by signal ``number``; returns the exit status.
+
+    Of several processes, one prints it.
+    """
     again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
+        if is_first_to_tell():
+            print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
     return 128 + number

@@ -1,7 +1,6 @@
 """Sampling with any diffusers pipeline and scheduler, from the same noise for every model."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ..utils.constants import GUIDANCE, LAST_SEED, MOST_DRAWN
 from ..utils.kinds import Whole
+from ..utils.processes import ALONE, Processes
 from ..utils.progress import progress_bar
 from .capabilities import check_scheduler, check_times
 from .class_labels import labelled
@@ -151,6 +151,50 @@ def run_batch(
     return (images * 255).round().to(torch.uint8)
 
 
+def batches(first: int, n: int, size: int) -> list[range]:
+    """Return the images from ``first`` on in batches of ``size``; the last batch may be smaller."""
+    return [range(i, min(i + size, first + n)) for i in range(first, first + n, size)]
+
+
+def drawn(
+    pipe: DiffusionPipeline,
+    batch: range,
+    record: bool,
+    after_step: Callable[[], None],
+    **order,
+) -> tuple[Tensor, list[Tensor]]:
+    """Draw one batch; returns its images, (count, C, H, W), and x_t after each step if it is recorded.
+
+    Args:
+        after_step: called after each denoising step.
+        order: the other arguments of ``run_batch``.
+    """
+    path = []
+
+    def keep(x: Tensor) -> None:
+        after_step()
+        if record:
+            path.append(x.to("cpu", copy=True))
+
+    with each_step(pipe, keep):
+        return run_batch(pipe, batch.start, len(batch), **order), path
+
+
+def assembled(parts: Iterable[tuple[int, tuple[Tensor, list[Tensor]]]], all_batches: list[range]) -> Samples:
+    """Put batches together, which come in any order as (number of the batch, result of ``drawn``)."""
+    images = trajectory = None
+    first, n = all_batches[0].start, all_batches[-1].stop - all_batches[0].start
+    for k, (found, path) in parts:
+        if images is None:  # all of it at once: nothing is held twice
+            images = found.new_empty(n, *found.shape[1:])
+            trajectory = path[0].new_empty(len(path), n, *path[0].shape[1:]) if path else None
+        rows = slice(all_batches[k].start - first, all_batches[k].stop - first)
+        images[rows] = found
+        for step, x in enumerate(path):
+            trajectory[step, rows] = x
+    return Samples(images, trajectory)
+
+
 def sample(
     pipe: DiffusionPipeline,
     n: int,
@@ -165,7 +209,8 @@ def sample(
     eta: float = 0.0,
     role: str = "evaluation",
     class_labels: Sequence[int] | None = None,
-) -> Samples:
+    processes: Processes = ALONE,
+) -> Samples | None:
     """Draw images ``first`` to ``first + n - 1`` of a seed, in ``steps`` denoising steps.
 
     The noise of an image depends only on the seed and the image's index, not on the model or the batch size.
@@ -179,6 +224,11 @@ def sample(
         eta: share of fresh noise in each denoising step of DDIM, for pipelines that take it.
         role: whose noise is used: "evaluation", or "calibration", which no evaluation uses.
         class_labels: for networks with classes: image i is of class ``class_labels[i % len(class_labels)]``.
+        processes: they draw the batches in turn, and all must call this function. Their number changes no
+            bit of the images (see ``utils.processes``).
+
+    Returns:
+        The samples; None in all processes except the main one.
 
     Raises:
         ValueError: a count is below 1, there are more steps than the model has times, prompts or class labels
@@ -190,22 +240,12 @@ def sample(
     check_counts(n, steps, batch_size)
     noise_generators(seed, Whole(0).checked("first", first) + n - 1, 1, role)  # all can be drawn
     calls = len(sampling_times(pipe, steps))
-    size = batch_size or images_at_once(pipe)
-    images, trajectory = [], None
-    starts = range(first, first + n, size)
-    with progress_bar(total=calls * len(starts), desc=f"{n} images", unit="step", shown=progress) as bar:
-        for start in starts:
-            count, done = min(size, first + n - start), itertools.count()
-            rows = slice(start - first, start - first + count)
-
-            def after_step(x: Tensor, rows: slice = rows, done: Iterator[int] = done) -> None:
-                nonlocal trajectory
-                bar.update()
-                if record:
-                    if trajectory is None:  # all of it at once: nothing is held twice
-                        trajectory = torch.empty(calls, n, *x.shape[1:], dtype=x.dtype)
-                    trajectory[next(done), rows] = x.cpu()
-
-            with each_step(pipe, after_step):
-                images.append(run_batch(pipe, start, count, steps, seed, role, request))
-    return Samples(torch.cat(images), trajectory)
+    all_batches = batches(first, n, batch_size or images_at_once(pipe))
+    own, shown = processes.share(all_batches), progress and processes.is_main
+    order = dict(steps=steps, seed=seed, role=role, request=request)
+    with progress_bar(total=calls * len(own), desc=f"{n} images", unit="step", shown=shown) as bar:
+        parts = (drawn(pipe, batch, record, bar.update, **order) for batch in own)
+        gathered = processes.gathered(parts, len(all_batches))
+        if processes.is_main:
+            return assembled(gathered, all_batches)
+        return next(gathered, None)  # draws, sends, and ends

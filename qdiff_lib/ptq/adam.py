@@ -4,7 +4,7 @@ The results are those of ``torch.optim.Adam``, bit for bit on the CPU. But the n
 tensors: then an iteration does the same whatever its number, and a graph can record it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,20 @@ def adam_numbers(rates: Sequence[Sequence[float]]) -> list[list[float]]:
     for i, now in enumerate(zip(*rates, strict=True), start=1):
         rows.append([(1 - BETA_2**i) ** 0.5, *(-(rate / (1 - BETA_1**i)) for rate in now)])
     return rows
+
+
+def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Iterator[Sequence[Tensor | float]]:
+    """The numbers of each iteration, in turn: on the CPU as they are, elsewhere as tensors on the device.
+
+    The device gets all of them at once. rows: a row for each iteration.
+    """
+    if device.type == "cpu":
+        yield from rows
+        return
+    widest = max(map(len, rows))
+    table = torch.tensor([[*row, *[0.0] * (widest - len(row))] for row in rows], device=device)
+    for numbers, row in zip(table, rows, strict=True):
+        yield numbers.unbind()[: len(row)]
 
 
 class Adam:

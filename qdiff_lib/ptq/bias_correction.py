@@ -75,12 +75,13 @@ class BiasCorrection:
         self.order = dict(n=images, steps=drawing.steps, seed=run.seed, first=first, role="calibration")
         self.order |= {name: made_by.get(name, getattr(drawing, name)) for name in ("guidance", "eta")}
         self.order |= dict(prompts=made_by.get("prompts"), record=True, progress=run.progress)
-        self.order |= {"class_labels": made_by.get("class_labels")}
+        self.order |= dict(class_labels=made_by.get("class_labels"), processes=run.processes)
         self.reference = self.draw(full)
 
     def draw(self, pipe: DiffusionPipeline) -> Tensor:
-        """Draw the images with ``pipe``; returns x_t after the last denoising step, (N, C, H, W)."""
-        return sample(with_sampler(pipe, self.sampler), **self.order).trajectory[-1].clone()
+        """Draw the images in all processes; returns x_t after the last denoising step, (N, C, H, W)."""
+        found = sample(with_sampler(pipe, self.sampler), **self.order)
+        return self.given.processes.agreed(found and found.trajectory[-1].clone())
 
     def run(self, index: int) -> UnitReport:
         """Correct the bias in place; if the brightness does not improve, keep the bias and add a note.

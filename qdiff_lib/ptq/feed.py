@@ -6,7 +6,7 @@ the copy needs no pause of the processor. The rows themselves are not, as they h
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Protocol
@@ -44,15 +44,16 @@ class Feed:
         self.far = [column for column in columns if column.here != device]
         self.copied: Counter[tuple[str, str]] = Counter()
 
-    def batches(self, draws: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    def batches(self, draws: Tensor | Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """For each batch its row numbers, and its rows of each column, all on the device.
 
-        draws: the row numbers of all batches, (batches, batch), on the CPU. The rows are valid until the next
-        batch is asked for.
+        draws: the row numbers of all batches, (batches, batch), on the CPU; or a list of them, if not all
+        batches are equally large. The rows are valid until the next batch is asked for.
         """
-        numbers = draws.to(self.device)  # once, for all batches
+        sizes = [len(index) for index in draws]
+        numbers = torch.cat([*draws]).to(self.device).split(sizes)  # once, for all batches
         with ThreadPoolExecutor(1) as thread:
-            buffers = [_Buffer(self.far, draws.shape[1], self.device) for _ in range(2)]
+            buffers = [_Buffer(self.far, max(sizes), self.device) for _ in range(2)]
             ahead = thread.submit(self._fill, buffers[0], draws[0]) if self.far else None
             for i, index in enumerate(numbers):
                 now, after = buffers[i % 2], buffers[(i + 1) % 2]
@@ -61,7 +62,7 @@ class Feed:
                     now.wait()
                 if ahead and i + 1 < len(draws):
                     ahead = thread.submit(self._fill, after, draws[i + 1])
-                far = iter(now.rows)
+                far = (rows[: len(index)] for rows in now.rows)
                 rows = [c.select(index) if c.here == self.device else next(far) for c in self.columns]
                 yield index, [v.to(c.read) for c, v in zip(self.columns, rows, strict=True)]
                 now.done()
@@ -95,7 +96,7 @@ class _Buffer:
         if self.gpu:
             self.copied.synchronize()  # this thread waits, not the one that computes
         for column, values in zip(self.columns, self.gathered, strict=True):
-            column.select(index, out=values)
+            column.select(index, out=values[: len(index)])
         if self.rows is self.gathered:
             return
         with torch.cuda.stream(self.stream) if self.gpu else nullcontext():

@@ -16,10 +16,11 @@ from ..modules.quant_layer import QuantLayer, quant_layers, soft_weights_set
 from ..quantizers.observer import ActivationObserver
 from ..recipes.parts import Rounding, StepSizes
 from .activation_store import Rows
-from .adam import Adam, adam_numbers, cosine_rates
+from .adam import Adam, adam_numbers, cosine_rates, on_device
 from .feed import Feed
 from .gptq import gptq_levels, in_groups, is_compensable, second_moments
 from .replay import UnitInputs
+from .share import Share
 
 
 def feature_axis(output: Tensor) -> int:
@@ -71,10 +72,10 @@ class Fitter:
 
     inputs: the arguments of the unit for N calibration inputs. target: the full-precision output, N rows.
     batch_size: rows in a batch. seed: of the batches. tick: called after each iteration. power: of the error
-    in the loss.
+    in the loss. share: which rows of all ``inputs`` and ``target`` have; None: all.
 
-    In the data-parallel case each process has a fitter with its share of the rows, its part of the batch and
-    a seed of its own: they come in through these arguments. ``gradients`` is the place where processes meet.
+    Several processes draw the same batches. Each has its own rows of them, and ``gradients`` is where they
+    meet.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Fitter:
         seed: int,
         tick: Callable,
         power: float = 2.0,
+        share: Share | None = None,
     ):
-        self.power = power
+        self.power, self.share = power, share or Share.whole(target.shape[0])
+        self.weight: float | None = None  # of this process's rows in the loss of a batch, if they are not all
         self.unit, self.inputs, self.target, self.tick = unit, inputs, target, tick
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
@@ -104,7 +107,7 @@ class Fitter:
 
     def draw(self) -> Tensor:
         """The row numbers of one random batch, (batch_size,)."""
-        return torch.randperm(self.target.shape[0], generator=self.generator)[: self.batch_size]
+        return torch.randperm(self.share.n, generator=self.generator)[: self.batch_size]
 
     def minimize(self, groups: list[list[Tensor]], rates: list[list[float]], betas: Sequence = ()) -> None:
         """Minimize the loss by Adam, in one iteration for each learning rate, each on a random batch.
@@ -114,9 +117,10 @@ class Fitter:
         """
         adam, iterations = Adam(groups), len(rates[0])
         numbers = on_device(adam_numbers(rates), self.device)
-        betas = on_device(betas, self.device) or [()] * iterations
-        draws = torch.stack([self.draw() for _ in range(iterations)])
-        for (index, rows), now, beta in zip(self.feed.batches(draws), numbers, betas, strict=True):
+        betas = on_device(betas or [()] * iterations, self.device)
+        draws, weights = self.share.draws([self.draw() for _ in range(iterations)])
+        fed = self.feed.batches(draws)
+        for (index, rows), self.weight, now, beta in zip(fed, weights, numbers, betas, strict=True):
             *given, target = rows
             self.iterate(Batch(index, *self.inputs.with_rows(given), target), adam, now, beta)
             self.tick()
@@ -136,17 +140,10 @@ class Fitter:
         return self.loss(batch)
 
     def gradients(self, loss: Tensor, parameters: list[Tensor]) -> Sequence[Tensor]:
-        """The gradients of the loss. Of several processes, the mean of their gradients belongs here."""
-        return torch.autograd.grad(loss, parameters, materialize_grads=True)
-
-
-def on_device(rows: Sequence[Sequence[float]], device: torch.device) -> Sequence[Sequence]:
-    """A row of numbers for each iteration: on the CPU as they are, elsewhere as tensors on the device."""
-    if device.type == "cpu" or not rows:
-        return rows
-    widest = max(map(len, rows))
-    table = torch.tensor([[*row, *[0.0] * (widest - len(row))] for row in rows], device=device)
-    return [numbers.unbind()[: len(row)] for numbers, row in zip(table, rows, strict=True)]
+        """The gradients of the loss, added up over all processes."""
+        loss = loss if self.weight is None else loss * self.weight
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return found if self.weight is None else self.share.processes.added(found)
 
 
 class UnitFitter(Fitter):
@@ -167,8 +164,9 @@ class UnitFitter(Fitter):
         seed: int,
         tick: Callable,
         power: float = 2.0,
+        share: Share | None = None,
     ):
-        super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power)
+        super().__init__(unit, inputs, target, rounding.batch_size, seed, tick, power, share)
         self.batches, self.rounding, self.step_sizes = batches, rounding, step_sizes
         self.rounded: list[QuantLayer] = []  # the layers whose rounding is being learned
 
@@ -202,7 +200,8 @@ class UnitFitter(Fitter):
         """The loss with the soft weights of all layers whose rounding is learned. beta: ``beta_numbers``."""
         if not self.rounded:
             return self.loss(batch)
-        with soft_weights_set(self.rounded, beta, self.rounding.regularization):
+        strength = self.rounding.regularization / self.share.processes.count  # each process adds as much
+        with soft_weights_set(self.rounded, beta, strength):
             return self.loss(batch)
 
     def compensated_levels(self, layers: list[QuantLayer]) -> dict[QuantLayer, Tensor]:
@@ -212,7 +211,8 @@ class UnitFitter(Fitter):
         """
         levels = {}
         for group in in_groups([layer for layer in layers if is_compensable(layer)]):
-            moments = second_moments(group, self.run, len(self.batches), self.generator)
+            calls = len(self.share.parts) if self.share.divided else len(self.batches)
+            moments = second_moments(group, self.run, calls, self.generator, self.share.processes)
             while moments:
                 layer, moment = moments.popitem()
                 levels[layer] = gptq_levels(layer, moment)
@@ -221,7 +221,7 @@ class UnitFitter(Fitter):
     @torch.no_grad()
     def run(self) -> None:
         """Run the unit on all rows, in order, so that observers and hooks see its activations."""
-        for rows in self.batches:
+        for rows in self.share.in_turn(self.batches, self.generator):
             args, kwargs = self.inputs.batch(rows, self.device)
             self.unit(*args, **kwargs)
 
@@ -229,7 +229,7 @@ class UnitFitter(Fitter):
     def mean_loss(self) -> float:
         """The loss over all rows."""
         total = sum(self.loss(self.rows(rows)) * (rows.stop - rows.start) for rows in self.batches)
-        return float(total) / self.target.shape[0]
+        return self.share.mean(total)
 
     def fit_activations(self) -> None:
         """Find the ranges of the unit's activations, then learn their step sizes."""
@@ -244,8 +244,16 @@ class UnitFitter(Fitter):
         for quantizer in quantizers:
             quantizer.observer = ActivationObserver(self.generator)
         self.run()
+        self.share_observed([quantizer.observer for quantizer in quantizers])
         for quantizer in quantizers:
             quantizer.set_observed_range(self.step_sizes.activation_range)
+
+    def share_observed(self, observers: list[ActivationObserver]) -> None:
+        """Let the observers of all processes have seen the inputs of all."""
+        if self.share.divided:
+            kept = self.share.all_kept([[x.cpu() for x in observer.kept] for observer in observers])
+            for observer, values in zip(observers, kept, strict=True):
+                observer.kept = [x.to(self.device) for x in values]
 
     def fit_step_sizes(self) -> None:
         """Learn the step sizes of the unit's activations, as log(scale) (LSQ, Esser et al., ICLR 2020)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..graph.hooks import hooked
 from ..modules.quant_layer import Convolution, QuantLayer
+from ..utils.processes import ALONE, Processes
 
 PATCHES = 16_384  # random input patches of each layer: many times K, but a limited time
 DAMPING = 0.01  # added to the diagonal of H, as a share of its mean, as H may be singular
@@ -63,6 +64,12 @@ class SecondMoment:
         self.total += rows.T @ rows
         self.count += len(rows)
 
+    def add_up(self, processes: Processes) -> None:
+        """Add the patches of all processes."""
+        count = torch.tensor([self.count], dtype=torch.float64, device=self.total.device)
+        self.total, count = processes.added([self.total, count])
+        self.count = int(count)
+
     def mean(self) -> Tensor:
         """H, (K, K), which is then no longer held here."""
         total, self.total = self.total, None
@@ -71,11 +78,15 @@ class SecondMoment:
 
 @torch.no_grad()
 def second_moments(
-    layers: list[QuantLayer], run: Callable[[], None], batches: int, generator: torch.Generator
+    layers: list[QuantLayer],
+    run: Callable[[], None],
+    batches: int,
+    generator: torch.Generator,
+    processes: Processes = ALONE,
 ) -> dict[QuantLayer, Tensor]:
     """H of each layer, (K, K), over the inputs that it gets while ``run()`` runs.
 
-    batches: how many times ``run()`` calls each layer.
+    batches: how many times ``run()`` calls each layer, in all processes together.
     """
     per_batch = -(-PATCHES // batches)
     moments = {layer: SecondMoment(layer, generator, per_batch) for layer in layers}
@@ -85,6 +96,8 @@ def second_moments(
 
     with hooked(before=[(layer, observe) for layer in layers]):
         run()
+    for moment in moments.values():
+        moment.add_up(processes)
     return {layer: moment.mean() for layer, moment in moments.items()}
 
 

@@ -22,6 +22,7 @@ from ..io.native import make_native
 from ..io.quantization import Quantization, UnitReport
 from ..recipes.parts import Calibration
 from ..recipes.recipe import Recipe
+from ..utils.processes import ALONE, Processes
 from ..utils.typed import check_type
 from .arithmetic import float32_arithmetic
 from .bias_correction import BiasCorrection
@@ -29,6 +30,7 @@ from .insertion import insert_quantizers
 from .memory_budget import Budget, check_disk
 from .reconstruction import reconstruct
 from .run import Run
+from .share import Share
 from .whole_network import fit_network
 from .without_learning import round_all
 from .work_folder import WorkFolder, opened, settings_of_run
@@ -46,6 +48,7 @@ def quantize(
     prompts: Sequence[str] | None = None,
     class_labels: Sequence[int] | None = None,
     device_gb: float | None = None,
+    processes: Processes = ALONE,
 ) -> DiffusionPipeline:
     """Quantize the UNet of ``pipe``; returns a new pipeline of the same class (Q-Diffusion, section 3.3).
 
@@ -64,6 +67,9 @@ def quantize(
         class_labels: numbers of classes for the calibration set, for networks that have classes.
         device_gb: most memory of a GPU for cached activations, in units of 2^30 bytes; None: what is free
             beside the networks and 8 GiB. What fits neither there nor into ``memory_gb`` goes to files.
+        processes: they share the work, all must call this function, and all get the result. Each has its own
+            rows of the cache, and its own ``memory_gb`` (see ``ptq.share``). Only the main one uses ``work``,
+            ``progress`` and ``callback``.
 
     Raises:
         ValueError: the pipeline is refused by ``check_pipeline``; the model is already quantized or not in
@@ -86,9 +92,14 @@ def quantize(
         insert_quantizers(full, recipe.grids, found)  # what it refuses is refused before any work
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
-            check_disk(found, samples, budget, work, recipe.calibration.cache_bits)
-        with kept_files(pipe, recipe, prompts, calibration, work, resume, class_labels) as files:
-            run = Run(recipe.seed, budget, files, recipe.calibration.cache_bits, progress, callback)
+            own = Share.of(processes, samples, found.batch_size).most
+            check_disk(found, own, budget, work, recipe.calibration.cache_bits)
+        kept = work if processes.is_main else None
+        with kept_files(pipe, recipe, prompts, calibration, kept, resume, class_labels) as files:
+            processes.wait()  # the work folder is there
+            told = dict(progress=progress, callback=callback) if processes.is_main else dict(progress=False)
+            told |= dict(processes=processes, spill=work if work and Path(work).is_dir() else None)
+            run = Run(recipe.seed, budget, files, recipe.calibration.cache_bits, **told)
             inputs = calibration or recorded_set(pipe, recipe.calibration, prompts, run, class_labels)
             found = trace(full, inputs.rows(slice(0, 1), full.device))  # texts may have other lengths
             unet = insert_quantizers(full, recipe.grids, found)
@@ -97,6 +108,8 @@ def quantize(
                 done.units = learn(pipe, unet, inputs, recipe, run)
             else:
                 round_all(unet, found, inputs, recipe.rounding, recipe.step_sizes, run.seed)
+                run.align(unet)
+            processes.wait()  # no process has files in the work folder
     done.seconds = time.monotonic() - start
     return with_components(pipe, unet=make_native(unet, done))
 
@@ -206,9 +219,11 @@ def recorded_set(
     """The calibration set drawn from ``pipe`` with the settings ``how``, or the one in the work folder."""
     sampler = with_sampler(pipe, how.sampler)
     asked = dict(prompts=prompts, guidance=how.guidance, eta=how.eta, progress=run.progress)
-    asked |= {"class_labels": class_labels}
+    asked |= dict(class_labels=class_labels, processes=run.processes)
 
     def recorded() -> CalibrationSet:
         return record(sampler, how.rule, how.samples, how.steps, run.seed, **asked)
 
-    return run.files.calibration(recorded) if run.files else recorded()
+    known = run.processes.agreed(run.files is not None and run.files.recorded.exists())
+    found = run.files.calibration(recorded) if run.files else None if known else recorded()
+    return run.processes.agreed(found)

@@ -22,6 +22,7 @@ from .activation_store import Rows
 from .fitting import UnitFitter, reconstruction_loss, unit_seed
 from .replay import Replay, UnitInputs
 from .run import Run
+from .share import Share
 
 POWER = 2.4  # of the error, in the second pass of the paper's code
 
@@ -66,8 +67,10 @@ def fit_units(
     Each unit gets what the quantized prefix gives it, and the loss is the squared error.
     """
     store = run.store()
-    original = Replay(full, trace, inputs, store)
-    replaced = Replay(quantized, trace, inputs, store)
+    share = Share.of(run.processes, len(inputs), trace.batch_size)
+    own = share.inputs(inputs)
+    original = Replay(full, trace, own, store, share.size)
+    replaced = Replay(quantized, trace, own, store, share.size)
     iterations = rounding.iterations + (0 if step_sizes.second_pass else step_sizes.step_size_iterations)
     bar = UnitsBar(unit_macs(full, trace), iterations, run.progress)
     reports = []
@@ -76,15 +79,16 @@ def fit_units(
             bar.begin(unit.name)
             start = time.monotonic()
             target, given = original.advance(k), replaced.collect(k)
-            report = run.files.load_unit(k, replaced.modules[k]) if run.files else None
+            report = run.restored(k, replaced.modules[k])
             if report is None:
-                fit_unit(k, replaced, given, target, rounding, step_sizes, run.seed, bar.tick)
+                fit_unit(k, replaced, given, target, rounding, step_sizes, run.seed, bar.tick, share)
+                run.align(replaced.modules[k])
             output = replaced.advance(k, given)
             if report is None:
-                error = check_learned(mean_loss(output, target, replaced.batches()), f"unit {unit.name!r}")
+                error = mean_loss(output, target, replaced.batches(), share)
+                check_learned(error, f"unit {unit.name!r}")
                 report = UnitReport(unit.name, k, error, time.monotonic() - start)
-                if run.files:
-                    run.files.save_unit(report, replaced.modules[k])
+                run.keep(report, replaced.modules[k])
             given.free(store)
             original.finish(k)
             replaced.finish(k)
@@ -110,7 +114,8 @@ def fit_all_step_sizes(
     Weights are finished. Each unit gets full-precision inputs, and the loss is ``|error|^POWER``.
     """
     store, first = run.store(), len(trace.units)
-    original = Replay(full, trace, inputs, store)
+    share = Share.of(run.processes, len(inputs), trace.batch_size)
+    original = Replay(full, trace, share.inputs(inputs), store, share.size)
     bar = UnitsBar(unit_macs(full, trace), step_sizes.step_size_iterations, run.progress)
     reports = []
     try:
@@ -120,15 +125,16 @@ def fit_all_step_sizes(
             start, module = time.monotonic(), quantized.get_submodule(unit.name)
             given = original.collect(k)
             target = original.advance(k, given)
-            report = run.files.load_unit(first + k, module) if run.files else None
+            report = run.restored(first + k, module)
             if report is None:
                 settings = (rounding, step_sizes, unit_seed(run.seed, first + k), bar.tick)
-                fitter = UnitFitter(module, given, target, original.batches(), *settings, power=POWER)
+                rows = original.batches()
+                fitter = UnitFitter(module, given, target, rows, *settings, power=POWER, share=share)
                 fitter.fit_activations()
+                run.align(module)
                 error = check_learned(fitter.mean_loss(), f"unit {unit.name!r}")
                 report = UnitReport(name, k, error, time.monotonic() - start)
-                if run.files:
-                    run.files.save_unit(replace(report, index=first + k), module)
+                run.keep(replace(report, index=first + k), module)
             given.free(store)
             original.finish(k)
             bar.end(k)
@@ -145,10 +151,13 @@ def unit_macs(unet: nn.Module, trace: Trace) -> list[int]:
     return [1 + sum(macs.get(name, 0) for name in unit.layers) for unit in trace.units]
 
 
-def mean_loss(output: Rows, target: Rows, batches: list[slice]) -> float:
-    """The reconstruction loss over all rows of ``output`` and ``target``; ``batches`` covers all rows."""
+def mean_loss(output: Rows, target: Rows, batches: list[slice], share: Share) -> float:
+    """The reconstruction loss over all rows, of which ``share`` are here.
+
+    batches: they cover all rows of ``output`` and ``target``.
+    """
     losses = [reconstruction_loss(output[rows], target[rows]) * (rows.stop - rows.start) for rows in batches]
-    return float(sum(losses)) / target.shape[0]
+    return share.mean(sum(losses))
 
 
 def check_learned(error: float, what: str) -> float:
@@ -170,14 +179,15 @@ def fit_unit(
     step_sizes: StepSizes,
     seed: int,
     tick: Callable,
+    share: Share,
 ) -> None:
     """Quantize unit ``k``: weight ranges, rounding, then activation ranges and step sizes (section 3.3.1).
 
     inputs: its arguments from the quantized prefix. target: its full-precision output. tick: called after
-    each iteration. Activations that have a second pass stay in floating point.
+    each iteration. share: which rows these are. Activations that have a second pass stay in floating point.
     """
     given = (replay.modules[k], inputs, target, replay.batches())
-    fitter = UnitFitter(*given, rounding, step_sizes, unit_seed(seed, k), tick)
+    fitter = UnitFitter(*given, rounding, step_sizes, unit_seed(seed, k), tick, share=share)
     fitter.find_weight_ranges()
     fitter.fit_weights()
     if not step_sizes.second_pass:

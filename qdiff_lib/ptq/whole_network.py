@@ -31,6 +31,7 @@ from .fitting import Batch, Fitter, biases_of, decide, unit_seed
 from .reconstruction import check_learned, mean_loss
 from .replay import InputRows, UnitInputs, row_batches
 from .run import Run
+from .share import Share
 
 NAME = "network"  # the name in this stage's report
 SMALLEST_LOSS = 1e-12  # so that a denoising step without any error has a finite weight
@@ -66,8 +67,9 @@ class NetworkFitter(Fitter):
         batch_size: int,
         seed: int,
         tick: Callable,
+        share: Share | None = None,
     ):
-        super().__init__(whole, inputs, target, batch_size, seed, tick)
+        super().__init__(whole, inputs, target, batch_size, seed, tick, share=share)
         self.full, self.loss_weights, self.settings = full, loss_weights.to(self.device), settings
 
     def loss(self, batch: Batch) -> Tensor:
@@ -113,16 +115,20 @@ def fit_network(
     This stage keeps nothing in the work folder. After a kill it starts again from the finished units.
     """
     start, store, index = time.monotonic(), run.store(), len(trace.units)
-    batches = row_batches(len(inputs), trace.batch_size)
+    share = Share.of(run.processes, len(inputs), trace.batch_size)
+    own = share.inputs(inputs)
+    batches = row_batches(len(own), share.size)
     bar = progress_bar(total=settings.network_iterations, desc="whole network", shown=run.progress)
     try:
-        whole, given = Whole(quantized), all_inputs(inputs)
+        whole, given = Whole(quantized), all_inputs(own)
         target, before = (outputs(unit, given, batches, store) for unit in (Whole(full), whole))
-        weights = loss_weights_of(row_losses(before, target, batches), inputs.step)
+        losses = share.all_kept([[row_losses(before, target, [rows]) for rows in batches]])
+        weights = loss_weights_of(torch.cat(losses[0]), inputs.step)[share.rows]
         store.free(before)
         learning = (settings, batch_size, unit_seed(run.seed, index), bar.update)
-        NetworkFitter(whole, full, given, target, weights, *learning).fit()
-        error = mean_loss(outputs(whole, given, batches, store), target, batches)
+        NetworkFitter(whole, full, given, target, weights, *learning, share).fit()
+        run.align(quantized)
+        error = mean_loss(outputs(whole, given, batches, store), target, batches, share)
         check_learned(error, "the whole network")
     finally:
         bar.close()

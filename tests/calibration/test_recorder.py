@@ -10,6 +10,8 @@ from latent_models import (
     stable_diffusion,
     stable_diffusion_xl,
 )
+from several_processes import together
+from tiny_models import ddpm
 
 from qdiff_lib import record, with_sampler
 from qdiff_lib.calibration.calibration_set import CalibrationSet, Shared
@@ -190,3 +192,17 @@ def test_other_inputs_of_the_network_are_refused(pipe):
     adapted = Adapted(**pipe.components, requires_safety_checker=False)
     with pytest.raises(ValueError, match="gives its UNet 'down_block_additional_residuals'"):
         record(adapted, Uniform(), 2, 2, prompts=["flag"])
+
+
+def recorded_together(processes, make, texts):
+    return record(make(), Uniform(2), 12, 4, seed=3, prompts=texts, batch_size=2, processes=processes)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("make", "texts"), [(ddpm, None), (stable_diffusion, PROMPTS)])
+def test_the_number_of_processes_changes_no_bit_of_the_set(make, texts, count):
+    expected = record(make(), Uniform(2), 12, 4, seed=3, prompts=texts, batch_size=2)
+    found, *others = together(count, recorded_together, make, texts)
+    assert others == [None] * (count - 1) and found.made_by == expected.made_by
+    assert found.tensors().keys() == expected.tensors().keys()
+    assert all(torch.equal(found.tensors()[name], value) for name, value in expected.tensors().items())

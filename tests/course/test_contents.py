@@ -5,7 +5,15 @@ import re
 import pytest
 
 from tools import contents
-from tools.expansion import ROOT, Address, SourceError, lesson_names, read_address
+from tools.expansion import (
+    ROOT,
+    Address,
+    SourceError,
+    lesson_names,
+    navigation,
+    notebook_names,
+    read_address,
+)
 from tools.notebooks import write_students
 
 NOWHERE, SOMEWHERE = Address("", "v1"), Address("owner/name", "v1")
@@ -82,7 +90,7 @@ def test_a_page_without_marks_is_refused(page):
 
 def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
     write_students(tmp_path)
-    lessons = [f"{name}.ipynb" for name in lesson_names()]
+    lessons = [f"{name}.ipynb" for name in notebook_names()]
     for page in ("README.md", *lessons):
         text = (tmp_path / page).read_text(encoding="utf-8")
         links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")}
@@ -92,3 +100,13 @@ def test_links_of_the_contents_page_work_in_the_student_folder(tmp_path):
 
 def test_all_lessons_of_the_course_are_there():
     assert [name[:2] for name in lesson_names()] == ["00", "01", "02", "03", "04", "05", "06", "07"]
+
+
+def test_the_capstone_comes_last_and_has_no_number():
+    names = notebook_names()
+    assert names == [*lesson_names(), "capstone"]
+    row = contents.table("", NOWHERE).splitlines()[-1]
+    assert row.startswith("| capstone | [How well ") and row.endswith(" | 90 | your own recipe |")
+    links = navigation("capstone", names, NOWHERE).source
+    assert links == "[← 7 build adaround](07_build_adaround.ipynb) · [Contents](README.md)"
+    assert "[capstone →](capstone.ipynb)" in navigation(names[-2], names, NOWHERE).source

@@ -15,8 +15,17 @@ from nbformat.v4 import new_code_cell
 from qdiff_lib.course import grade
 from qdiff_lib.course.grading.lesson_cells import idle_cells
 from qdiff_lib.course.grading.lessons import POINTS, exercises, points
-from tools.expansion import ROOT, SOURCES, is_exercise, lesson_names, read_address, read_source
-from tools.nbgrader_format import course_notebook, grade_id, write_course
+from tools.expansion import (
+    ROOT,
+    SOURCES,
+    SourceError,
+    is_exercise,
+    lesson_names,
+    notebook_names,
+    read_address,
+    read_source,
+)
+from tools.nbgrader_format import course_notebook, grade_id, worth, write_course
 from tools.notebooks import all_solution_lines, leaks, to_text
 
 LESSON, NUMBER = "00_start_here", "00"
@@ -188,11 +197,35 @@ class TestCourseNotebook:
         write_course(tmp_path)
         write_course(tmp_path)
         assert (tmp_path / "gradebook.db").read_text() == "grades"
-        assert sorted(path.name for path in (tmp_path / "source").iterdir()) == lesson_names()
-        for name in lesson_names():
+        assert sorted(path.name for path in (tmp_path / "source").iterdir()) == sorted(notebook_names())
+        for name in notebook_names():
             notebook = nbformat.read(tmp_path / f"source/{name}/{name}.ipynb", as_version=4)
             links = re.findall(r"\]\((?!https?:)([^)]*)\)", "".join(cell.source for cell in notebook.cells))
             assert all((tmp_path / "source" / name / link).is_file() for link in links), links
+
+
+class TestCapstone:
+    """Texts are graded by hand; the learner's own cells are free, and all others are locked."""
+
+    @pytest.fixture
+    def cells(self):
+        return course_notebook("capstone", read_address()).cells
+
+    def test_the_texts_have_the_points_of_the_rubric(self, cells):
+        graded = [cell for cell in cells if cell.metadata.get("nbgrader", {}).get("grade")]
+        assert [cell.cell_type for cell in graded] == ["markdown"] * 4
+        assert [cell.metadata.nbgrader.points for cell in graded] == [8, 4, 4, 4]
+        assert all(cell.metadata.nbgrader.solution and not cell.metadata.nbgrader.locked for cell in graded)
+
+    def test_own_cells_are_free_and_the_others_locked(self, cells):
+        own = [cell.source for cell in cells if "nbgrader" not in cell.metadata]
+        assert len(own) == 3 and "QUICK = True" in own[0] and all("run(" in code for code in own[1:])
+        assert sum(cell.metadata.get("nbgrader", {}).get("locked", False) for cell in cells) > 10
+
+    def test_a_text_without_points_is_refused(self):
+        assert worth("### The number (8 points)", "capstone") == 8
+        with pytest.raises(SourceError, match="capstone.py.*NN points"):
+            worth("### The number", "capstone")
 
 
 class TestIdleCells:
@@ -235,3 +268,19 @@ class TestNbgrader:
     def test_feedback_says_what_is_wrong(self, course):
         page = (course.folder / f"feedback/wrong/{LESSON}/{LESSON}.html").read_text(encoding="utf-8")
         assert "a byte has 8" in page
+
+    def test_the_capstone_is_graded_by_hand_and_not_run(self, course):
+        """Not even with a cell of the learner's that would fail."""
+        course.run("generate_assignment", "capstone")
+        released = nbformat.read(course.folder / "release/capstone/capstone.ipynb", as_version=4)
+        texts = [cell for cell in released.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+        assert [cell.cell_type for cell in texts] == ["markdown"] * 4
+        texts[0].source = "capstone-runs/mine: 20.0 dB"
+        released.cells.append(new_code_cell("raise RuntimeError('this would take an hour')"))
+        folder = course.folder / "submitted/amy/capstone"
+        folder.mkdir(parents=True)
+        nbformat.write(released, folder / "capstone.ipynb")
+        course.run("autograde", "capstone")
+        graded = nbformat.read(course.folder / "autograded/amy/capstone/capstone.ipynb", as_version=4)
+        assert any("20.0 dB" in cell.source for cell in graded.cells)
+        assert not any(cell.get("outputs") for cell in graded.cells)

@@ -17,11 +17,22 @@ from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 
 from tools import rules
-from tools.expansion import HIDE, PREDICT, ROOT, SOURCES, lesson_names, read_address, read_source
+from tools.expansion import (
+    ASSIGNMENTS,
+    HIDE,
+    PREDICT,
+    ROOT,
+    SOURCES,
+    lesson_names,
+    notebook_names,
+    read_address,
+    read_source,
+)
 from tools.notebooks import all_solution_lines, leaks, make_notebook, staleness, student_notebook, to_text
 
 NOTEBOOKS = ROOT / "notebooks"
 each_lesson = pytest.mark.parametrize("name", lesson_names())
+each_notebook = pytest.mark.parametrize("name", notebook_names())
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +84,16 @@ def printed(cell) -> str:
 
 
 def test_every_source_has_its_notebook_and_the_reverse():
-    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == lesson_names()
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(notebook_names())
 
 
-@each_lesson
+@each_notebook
 def test_fresh(name, address):
     read(name)
     assert staleness(NOTEBOOKS / f"{name}.ipynb", address) == []
 
 
-@each_lesson
+@each_notebook
 def test_rules_of_notebooks(name):
     """Run from top to bottom, at most 400 kB, no widgets, no errors or warnings, no paths of a machine."""
     notebook = read(name)
@@ -97,13 +108,22 @@ def test_rules_of_sources(name):
     assert rules.CLAIMS >= 5 and rules.CHECKED >= 3
 
 
-@each_lesson
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_rules_of_assignments(name):
+    """Short cells, headings in order; and each text of a learner stands below its points."""
+    cells = read_source(SOURCES / f"{name}.py")
+    assert rules.cell_problems(cells) == []
+    above = [a.source for a, b in zip(cells, cells[1:], strict=False) if rules.has_tag(b, "manual")]
+    assert len(above) >= 3 and all("points)" in text for text in above)
+
+
+@each_notebook
 def test_ids_are_the_lesson_and_the_cells_number(name):
     cells = read(name).cells
     assert [cell.id for cell in cells] == [f"{name}-{i:02d}" for i in range(len(cells))]
 
 
-@each_lesson
+@each_notebook
 def test_every_claim_was_printed(name):
     for cell in code_cells(read(name)):
         assert printed(cell).count("✓ ") >= calls(cell.source, "claim"), cell.source
@@ -185,7 +205,7 @@ def test_student_version_has_the_stubs_and_no_solution(name, address, secrets):
     assert len(stubs) >= 2 and all("raise NotImplementedError" in cell.source for cell in stubs)
 
 
-@each_lesson
+@each_notebook
 def test_no_cell_is_kept_from_nbval(name):
     """nbval runs every code cell as a test, but for those with its own marks, which also excuse errors."""
     marks = ("skip", "raises-exception")

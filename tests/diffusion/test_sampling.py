@@ -5,6 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from latent_models import PROMPTS, latent_diffusion, stable_diffusion
+from several_processes import together
 from tiny_models import ddim, ddpm, unet2d
 from transformers import CLIPConfig, CLIPImageProcessor
 
@@ -271,3 +272,17 @@ def test_networks_in_half_precision_draw(dtype):
     images = sample(ddim(unet2d().to(dtype)), 2, steps=2, seed=1).images
     exact = sample(ddim(), 2, steps=2, seed=1).images
     assert (images.float() - exact).abs().mean() < 8  # of 255; other noise: more than 50
+
+
+def drawn_together(processes, make):
+    found = sample(make(), 7, 3, seed=2, batch_size=2, record=True, processes=processes)
+    return found and (found.images, found.trajectory)
+
+
+@SAMPLERS
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_number_of_processes_changes_no_bit_of_the_samples(make, count):
+    expected = sample(make(), 7, 3, seed=2, batch_size=2, record=True)
+    main, *others = together(count, drawn_together, make)
+    assert torch.equal(main[0], expected.images) and torch.equal(main[1], expected.trajectory)
+    assert others == [None] * (count - 1)

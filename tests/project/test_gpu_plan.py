@@ -1,53 +1,73 @@
 """The scripts for a GPU, rehearsed on the CPU at tiny size."""
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import torch
 from tiny_models import ddpm, unet2d
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOUR = dict(in_channels=3, out_channels=3)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a tiny pipeline for colour images."""
-    folder = tmp_path_factory.mktemp("model")
-    ddpm(unet2d(**COLOUR)).save_pretrained(folder)
-    return folder
+SIZES = "--device cpu --steps 3 --samples 8 --iterations 2 --images 5 --compared 2 --profile tiny"
+RUNS = {
+    "full": "none",
+    "linear-w4a8": "linear",
+    "qdiffusion-w4a8": "qdiffusion",
+    "qdiffusion-w4a32": "qdiffusion",
+}
 
 
-def measured(model, out, *arguments):
-    """What the script writes: its JSON, and the pixels of its sheet."""
-    command = [
-        sys.executable,
-        ROOT / "gpu" / "measure_quantization.py",
-        model,
-        "--out",
-        out,
-        "--device",
-        "cpu",
-    ]
-    sizes = "--steps 3 --samples 8 --iterations 2 --images 5 --compared 2 --profile tiny".split()
-    done = subprocess.run([*command, *sizes, *arguments], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.with_suffix(".json").read_text()), np.asarray(Image.open(out.with_suffix(".webp")))
+@pytest.fixture
+def module(monkeypatch):
+    """The Python files of the plan as modules."""
+    monkeypatch.syspath_prepend(str(ROOT / "gpu"))
+    return importlib.import_module
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method, bits", [("none", (32, 32)), ("linear", (4, 8)), ("qdiffusion", (4, 8))])
-def test_a_quantization_is_measured(model, tmp_path, method, bits):
-    found, pixels = measured(model, tmp_path / "found", "--method", method, "--bits", *map(str, bits))
-    assert pixels.shape == (100 * 8, 8, 3) and pixels[: 5 * 8].any() and not pixels[5 * 8 :].any()
-    assert found["images"] == 5 and found["drawing_seconds"] > 0
-    assert found["measured"].keys() >= {"machine", "torch", "date", "commit", "command"}
-    if method != "none":
-        assert len(found["trajectory_mse"]) == 3 and found["calibration_seconds"] > 0
+def test_a_network_is_quantized_and_collected(module, tmp_path):
+    """The script runs every recipe on a tiny network, and what it packs is unpacked again."""
+    ddpm(unet2d(**COLOUR)).save_pretrained(tmp_path / "work" / "cifar10")
+    (tmp_path / "out").mkdir()
+    paths = {"OUT": tmp_path / "out", "W": tmp_path / "work", "CARRIED": tmp_path, "SITE": tmp_path / "none"}
+    found = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {
+        **os.environ,
+        **{k: str(v) for k, v in paths.items()},
+        "QUANTIZATION": SIZES,
+        "PATH": found,
+    }
+    command = [ROOT / "gpu" / "quantize.sh"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0 and done.stdout.count(": exit 0 after") == len(RUNS), (
+        done.stdout + done.stderr
+    )
+    module("collect").unpack(tmp_path / "out", tmp_path / "back")
+    for name, method in RUNS.items():
+        result = json.loads((tmp_path / "back" / "quantized" / f"{name}.json").read_text())
+        assert result["measured"].keys() >= {"machine", "torch", "date", "commit", "command"}
+        assert f"--method {method}" in result["measured"]["command"]
+        assert result["images"] == 5 and result["drawing_seconds"] > 0
+        assert method == "none" or len(result["trajectory_mse"]) == 3 and result["calibration_seconds"] > 0
+        assert (tmp_path / "back" / "quantized" / f"{name}.webp").is_file()
+
+
+def test_a_sheet_holds_all_images(module, tmp_path):
+    images = torch.randint(0, 256, (103, 3, 32, 32), dtype=torch.uint8)
+    module("measure_quantization").sheet(images).save(tmp_path / "sheet.webp", lossless=True)
+    assert torch.equal(module("collect").images_of_sheet(tmp_path / "sheet.webp", 103), images)
+
+
+def test_nothing_to_unpack_is_an_error(module, tmp_path):
+    with pytest.raises(ValueError, match="has no .*tgz"):
+        module("collect").unpack(tmp_path, tmp_path / "back")
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "gpu").glob("*.sh")), ids=lambda path: path.name)
@@ -55,6 +75,6 @@ def test_each_script_is_read_by_the_shell(script):
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for line in script.read_text().splitlines():
-        for word in line.split():
+        for word in line.replace(chr(34), " ").split():
             if word.endswith(".py") and "/" in word and "$" not in word:
                 assert (ROOT / word).is_file(), word

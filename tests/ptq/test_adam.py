@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qdiff_lib.ptq.adam import Adam, adam_numbers, cosine_rates
+from qdiff_lib.ptq.adam import Adam, adam_numbers, cosine_rates, on_device
 
 ITERATIONS = 30
 
@@ -33,3 +33,11 @@ def test_two_groups_with_cosine_decay(kind):
         adam.update(torch.autograd.grad(loss(ours), ours), row)
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
     assert not any(torch.equal(*pair) for pair in zip(ours, parameters(), strict=True))
+
+
+def test_numbers_for_another_device_come_as_tensors_of_the_same_lengths():
+    rows = [[], [1.5, 2.5], [3.5, 4.5]]
+    assert list(on_device(rows, torch.device("cpu"))) == rows
+    found = list(on_device(rows, torch.device("meta")))
+    assert [len(row) for row in found] == [0, 2, 2]
+    assert all(x.device.type == "meta" and x.shape == () for row in found for x in row)

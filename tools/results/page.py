@@ -14,7 +14,7 @@ from qdiff_lib.course.figures import lesson_02, lesson_03, lesson_05
 from qdiff_lib.course.figures.style import png
 from qdiff_lib.utils.files import atomic_path
 
-from . import ablations, latent, plots, table1, trajectories
+from . import ablations, gpu, latent, plots, table1, trajectories
 from .source import Recorded, Section
 
 EARLIER = json.loads(Path(__file__).with_name("earlier.json").read_text(encoding="utf-8"))
@@ -87,6 +87,7 @@ SECTIONS = (
         plots.divergences,
     ),
     Section("latent", "Latent models, with and without a text", latent.text, lesson_05.latent_errors),
+    Section("gpu_calibration", "Calibration on a GPU", gpu.calibration),
 )
 
 
@@ -99,7 +100,7 @@ def page(found: dict[str, Recorded], folder: str) -> str:
 def part(section: Section, recorded: Recorded | None, folder: str) -> str:
     """One section. If its table is not recorded, the section says how to record it."""
     if recorded is None:
-        missing = f"Not recorded yet: `python experiments/run.py --only {section.name}`."
+        missing = f"Not recorded yet: `{section.command}`."
         return f"## {section.title}\n\n{missing}"
     parts = [f"## {section.title}", section.text(recorded.data)]
     if section.plot:

@@ -34,6 +34,15 @@ class Section:
     text: Callable[[dict], str]
     plot: Callable[[dict], Figure] | None = None
 
+    @property
+    def command(self) -> str:
+        """What records the table."""
+        return (
+            "gpu/speeds.sh"
+            if self.name.startswith("gpu")
+            else f"python experiments/run.py --only {self.name}"
+        )
+
 
 def read(data: Path) -> dict[str, Recorded]:
     """All recorded tables below the data folder, by name."""

@@ -54,7 +54,7 @@ class Collection:
 
 
 def collect(folder: Path) -> Collection:
-    """All notebooks below a folder, in its zip files too, or in one zip file.
+    """All notebooks below a folder, in its zip files too, or in one zip file, but for those of the capstone.
 
     Raises ValueError if there is no such folder, or no notebook in it.
     """
@@ -66,6 +66,8 @@ def collect(folder: Path) -> Collection:
             problems.append(shown(file))
             continue
         name = shown("/".join(file.parts))
+        if is_capstone(file.parts[-1]):
+            continue
         try:
             data = file.read()
             notebook = read_notebook(data, file.parts[-1])
@@ -100,6 +102,11 @@ def files(folder: Path) -> list[File | str]:
             else:
                 found.append(File(parts, lambda path=path: read_file(path), status.st_mtime))
     return found
+
+
+def is_capstone(name: str) -> bool:
+    """Whether this is the name of a notebook of the capstone, which is graded by hand."""
+    return "capstone" in name.lower() and not lesson_in(name)
 
 
 def read_file(path: Path) -> bytes:

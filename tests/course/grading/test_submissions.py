@@ -52,6 +52,18 @@ def test_owners(path, owner):
     assert owner_of(tuple(path.split("/")), "root") == owner
 
 
+def test_the_capstone_is_left_out(tmp_path):
+    """Its notebooks are graded by hand: they are neither works nor problems, also in a zip file."""
+    (tmp_path / "amy").mkdir()
+    (tmp_path / "amy/00_start_here.ipynb").write_bytes(NOTEBOOK)
+    (tmp_path / "amy/capstone.ipynb").write_bytes(b'{"cells": []}')
+    zipped(tmp_path / "bob.zip", {"Capstone (1).ipynb": b"x", "a/capstone 00_start_here.ipynb": NOTEBOOK})
+    found = collect(tmp_path)
+    files = sorted(work.file for work in found.works)
+    assert files == ["amy/00_start_here.ipynb", "bob/a/capstone 00_start_here.ipynb"]
+    assert found.problems == []
+
+
 @pytest.mark.parametrize(
     "name, number",
     [("00_start_here.ipynb", 0), ("00_start_here (2).ipynb", 2), ("a_1_2_00_start_here-3.ipynb", 3)]

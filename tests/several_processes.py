@@ -1,0 +1,68 @@
+"""Runs a function in several processes on this machine, connected as a launcher connects them."""
+
+import multiprocessing
+import os
+import pickle
+import queue
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from torch.distributed import TCPStore
+
+from qdiff_lib.utils.processes import started
+
+PATIENCE = 60  # seconds until the processes are killed, and the test fails
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["accelerate", "transformers.models.clip.modeling_clip", "tests.tiny_models", "qdiff_lib.ptq.quantize"]
+)
+
+
+def together(count: int, function: Callable, *given: Any, silent: int | None = None) -> list[Any]:
+    """Call ``function(processes, *given)`` in ``count`` processes; returns the results by process number.
+
+    function: at the top level of a module. An error that it raises is its result. silent: the process that
+    will not answer, as it is killed; its result is None.
+
+    Raises TimeoutError after ``PATIENCE`` seconds.
+    """
+    store = TCPStore(
+        "localhost", 0, is_master=True, wait_for_workers=False
+    )  # as torchrun's: it outlives them
+    answers = FORKS.Queue()
+    workers = [
+        FORKS.Process(target=work, args=(answers, number, count, store.port, function, given), daemon=True)
+        for number in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        answered = [answers.get(timeout=PATIENCE) for number in range(count) if number != silent]
+    except queue.Empty:
+        raise TimeoutError(f"not all of {count} processes answered within {PATIENCE} s") from None
+    finally:
+        for worker in workers:
+            worker.join(5)
+            worker.kill()
+    found = {number: pickle.loads(answer) for number, answer in answered}
+    return [found.get(number) for number in range(count)]
+
+
+def work(answers, number: int, count: int, port: int, function: Callable, given: tuple) -> None:
+    """What each process does."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+    try:
+        answer = function(started(cpu=True), *given)
+    except Exception as error:
+        traceback.print_exc()
+        answer = error
+    answers.put((number, pickle.dumps(answer)))  # a queue would send tensors through the sender's memory
+    answers.close()
+    answers.join_thread()
