@@ -28,16 +28,16 @@ from qdiff_lib.course.one_unit import catch
 from qdiff_lib.recipes.timestep_rules import Uniform
 
 NAME, SEED = "down_blocks.1.resnets.0", 5
-steps, samples, iterations = lesson.pick(tiny=(20, 128, 150), laptop=(20, 256, 400), gpu=(100, 1024, 2000))
+steps, samples, iterations = lesson.pick(tiny=(20, 64, 120), laptop=(20, 256, 400), gpu=(100, 1024, 2000))
 pipe = with_sampler(load("ddpm-fashion", device=lesson.device), "ddim")
 caught = catch(pipe.unet, NAME, record(pipe, Uniform(), samples, steps, batch_size=4), batch_size=8)
 choices = dict(iterations=iterations, rounding_start="fraction", learn_affine=False)
 recipe = Recipe.qdiffusion(4, 8, include=(NAME, f"{NAME}.*"), **choices)
 unit, layers = units.take_apart(pipe.unet, NAME, recipe)
 nearest = units.nearest_weights(layers)
-library = units.library_weights(pipe.unet, NAME, recipe, caught, SEED)
 
 # %%
+library = units.library_weights(pipe.unet, NAME, recipe, caught, SEED)
 count = sum(layer.w.numel() for layer in layers)
 at_nearest, at_library = unit.error(nearest, caught), unit.error(library, caught)
 found = {"nearest": at_nearest, "the library's AdaRound": at_library}
