@@ -219,3 +219,10 @@ def test_lowered_instructions_are_a_reason_and_the_simulation_draws(limit, monke
     with pytest.raises(ValueError, match="needs AVX2 instructions, and the environment variable"):
         run_on(load("ddpm-fashion"), "openvino")
     assert fastest_engine(load("ddpm-fashion")) == "simulated"
+
+
+def test_a_gpu_is_left_to_simulation():
+    """A device without memory stands for a GPU."""
+    pipe = load("ddpm-fashion")
+    pipe.unet.to("meta")
+    assert fastest_engine(pipe) == "simulated"
