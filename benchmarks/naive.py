@@ -8,6 +8,7 @@ Three things differ from ``qdiff_lib.reconstruction``, and nothing else does:
 3. gradients of the unit's frozen parameters stay enabled, and are computed in every iteration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,23 @@ class Caught(Exception):
     """The unit has been reached: the rest of the pass is not needed."""
 
 
+class InRAM:
+    """A tensor (N, ...) in RAM, as a column from which the library's fitter reads rows (``ptq.feed``)."""
+
+    here = torch.device("cpu")
+
+    def __init__(self, values: Tensor):
+        self.values, self.shape = values, values.shape
+        self.stored = self.read = values.dtype
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.values[index]
+
+    def select(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """The rows with these numbers."""
+        return torch.index_select(self.values, 0, index, out=out)
+
+
 @dataclass
 class StoredInputs:
     """A unit's arguments for all N calibration inputs, in RAM; leaves without N rows are constants."""
@@ -35,8 +53,18 @@ class StoredInputs:
 
     def batch(self, index: slice | Tensor, device: torch.device) -> tuple[tuple, dict]:
         """(args, kwargs) of the rows that ``index`` selects."""
-        leaves = [v[index].to(device) if has_rows(v, self.samples) else v for v in self.leaves]
-        return tree_unflatten(leaves, self.spec)
+        return self.with_rows([column[index].to(device) for column in self.columns()])
+
+    def columns(self) -> list[InRAM]:
+        """The leaves with rows."""
+        return [InRAM(v) for v in self.leaves if has_rows(v, self.samples)]
+
+    def with_rows(self, rows: Sequence[Tensor]) -> tuple[tuple, dict]:
+        """(args, kwargs) with these rows of ``columns()``."""
+        given = iter(rows)
+        return tree_unflatten(
+            [next(given) if has_rows(v, self.samples) else v for v in self.leaves], self.spec
+        )
 
 
 def has_rows(leaf, count: int) -> bool:
@@ -126,7 +154,7 @@ class NaiveReconstruction:
         """As ``qdiff_lib.ptq.reconstruction.fit_unit``: weights, then activation ranges, then their steps."""
         unit = self.quantized.get_submodule(self.trace.units[k].name)
         seed = unit_seed(self.recipe.seed, k)
-        given = (unit, self.given, self.target, self.batches)
+        given = (unit, self.given, InRAM(self.target), self.batches)
         how = (self.recipe.rounding, self.recipe.step_sizes, seed)
         fitter = FrozenGradFitter(*given, *how, tick=lambda: None)
         fitter.find_weight_ranges()

@@ -125,9 +125,8 @@ def kept_of(
         return recorder.kept
 
     own, shown = processes.share(all_batches), progress and processes.is_main
-    with hooked(before=[(pipe.unet, recorder)]):
-        parts = map(kept, progress_bar(own, "calibration set", shown=shown))
-        return dict(processes.gathered(parts, len(all_batches)))
+    with hooked(before=[(pipe.unet, recorder)]), progress_bar(own, "calibration set", shown=shown) as bar:
+        return dict(processes.gathered(map(kept, bar), len(all_batches)))
 
 
 def joined(parts: list[Kept], order: Tensor, made_by: dict) -> CalibrationSet:

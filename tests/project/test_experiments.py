@@ -341,7 +341,7 @@ class TestTables:
     def test_the_page_and_its_plots(self, written):
         found = read(written[0])
         text = page(found, "plots")
-        assert "Not recorded yet" not in text and "nan" not in text
+        assert "Not recorded yet: `python experiments" not in text and "nan" not in text
         assert all(f"## {section.title}" in text for section in SECTIONS)
         draw(found, written[0] / "plots")
         drawn = {path.stem for path in (written[0] / "plots").iterdir()}
