@@ -1,5 +1,6 @@
 # make demo        quantize the embedded model and draw the comparison, in build/demo (the default)
-# make test        lint, format check and all tests
+# make test        lint, format check and the tests
+# make test-all    the same, and tests that repeat others with more inputs
 # make test-portable  all tests under nine settings of instruction sets and threads: hours; some of them:
 #                  make test-portable ONLY='default SSE41 1'
 # make test-oldest    the fast tests of tests/io and tests/ptq with the oldest versions that pyproject.toml accepts
@@ -20,13 +21,16 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-portable test-oldest lint lab bench notebooks student site tables torture clean
+.PHONY: demo test test-all test-portable test-oldest lint lab bench notebooks student site tables torture clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
 	$(RUN) -m qdiff_lib demo --out build/demo
 
 test: lint
+	$(RUN) -m pytest -n 2 -m "not exhaustive"
+
+test-all: lint
 	$(RUN) -m pytest -n 2
 
 test-portable: $(STAMP)

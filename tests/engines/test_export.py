@@ -209,7 +209,7 @@ def emoji():
 
 
 @pytest.mark.slow
-@every_format
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.exhaustive)])
 def test_a_model_that_draws_from_texts(format, emoji, tmp_path):
     skip_without(format)
     pipe, quantized = emoji
