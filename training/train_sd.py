@@ -1,7 +1,7 @@
 """Train ``data/models/sd-emoji``: Stable Diffusion at 64x64, its text encoder and UNet from the start.
 
     python training/train_autoencoder.py --kind kl --steps 3000 --seed 0
-    python training/train_sd.py --steps 6000 --seed 0
+    python training/train_sd.py --seconds 135 --batch-size 512 --seed 0 --device cuda
 
 The autoencoder is trained first and then fixed; the latents are encoded once. The text encoder learns with
 the UNet (Rombach et al., 2022, section 3.3). A tenth of the prompts is empty, for classifier-free guidance
