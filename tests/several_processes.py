@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -28,12 +29,12 @@ def together(count: int, function: Callable, *given: Any, silent: int | None = N
 
     Raises TimeoutError after ``PATIENCE`` seconds.
     """
-    store = TCPStore(
-        "localhost", 0, is_master=True, wait_for_workers=False
-    )  # as torchrun's: it outlives them
-    answers = FORKS.Queue()
+    answers, ports = FORKS.Queue(), FORKS.Queue()
+    launcher = FORKS.Process(target=keep_store, args=(ports,), daemon=True)
+    launcher.start()
+    port = ports.get(timeout=PATIENCE)
     workers = [
-        FORKS.Process(target=work, args=(answers, number, count, store.port, function, given), daemon=True)
+        FORKS.Process(target=work, args=(answers, number, count, port, function, given), daemon=True)
         for number in range(count)
     ]
     for worker in workers:
@@ -46,8 +47,19 @@ def together(count: int, function: Callable, *given: Any, silent: int | None = N
         for worker in workers:
             worker.join(5)
             worker.kill()
+        launcher.kill()
     found = {number: pickle.loads(answer) for number, answer in answered}
     return [found.get(number) for number in range(count)]
+
+
+def keep_store(ports) -> None:
+    """Keep the store in which the others find each other, as torchrun does: it outlives them.
+
+    Its threads run in a process of its own. So nothing that happens in them can end the tests.
+    """
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    ports.put(store.port)
+    time.sleep(10 * PATIENCE)
 
 
 def work(answers, number: int, count: int, port: int, function: Callable, given: tuple) -> None:
