@@ -184,7 +184,8 @@ def fit(
     before, start, step = progress["seconds"], time.monotonic(), progress["step"]
     saved, bf16, shown = start, native_bf16(device), []
     bar = tqdm(initial=step, total=None if args.seconds else args.steps, mininterval=10)
-    while (done := part_done(args, step, before + time.monotonic() - start)) < 1:
+    done = part_done(args, step, before)
+    while done < 1:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, done)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -194,12 +195,11 @@ def fit(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average(ema, model, step)
-        step += 1
+        step, now = step + 1, time.monotonic()
+        done = part_done(args, step, before + now - start)
         shown.append(number)
         bar.update()
-        if (now := time.monotonic()) - saved >= CHECKPOINT_SECONDS or part_done(
-            args, step, before + now - start
-        ) >= 1:
+        if done >= 1 or now - saved >= CHECKPOINT_SECONDS:
             saved = now
             progress["losses"] += [round(x, 5) for x in torch.stack(shown).tolist()]
             progress |= {"step": step, "seconds": before + now - start}

@@ -3,6 +3,7 @@
 import gzip
 import importlib
 import io
+import itertools
 import json
 import sys
 import tarfile
@@ -217,6 +218,20 @@ def test_a_training_by_the_clock_ends_at_its_time(script, monkeypatch, data):
     script("train_ddpm").main()
     record = json.loads((data / "clock/out/training.json").read_text())
     assert record["steps"] >= 1 and "--seconds 0.5 --batch-size 4" in record["command"]
+
+
+def test_the_last_step_before_the_end_of_the_time_is_kept(script, monkeypatch, data):
+    """The time ends between two looks at the clock, which goes 0.4 s on at each look."""
+    clock = itertools.count(step=0.4)
+    monkeypatch.setattr(script("fitting"), "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(script("fitting").time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "argv", [
+        "train_ddpm.py", "--seconds", "1", "--batch-size", "4", "--device", "cpu", "--data", str(data),
+        "--work", str(data / "end/work"), "--out", str(data / "end/out"),
+    ])  # fmt: skip
+    script("train_ddpm").main()
+    record = json.loads((data / "end/out/training.json").read_text())
+    assert record["steps"] >= 1 and record["losses"]
 
 
 def test_strips_of_images_are_read_without_the_test_images(script, tmp_path):
