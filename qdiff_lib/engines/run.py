@@ -125,7 +125,6 @@ def lowered_instructions() -> str:
 def fastest_engine(pipe: DiffusionPipeline) -> str:
     """Return the name of the fastest engine that can run a pipeline where it is.
 
-    On a GPU that is not "triton": its kernels, launched one by one, take longer than they save. See the page
-    on engines.
+    On a GPU that is "simulated": "triton" has not been shown to be faster there. See the page on engines.
     """
     return "simulated" if pipe.unet.device.type != "cpu" or why_missing("openvino") else "openvino"

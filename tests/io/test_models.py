@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from latent_models import stable_diffusion
 
 from qdiff_lib import Recipe, quantize, sample, save_quantized
 from qdiff_lib.io import index, models, shipped_data
@@ -45,13 +44,6 @@ TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "tiny"
     tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def text_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text") / "model"
-    stable_diffusion().save_pretrained(folder)
     return folder
 
 
