@@ -203,8 +203,7 @@ def check(name: str, answer: Callable, seed: int = 0, seconds: float | None = LI
 def judged(test: Callable, answer: Answer, seed: int, seconds: float | None) -> Outcome:
     """The outcome of one test. A failure of the test itself is an ERROR."""
     try:
-        with stopped_after(seconds):
-            return Outcome(Verdict.RIGHT, test(answer, seed))
+        return Outcome(Verdict.RIGHT, stopped_after(seconds, lambda: test(answer, seed)))
     except Wrong as mistake:
         return Outcome(Verdict.WRONG, str(mistake), mistake.curve)
     except Raised as error:

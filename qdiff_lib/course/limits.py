@@ -3,37 +3,43 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 LIMIT = 60.0  # seconds for a check, in which all answers of the course take less than five
 AGAIN = 0.5  # seconds until the next interruption, for code that catches every exception
+
+Result = TypeVar("Result")
 
 
 class TooLong(BaseException):
     """The limit of time is over. No Exception, so that ``except Exception`` does not catch it."""
 
 
-@contextmanager
-def stopped_after(seconds: float | None) -> Iterator[None]:
-    """Raise ``TooLong`` in the body after ``seconds``; afterwards handler and timer are as before.
+def stopped_after(seconds: float | None, run: Callable[[], Result]) -> Result:
+    """What ``run()`` returns; ``TooLong`` is raised in it after ``seconds``. Handler and timer are put back.
 
     There is no limit for None, on other threads than the main one, and without ``signal.setitimer``.
     """
     main = threading.current_thread() is threading.main_thread()
     if seconds is None or not main or not hasattr(signal, "setitimer"):
-        yield
-        return
+        return run()
+
+    def limited() -> Result:
+        return run()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TooLong
+        while frame:  # only within the limited code: the cleaning up below is never interrupted
+            if frame.f_code is limited.__code__:
+                raise TooLong
+            frame = frame.f_back
 
     begun = time.monotonic()
     handler = signal.signal(signal.SIGALRM, stop)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
-        yield
+        return limited()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)

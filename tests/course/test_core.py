@@ -1,5 +1,6 @@
 """The core of the lessons: checks, words, recorded results, widgets, figures, how a lesson starts."""
 
+import contextlib
 import importlib
 import io
 import json
@@ -185,13 +186,12 @@ class TestLimit:
         mine = signal.getsignal(signal.SIGALRM)
         try:
             signal.setitimer(signal.ITIMER_REAL, 1000, 7)
-            with pytest.raises(TooLong), stopped_after(0.05):
-                time.sleep(60)
+            with pytest.raises(TooLong):
+                stopped_after(0.05, lambda: time.sleep(60))
             left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
             assert signal.getsignal(signal.SIGALRM) is mine
             assert 0 < left <= 1000 and interval == 7 and not rung
-            with stopped_after(60):
-                pass
+            assert stopped_after(60, lambda: "done") == "done"
             assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -201,16 +201,23 @@ class TestLimit:
         found = []
 
         def body():
-            with stopped_after(0.001):
-                time.sleep(0.05)
+            stopped_after(0.001, lambda: time.sleep(0.05))
             found.append(signal.getitimer(signal.ITIMER_REAL))
 
         thread = threading.Thread(target=body)
         thread.start()
         thread.join()
         assert found == [(0, 0)]
-        with stopped_after(None):
+        assert stopped_after(None, lambda: signal.getitimer(signal.ITIMER_REAL)) == (0, 0)
+
+    def test_cleaning_up_is_never_interrupted(self, monkeypatch):
+        monkeypatch.setattr("qdiff_lib.course.limits.AGAIN", 1e-4)
+        before = signal.getsignal(signal.SIGALRM)
+        for round in range(300):
+            with contextlib.suppress(TooLong):
+                stopped_after(1e-4 * (1 + round % 7), lambda: sum(range(20_000)))
             assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+            assert signal.getsignal(signal.SIGALRM) is before
 
 
 class TestFailedCell:
