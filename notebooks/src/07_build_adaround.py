@@ -42,7 +42,7 @@ count = sum(layer.w.numel() for layer in layers)
 at_nearest, at_library = unit.error(nearest, caught), unit.error(library, caught)
 found = {"nearest": at_nearest, "the library's AdaRound": at_library}
 show(figures.unit_errors(found, count))
-claim(at_library < 0.6 * at_nearest, f"AdaRound leaves {at_library / at_nearest:.0%} of nearest's error")
+claim(at_library < 0.6 * at_nearest, f"AdaRound's error is {at_library / at_nearest:.0%} of that of nearest")
 
 # %% [markdown]
 # ## The pieces that you get
@@ -54,7 +54,7 @@ claim(at_library < 0.6 * at_nearest, f"AdaRound leaves {at_library / at_nearest:
 # - `caught.args` is a tuple of tensors: the inputs of the unit. Each has one row for each calibration input.
 #   `caught.output` has as many rows. It is the unit's output in full precision: the *target*.
 #
-# All tensors are float32. To keep things simple, the activations stay in full precision in this lesson.
+# All these tensors are float32. To keep things simple, the activations stay in full precision in this lesson.
 
 # %% tags=["nbval-check-output"]
 for name, layer in zip(unit.names, layers, strict=True):
@@ -133,8 +133,10 @@ soft_at_first = [AdaRound(*layer, bits=4)().detach() for layer in layers]
 at_first = unit.error(soft_at_first, caught)
 same = [torch.isclose(soft, layer.w, atol=1e-5) for soft, layer in zip(soft_at_first, layers, strict=True)]
 inside = sum(part.sum().item() for part in same) / count
-claim(0 < at_first < 0.2 * at_nearest, "small, not 0: below a fifth of nearest's error")
-claim(0.9 < inside < 1, "more than 90 % of the weights are equal to w; the grid clips the others")
+claim(0 < at_first < 0.2 * at_nearest, "small, not 0: below a fifth of the error of nearest")
+claim(
+    0.9 < inside < 1, "more than 90 % of the soft weights are equal to w; the others are clipped by the grid"
+)
 
 # %% [markdown]
 # ### Exercise: the soft weight
@@ -207,8 +209,8 @@ def annealed_penalty(h: torch.Tensor, iteration: int, iterations: int) -> torch.
 # One iteration computes the objective and its gradient with respect to all $V$. Then it moves $V$ against the gradient.
 # In this stage we use plain *gradient descent*: the new $V$ is $V$ minus `lr` times the gradient.
 #
-# You may call your functions of the earlier stages. The check runs your function on a small unit with two layers. Its
-# weights are float64 (O, C), and its scales and zero points are float64 (O, 1).
+# You may call your functions of the earlier stages, or write their formulas again. The check runs your function on a
+# small unit with two layers. Its weights are float64 (O, C), and its scales and zero points are float64 (O, 1).
 
 # %% [markdown]
 # ### Exercise: one iteration

@@ -140,7 +140,7 @@ def amdahl_speedup(answer: Answer, seed: int) -> str:
         why = f"float32 sums of {n} terms"
         mistakes = speed_mistakes(ms, products, rate, added)
         compare(found, right, slack, why, mistakes, f"with rate={rate:.4g}, added={added:.4g}")
-    return "right for three lists of times. The faster the products, the more the other operations matter."
+    return "tested with three lists of times. The faster the products, the more the other operations matter."
 
 
 def speed_mistakes(ms: Tensor, products: Tensor, rate: float, added: float) -> dict[str, Tensor]:

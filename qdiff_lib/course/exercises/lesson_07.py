@@ -28,7 +28,7 @@ def rectified_sigmoid(answer: Answer, seed: int) -> str:
         found = numbers(answer(v), shape, "h for each variable")
         right, wrong = share(v.double()), mistakes.of_share(v.double())
         compare(found, right, 8 * FLOAT32, "a few roundings of float32", wrong, "variable")
-    return "right. Beyond both ends h is exactly 0 or 1, and between them it has a slope."
+    return "beyond both ends h is exactly 0 or 1, and between them it has a slope."
 
 
 @exercise(
@@ -55,7 +55,7 @@ def starting_variable(answer: Answer, seed: int) -> str:
         # in float32 w / s is off by a few roundings of at most 9 steps; the slope of V is at most 11
         slack, why = 11 * 9 * 8 * FLOAT32, "roundings of float32, which the slope of V multiplies by up to 11"
         compare(found, right, slack, why, mistakes.of_start(w, s), "weight")
-    return "right: with this V, the soft weight starts at the full-precision weight."
+    return "with this V, the soft weight starts at the full-precision weight."
 
 
 @exercise(
@@ -82,7 +82,7 @@ def soft_weight(answer: Answer, seed: int) -> str:
         slack = 8 * 2 ** (bits + 1) * s.max().item() * FLOAT32
         why = "a few roundings of float32 of codes times the scale"
         compare(found, right, slack, why, mistakes.of_soft_weight(*exact, bits), f"for {bits} bits, weight")
-    return "right: between two values of the grid, and never outside of it."
+    return "between two values of the grid, and never outside of it."
 
 
 @exercise(
@@ -110,7 +110,7 @@ def annealed_penalty(answer: Answer, seed: int) -> str:
         wrong = mistakes.of_annealed_penalty(exact, iteration, iterations)
         case = f"at iteration {iteration} of {iterations}"
         compare(found, right, slack, f"{n} float32 terms", wrong, case)
-    return "right: at first no penalty, then one that pushes more and more of the weights."
+    return "at first no penalty, then one that pushes more and more of the weights."
 
 
 def parts(value: object, what: str) -> list:
@@ -172,7 +172,7 @@ def one_iteration(answer: Answer, seed: int) -> str:
         compare_layers(moved, right, wrong, "the new V")
     if answer.changed:
         raise Wrong("your function changes the V that it was given: work on copies.")
-    return "right: the unit's output moves nearer to the target, and each h a little towards 0 or 1."
+    return "the unit's output moves nearer to the target, and each h a little towards 0 or 1."
 
 
 @exercise(
@@ -203,7 +203,7 @@ def learn_rounding(answer: Answer, seed: int) -> str:
         )
         weights = tensors(weights, hard, "the second of the pair, hard weights")
         compare_layers(weights, hard, mistakes.of_hard_weights(problem.layers, right), "the hard weight")
-    return "right: this is AdaRound. Now run it on the unit of the real model."
+    return "this is AdaRound. Now run it on the unit of the real model."
 
 
 QUIZ = (
