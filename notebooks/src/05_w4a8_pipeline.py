@@ -50,8 +50,8 @@ truth, rough, fine = (found.trajectory for found in drawn.values())
 error_rough, error_fine = (trajectory_mse(truth, x)[-1].item() for x in (rough, fine))
 claim(
     error_rough > 5 * error_fine,
-    f"after {steps} steps the error of linear rounding is {error_rough:.4f}, that of Q-Diffusion {error_fine:.4f}: "
-    f"{error_rough / error_fine:.1f} times less (n = {images} images)",
+    f"after {steps} steps the error of linear rounding is {error_rough:.4f}: this is "
+    f"{error_rough / error_fine:.0f} times that of Q-Diffusion, {error_fine:.4f} (n = {images} images)",
 )
 
 # %% [markdown]
@@ -344,15 +344,12 @@ print(ladder.source())
 removes, adds, worse = figures.notable_stages(rows[:-1])
 print(f"the smallest 'left': {removes}; the most seconds: {adds}; more error than before: {', '.join(worse)}")
 gain, price = first["trajectory_mse"] / best["trajectory_mse"], best["seconds"] / first["seconds"]
-claim(gain > 10, f"the error of the first stage is {gain:.0f} times that of the last stage")
-claim(
-    price > 5, f"the last stage's calibration takes {price:.0f} times as long: {best['seconds']:.0f} s, once"
-)
+claim(gain > 10, f"the last stage has 1 / {gain:.0f} of the error of the first stage")
+claim(price > 5, f"its calibration takes {price:.0f} times as long, but only once: {best['seconds']:.0f} s")
 beside = {row["label"]: row["trajectory_mse"] for row in ladder.data["besides"]}
 alone = beside["linear, 16-bit first and last layer"]
 claim(
-    alone > 10 * best["trajectory_mse"],
-    f"linear with a 16-bit first and last layer has the error {alone:.4f}",
+    alone > 10 * best["trajectory_mse"], f"linear with 16 bits in these two layers has the error {alone:.4f}"
 )
 
 # %% [markdown]
