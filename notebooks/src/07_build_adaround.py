@@ -51,8 +51,9 @@ claim(at_library < 0.6 * at_nearest, f"AdaRound's error is {at_library / at_near
 #   order of `layers`. The unit then uses these in the place of its own weights.
 # - `layers` is a list, too. Each layer has a weight `w`, a scale `s` and a zero point `z`, so you can write
 #   `w, s, z = layer`. Their shapes are such that `w / s` and `w / s + z` work for every layer. They never change.
-# - `caught.args` is a tuple of tensors: the inputs of the unit. Each has one row for each calibration input.
-#   `caught.output` has as many rows. It is the unit's output in full precision: the *target*.
+# - `caught.args` is a tuple of two tensors, the inputs of the unit: images with 32 channels, and the time embedding.
+#   Each has one row for each calibration input. `caught.output` has as many rows. It is the unit's output in full
+#   precision: the *target*.
 #
 # All these tensors are float32. To keep things simple, the activations stay in full precision in this lesson.
 
@@ -321,7 +322,9 @@ claim(
     at_free > 1.3 * at_library, f"without the penalty the error is {at_free / at_library:.1f} times as large"
 )
 different = [(a != b).float().mean().item() for a, b in zip(library, nearest, strict=True)]
-print("share of weights that AdaRound does not round to nearest:", ", ".join(f"{x:.0%}" for x in different))
+print(
+    "share of each layer's weights that AdaRound rounds away from nearest:", *(f"{x:.0%}" for x in different)
+)
 
 # %% [markdown]
 # **Observe.** Without the penalty many weights end with an $h$ far from 0 and 1. The decision then moves each of them by
