@@ -283,7 +283,7 @@ if speed:
     kinds = {name: run.kinds for name, run in (("floats", speed.floats), ("integers", speed.integers))}
     gain = kinds["floats"]["products"] / kinds["integers"]["products"]
     rest = {name: sum(found.values()) - found["products"] for name, found in kinds.items()}
-    claim(all(value > 0 for value in rest.values()), "both arithmetics need time that is not in products")
+    claim(all(value > 0 for value in rest.values()), "in floats and in integers, not all time is in products")
     print(
         f"integers make the network's products {gain:.1f} times as fast, the wide convolution {g:.1f} times"
     )
@@ -305,7 +305,7 @@ else:
 #    times above this work is a part of the rest.
 #
 # Also, each measured time differs a little from run to run. On a CPU without fast instructions for 8-bit integers, $g$ is
-# near 1 or below. Then integers save memory, not time.
+# smaller. If it is near 1, integers save memory, but no time.
 
 # %% [markdown]
 # ### Exercise: what Amdahl's law allows
