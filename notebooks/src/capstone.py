@@ -4,7 +4,7 @@
 # | | |
 # |---|---|
 # | You will be able to | quantize a model that you do not know within a budget; find the layers that need more bits; say how sure your result is |
-# | You need | lessons 0 to 5 |
+# | You need | lessons 0, 1, 2, 3 and 5 |
 # | Time | about 90 minutes; about 30 of them are calibrations on two CPU cores |
 # | Memory | below 2 GB; below 900 MB with `QUICK = True` |
 # | In the paper | sections 3 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
