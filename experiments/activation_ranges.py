@@ -17,24 +17,19 @@ PERCENTILES = (0.01, 0.99)
 DIGITS = 4
 
 
-def watched(lab: Lab, layers: list[str], start: int, count: int, steps: int, values: int) -> Tensor:
+def watched(lab: Lab, layers: list[str], start: int, n: int, steps: int, values: int, seed: int) -> Tensor:
     """What each layer reads at each step of one batch: random values and the extremes, (L, T, values + 2)."""
+    generator = torch.Generator().manual_seed(start)
+    seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
 
-    def make() -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(start)
-        seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    def look(layer: str, x: Tensor) -> None:
+        flat = x.detach().flatten()
+        drawn = flat[torch.randint(flat.numel(), (values,), generator=generator)]
+        seen[layer].append(torch.cat([drawn, flat.amin()[None], flat.amax()[None]]))
 
-        def look(layer: str, x: Tensor) -> None:
-            flat = x.detach().flatten()
-            drawn = flat[torch.randint(flat.numel(), (values,), generator=generator)]
-            seen[layer].append(torch.cat([drawn, flat.amin()[None], flat.amax()[None]]))
-
-        with watched_inputs(lab.ddim.unet, layers, look):
-            run_batch(lab.ddim, start, count, steps, SEED)
-        return {"seen": torch.stack([torch.stack(kept) for kept in seen.values()])}
-
-    made_by = lab.made_by(__file__, start=start, n=count, steps=steps, values=values, seed=SEED)
-    return lab.cache.tensors("activation-ranges", made_by, make)["seen"]
+    with watched_inputs(lab.ddim.unet, layers, look):
+        run_batch(lab.ddim, start, n, steps, seed)
+    return torch.stack([torch.stack(kept) for kept in seen.values()])
 
 
 def table(values: Tensor) -> list[list[float]]:
@@ -48,9 +43,16 @@ def run(lab: Lab) -> Iterator[dict]:
     found = trace(lab.ddim.unet, example_inputs(lab.ddim.unet))
     layers = [name for unit in found.units for name in unit.layers]
     starts = range(0, n, batch)
-    values = -(-VALUES // len(starts))
-    bar = progress_bar(starts, "  batches", shown=True)
-    parts = [watched(lab, layers, i, min(batch, n - i), steps, values) for i in bar]
+    same = {"steps": steps, "values": -(-VALUES // len(starts)), "seed": SEED}
+    orders = [{"start": i, "n": min(batch, n - i), **same} for i in starts]
+
+    def make(k: int) -> dict[str, Tensor]:
+        return {"seen": watched(lab, layers, **orders[k])}
+
+    made_by = [lab.made_by(__file__, **order) for order in orders]
+    found = lab.cache.parts("activation-ranges", made_by, lambda: make)
+    bar = progress_bar(found, "  batches", total=len(orders), shown=lab.processes.is_main)
+    parts = [part["seen"] for part in bar]
     sampled, seen = torch.cat([part[..., :-2] for part in parts], dim=-1), torch.cat(parts, dim=-1)
     low, high = (torch.stack([layer.quantile(q, dim=-1) for layer in sampled]) for q in PERCENTILES)
     yield {

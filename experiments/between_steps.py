@@ -6,7 +6,7 @@ import torch
 from lab import Lab, made_now, rounded
 from table1 import SAMPLER, WHOLE, Case
 
-from qdiff_lib import Recipe, record, with_sampler
+from qdiff_lib import Recipe, with_sampler
 from qdiff_lib.calibration.calibration_set import CalibrationSet
 from qdiff_lib.recipes.timestep_rules import Uniform
 
@@ -28,7 +28,7 @@ def recipes(lab: Lab) -> dict[str, Recipe]:
 def run(lab: Lab) -> Iterator[dict]:
     """``rows``: ``seen``, the steps that were calibrated on, and ``mse`` and ``offset`` of all steps."""
     steps, n, rows = lab.settings.table1.steps, lab.settings.between_inputs, []
-    inputs = record(with_sampler(lab.pipe, SAMPLER), Uniform(1), n, steps, SEED)
+    inputs = lab.recorded(with_sampler(lab.pipe, SAMPLER), Uniform(1), n, steps, SEED)
     for name, recipe in recipes(lab).items():
         print(f"  {name}", flush=True)
         made_by = lab.made_by(__file__, recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)

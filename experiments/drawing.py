@@ -1,6 +1,5 @@
 """Images in batches, each kept in a file of its own: a row of many images goes on where it was stopped."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,14 +35,19 @@ class Order:
 
 
 def draw(cache: Cache, made_by: dict, order: Order, pipe: Callable[[], DiffusionPipeline]) -> Drawn:
-    """The images that ``made_by`` describes, besides ``order``; ``pipe()`` is called if any are missing."""
-    named, ready, found = {**made_by, "steps": order.steps, "seed": order.seed}, functools.cache(pipe), []
-    for first, count in progress_bar(order.batches(), f"    {order.n} images", shown=True):
+    """The images that ``made_by`` describes, besides ``order``; ``pipe()`` is called if any are missing.
 
-        def make(first: int = first, count: int = count) -> dict[str, Tensor]:
-            return draw_batch(ready(), first, count, order)
+    The cache's processes divide the batches; each of them gets all images.
+    """
+    batches, named = order.batches(), {**made_by, "steps": order.steps, "seed": order.seed}
 
-        found.append(cache.tensors("drawn", named | {"first": first, "count": count}, make))
+    def begin() -> Callable[[int], dict[str, Tensor]]:
+        ready = pipe()
+        return lambda k: draw_batch(ready, *batches[k], order)
+
+    parts = cache.parts("drawn", [{**named, "first": i, "count": count} for i, count in batches], begin)
+    shown = cache.processes.is_main
+    found = list(progress_bar(parts, f"    {order.n} images", total=len(batches), shown=shown))
     return Drawn(*(torch.cat([part[name] for part in found]) for name in ("images", "last")))
 
 

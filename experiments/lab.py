@@ -1,7 +1,8 @@
 """What the experiments share: one model, its calibration sets, quantized forms, trajectories and scores.
 
 Everything is cached (``Cache``): the W4A8 model that is shipped is also a rung of the ladder and a curve of
-the error per step, and is calibrated once.
+the error per step, and is calibrated once. If the cache has several processes, each of them runs all of the
+experiments, and they record, calibrate and draw together.
 """
 
 import json
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from qdiff_lib import Recipe, load, quantize, record, sample, save_quantized, score, with_sampler
 from qdiff_lib.calibration.calibration_set import CalibrationSet
+from qdiff_lib.diffusion.sampling import Samples
 from qdiff_lib.evaluation.scores import Scores, mean_and_std, real_scores
 from qdiff_lib.evaluation.trajectory_errors import trajectory_mse, trajectory_snr
 from qdiff_lib.io.quantization import UnitReport
@@ -38,14 +40,14 @@ class Quantized:
     """pipe: the quantized pipeline. seconds: recording inputs and calibrating. bytes: of the packed file.
 
     memory: most bytes in RAM of a process that only calibrates; memory_before: when it had loaded the model
-    and the inputs.
+    and the inputs. Both are None if several processes calibrated.
     """
 
     pipe: DiffusionPipeline
     seconds: float
     bytes: int
-    memory: int
-    memory_before: int
+    memory: int | None
+    memory_before: int | None
 
 
 class Lab:
@@ -53,7 +55,7 @@ class Lab:
 
     def __init__(self, settings: Settings, cache: Cache):
         disable_progress_bar()  # of loading a model
-        self.settings, self.cache = settings, cache
+        self.settings, self.cache, self.processes = settings, cache, cache.processes
         self.pipe = settings.pipeline()
         self.ddim = with_sampler(self.pipe, "ddim")
         self.features = cache.folder / "features"
@@ -62,6 +64,15 @@ class Lab:
     def made_by(self, *files: str, **decisive) -> dict:
         """What decides a result: the model's weights, the code of the library and of ``files``, and these."""
         return {"model": self.model, "code": code_hash(__file__, *files), **decisive}
+
+    def sampled(self, pipe: DiffusionPipeline, n: int, steps: int, **asked) -> Samples:
+        """What ``sample`` draws from the experiments' noise, with trajectories, in every process."""
+        drawn = sample(pipe, n, steps, SEED, record=True, processes=self.processes, **asked)
+        return self.processes.agreed(drawn)
+
+    def recorded(self, pipe: DiffusionPipeline, *how) -> CalibrationSet:
+        """What ``record`` gives for these arguments, in every process."""
+        return self.processes.agreed(record(pipe, *how, processes=self.processes))
 
     def calibration(self, recipe: Recipe) -> tuple[CalibrationSet, float]:
         """The recipe's calibration set, and the seconds that recording it took."""
@@ -72,11 +83,13 @@ class Lab:
         def make() -> float:
             start = time.monotonic()
             pipe = with_sampler(self.pipe, how.sampler)
-            record(pipe, how.rule, how.samples, how.steps, seed).save(path)
+            found = self.recorded(pipe, how.rule, how.samples, how.steps, seed)
+            if self.processes.is_main:
+                found.save(path)
             return time.monotonic() - start
 
         seconds = self.cache.value("calibration", made_by, make)
-        return CalibrationSet.load(path), seconds
+        return self.processes.once(lambda: CalibrationSet.load(path)), seconds
 
     def quantized(self, recipe: Recipe) -> Quantized:
         """The model quantized by the recipe, and what it took; an interrupted calibration goes on."""
@@ -85,7 +98,8 @@ class Lab:
 
         def make() -> dict:
             self.calibration(recipe)
-            return apart(calibrate, self.settings, self.cache, recipe, folder)
+            given = self.settings, self.cache, recipe, folder
+            return calibrate(*given) if self.processes.count > 1 else apart(calibrate, *given)
 
         found = self.cache.value("calibrated", made_by, make)
         return Quantized(with_sampler(load(folder), "ddim"), **found)
@@ -93,16 +107,14 @@ class Lab:
     def reference(self, n: int, steps: int) -> Tensor:
         """The full-precision trajectory, (T, N, C, H, W)."""
         made_by = self.made_by(n=n, steps=steps, seed=SEED)
-        drawn = self.cache.tensors(
-            "trajectory", made_by, lambda: vars(sample(self.ddim, n, steps, SEED, record=True))
-        )
+        drawn = self.cache.tensors("trajectory", made_by, lambda: vars(self.sampled(self.ddim, n, steps)))
         return drawn["trajectory"]
 
     def error_per_step(self, recipe: Recipe, n: int, steps: int) -> dict:
         """MSE and signal-to-noise ratio against full precision after each step, noisy to clean."""
 
         def make() -> dict:
-            drawn = sample(self.quantized(recipe).pipe, n, steps, SEED, record=True)
+            drawn = self.sampled(self.quantized(recipe).pipe, n, steps)
             return {**errors(self.reference(n, steps), drawn.trajectory), **made_now()}
 
         made_by = self.made_by(recipe=recipe.to_dict(), n=n, steps=steps, seed=SEED)
@@ -112,11 +124,16 @@ class Lab:
         """Bytes of the full-precision weights, as their file has them."""
         return len(save(self.pipe.unet.state_dict(), {"format": "pt"}))
 
+    def scored(self, images: Tensor, *how, **options) -> Scores:
+        """What ``score`` finds for these arguments: in the main process, for all."""
+        return self.processes.once(lambda: score(images, *how, **options))
+
     def real(self, n: int, extractor: str = "fashion-classifier") -> dict:
         """What ``groups`` of n real images score, as [mean, standard deviation]; the latter null for one."""
 
         def make() -> list[dict]:
-            return [scores_of(found) for found in real_scores(n, extractor, self.features)]
+            groups = self.processes.once(lambda: real_scores(n, extractor, self.features))
+            return [scores_of(found) for found in groups]
 
         groups = self.cache.value("real-scores", {"extractor": extractor, "n": n}, make)
         names = [name for name in ("frechet", "kid", "inception_score") if groups[0][name] is not None]
@@ -146,9 +163,9 @@ class Lab:
             quantized = Quantized(self.ddim, 0.0, self.full_bytes(), 0, 0)
         else:
             quantized = self.quantized(recipe)
-        drawn = sample(quantized.pipe, n, steps, SEED, record=True)
+        drawn = self.sampled(quantized.pipe, n, steps)
         last = {name: values[-1] for name, values in errors(reference, drawn.trajectory).items()}
-        scores = score(drawn.images)
+        scores = self.scored(drawn.images)
         return {
             "trajectory_mse": last["mse"],
             "snr_db": last["snr_db"],
@@ -161,12 +178,13 @@ class Lab:
         }
 
 
-def calibrate(settings: Settings, cache: Cache, recipe: Recipe, folder: Path) -> dict:
+def calibrate(settings: Settings, cache: Cache, recipe: Recipe, folder: Path) -> dict | None:
     """Quantize by the recipe into ``folder``; returns what it took, as ``Quantized`` has it.
 
-    A calibration that was interrupted goes on, and knows the most memory that it had before.
+    A calibration that was interrupted goes on, and knows the most memory that it had before. Of several
+    processes, all must call this function, and the main one writes and returns; the others return None.
     """
-    lab = Lab(settings, cache)
+    lab, alone = Lab(settings, cache), cache.processes.count == 1
     inputs, recording = lab.calibration(recipe)
     before, work = peak_memory(), folder.with_name(f"{folder.name}-work")
     mark = work / "memory.json"
@@ -176,11 +194,14 @@ def calibrate(settings: Settings, cache: Cache, recipe: Recipe, folder: Path) ->
         write_json(mark, most := max(known, peak_memory()))
         return most
 
-    pipe = quantize(lab.pipe, recipe, inputs, work, resume=True, progress=False, callback=keep)
-    done, memory = pipe.unet.quantization, keep()
+    told = dict(progress=False, callback=keep if alone else None, processes=lab.processes)
+    pipe = quantize(lab.pipe, recipe, inputs, work, resume=True, **told)
+    if not lab.processes.is_main:
+        return None
+    done, (memory, before) = pipe.unet.quantization, (keep(), before) if alone else (None, None)
     fitting = max(done.seconds, sum(unit.seconds for unit in done.units))  # the latter where it went on
     size = save_quantized(pipe, folder).stat().st_size
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)  # quantize may have left nothing in it
     seconds = round(recording + fitting, 1)
     return {"seconds": seconds, "bytes": size, "memory": memory, "memory_before": before}
 

@@ -11,12 +11,12 @@ from diffusers import DiffusionPipeline
 from lab import SEED, Lab, about, errors, label, rounded
 from safetensors.torch import save
 from settings import LATENT, Latent
+from torch import Tensor
 
 from qdiff_lib import (
     Recipe,
     load,
     quantize,
-    sample,
     save_quantized,
     with_sampler,
 )
@@ -80,10 +80,12 @@ class Subject:
         """The quantized model, and its ``seconds`` and ``bytes``; an interrupted calibration goes on."""
         folder = self.lab.cache.path("latent", self.made_by(recipe))
 
-        def make() -> dict:
+        def make() -> dict | None:
             work = folder.with_name(f"{folder.name}-work")
-            options = dict(work=work, resume=True, prompts=self.prompts)
+            options = dict(work=work, resume=True, prompts=self.prompts, processes=self.lab.processes)
             pipe = quantize(self.pipe, recipe, progress=False, **options)
+            if not self.lab.processes.is_main:
+                return None
             size = save_quantized(pipe, folder).stat().st_size
             shutil.rmtree(work, ignore_errors=True)
             return {"seconds": round(pipe.unet.quantization.seconds, 1), "bytes": size}
@@ -94,11 +96,11 @@ class Subject:
     def drawn(self, pipe: DiffusionPipeline, recipe: Recipe | None) -> Samples:
         """The pictures of ``PROMPTS`` and their trajectory."""
         work, texts = self.work, PROMPTS if self.prompts else None
-        order = dict(n=work.images, steps=work.steps, seed=SEED)
-        decisive = self.made_by(recipe) | order | {"guidance": work.guidance, "texts": texts}
+        order = dict(n=work.images, steps=work.steps)
+        decisive = self.made_by(recipe) | order | {"seed": SEED, "guidance": work.guidance, "texts": texts}
 
         def make() -> dict:
-            return vars(sample(pipe, **order, record=True, prompts=texts, guidance=work.guidance))
+            return vars(self.lab.sampled(pipe, **order, prompts=texts, guidance=work.guidance))
 
         return Samples(**self.lab.cache.tensors("latent-drawn", decisive, make))
 
@@ -150,11 +152,17 @@ def rows(chosen: Subject, picture: Path) -> list[dict]:
         error = errors(full.trajectory, drawn.trajectory)
         found.append({"label": label(recipe), **about(recipe), **size, "image_psnr": psnr, **error})
         shown[label(recipe)] = drawn.images
+    if chosen.lab.processes.is_main:
+        draw(chosen, shown, picture)
+    return found
+
+
+def draw(chosen: Subject, shown: dict[str, Tensor], picture: Path) -> None:
+    """Write the pictures of all rows, by label, side by side."""
     title = f"{chosen.name}, {chosen.work.steps} steps; each column: the same noise"
     figure = samples_figure(shown, title + (" and text" if chosen.prompts else ""), chosen.work.shown)
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, dpi=80)
-    return found
 
 
 def full_row(chosen: Subject, costs: list) -> dict:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lab import Lab, about, label, made_now, rounded
 
-from qdiff_lib import Recipe, record
+from qdiff_lib import Recipe
 from qdiff_lib.calibration.calibration_set import CalibrationSet
 from qdiff_lib.evaluation.kl_divergence import BINS, PSEUDOCOUNT
 from qdiff_lib.evaluation.layer_divergence import layer_divergences
@@ -18,7 +18,7 @@ DIGITS = 4
 def run(lab: Lab) -> Iterator[dict]:
     """``rows``: for each recipe ``values`` (layers, steps) in nats; layers as they run, noisy to clean."""
     settings, rows = lab.settings, []
-    inputs = record(lab.ddim, Uniform(1), settings.divergence_inputs, settings.steps, SEED)
+    inputs = lab.recorded(lab.ddim, Uniform(1), settings.divergence_inputs, settings.steps, SEED)
     for recipe in (settings.linear(*BITS), settings.qdiffusion(*BITS)):
         print(f"  {label(recipe)}", flush=True)
         made_by = lab.made_by(
@@ -33,6 +33,7 @@ def run(lab: Lab) -> Iterator[dict]:
 
 def divergences(lab: Lab, recipe: Recipe, inputs: CalibrationSet) -> dict:
     """The layers' names, and the values of each at every step."""
-    found = layer_divergences(lab.ddim.unet, lab.quantized(recipe).pipe.unet, inputs)
+    quantized = lab.quantized(recipe).pipe.unet
+    found = lab.processes.once(lambda: layer_divergences(lab.ddim.unet, quantized, inputs))
     values = [[rounded(value, DIGITS) for value in layer] for layer in found.values.T.tolist()]
     return {"layers": found.layers, "values": values, **made_now()}

@@ -3,11 +3,14 @@
 python experiments/run.py                     all of it, into data/; what is finished is not made again
 python experiments/run.py --only ladder       some of it
 python experiments/run.py --profile tiny      the whole path in minutes, into build/tables-tiny
+torchrun --standalone --nproc_per_node 4 experiments/run.py       by 4 processes, on the CPU
 """
 
 import argparse
+import contextlib
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +31,11 @@ from lab import SEED, Lab
 from paths import ROOT, manifest
 from settings import PROFILES
 
+from qdiff_lib.cli.failures import say_why
+from qdiff_lib.cli.stopping import ended_in_words, say_stopped
 from qdiff_lib.utils.cache import Cache
 from qdiff_lib.utils.files import atomic_path, write_json
+from qdiff_lib.utils.processes import Lost, launched, started
 from qdiff_lib.utils.provenance import provenance
 
 TABLES = {
@@ -47,26 +53,50 @@ TABLES = {
 """Each makes its table; one that takes long yields it after each row, with the rows that are there."""
 
 NAMES = ("ship_quantized", *TABLES, "latent")
+AGAIN = "repeat the command, with any number of processes"
 
 
-def main() -> None:
+def main() -> int:
+    """Run the experiments; returns the exit status. Of several processes, one says why they have ended."""
     args = parse()
-    tiny = args.profile == "tiny"
+    if not launched():
+        return make(args)
+
+    def why(error: Exception) -> int:
+        if not isinstance(error, Lost):
+            raise error
+        return say_why("experiments/run.py", f"{error}; then {AGAIN}")
+
+    return ended_in_words(lambda: make(args), lambda number: say_stopped(AGAIN, number), why)
+
+
+def make(args: argparse.Namespace) -> int:
+    """Make the tables and models of these arguments; returns 0. Only the main process prints and writes."""
+    processes, tiny = started(cpu=True), args.profile == "tiny"
     work = args.work or ROOT / "build" / ("tables-tiny" if tiny else "tables")
     out = work if tiny else ROOT / "data"
-    lab = Lab(PROFILES[args.profile], Cache(work / "cache"))
-    for i, name in enumerate(args.only, 1):
-        print(f"[{i}/{len(args.only)}] {name}", flush=True)
-        start, command = time.monotonic(), command_of(name, args.profile)
-        if name == "ship_quantized":
-            ship_quantized.run(lab, out / "models", command)
-        else:
-            for data in table(lab, name, out / "recorded"):
-                made = provenance(command) | {"seeds": seeds(lab)}
+    lab = Lab(PROFILES[args.profile], Cache(work / "cache", processes))
+    with contextlib.redirect_stdout(sys.stdout if processes.is_main else None):
+        for i, name in enumerate(args.only, 1):
+            print(f"[{i}/{len(args.only)}] {name}", flush=True)
+            start = time.monotonic()
+            make_one(lab, name, out, command_of(name, args.profile, processes.count))
+            print(f"  {time.monotonic() - start:.0f} s", flush=True)
+    return 0
+
+
+def make_one(lab: Lab, name: str, out: Path, command: str) -> None:
+    """Make the table or the models of this name, below ``out``."""
+    if name == "ship_quantized":
+        ship_quantized.run(lab, out / "models", command)
+    else:
+        for data in table(lab, name, out / "recorded"):
+            made = provenance(command) | {"seeds": seeds(lab)}
+            if lab.processes.is_main:
                 write_table(out / "recorded" / f"{name}.json", {"data": data, "provenance": made})
                 write_json(out / "MANIFEST.json", manifest(out))
+    if lab.processes.is_main:
         write_json(out / "MANIFEST.json", manifest(out))
-        print(f"  {time.monotonic() - start:.0f} s", flush=True)
 
 
 def table(lab: Lab, name: str, recorded: Path) -> Iterator[dict]:
@@ -87,10 +117,11 @@ def write_table(path: Path, content: dict) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def command_of(name: str, profile: str) -> str:
-    """What a reader would type."""
+def command_of(name: str, profile: str, count: int) -> str:
+    """What a reader would type; count: of processes."""
+    launcher = ["python"] if count == 1 else ["torchrun", "--standalone", "--nproc_per_node", str(count)]
     options = [] if profile == "laptop" else ["--profile", profile]
-    return shlex.join(["python", "experiments/run.py", *options, "--only", name])
+    return shlex.join([*launcher, "experiments/run.py", *options, "--only", name])
 
 
 def parse() -> argparse.Namespace:
@@ -106,4 +137,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -54,11 +54,12 @@ def run(lab: Lab, models: Path, command: str) -> None:
         name = f"{MODEL}-w{recipe.grids.weights}a{recipe.grids.activations}"
         print(f"  {name}", flush=True)
         quantized = lab.quantized(recipe)
-        folder = models / name
-        shutil.rmtree(folder, ignore_errors=True)
-        # with the scheduler of the full-precision model, so that both names load alike
-        save_quantized(with_components(lab.pipe, unet=quantized.pipe.unet), folder)
-        (folder / "README.md").write_text(card(name, recipe, quantized, command), encoding="utf-8")
+        if lab.processes.is_main:
+            folder = models / name
+            shutil.rmtree(folder, ignore_errors=True)
+            # with the scheduler of the full-precision model, so that both names load alike
+            save_quantized(with_components(lab.pipe, unet=quantized.pipe.unet), folder)
+            (folder / "README.md").write_text(card(name, recipe, quantized, command), encoding="utf-8")
 
 
 def edge_share(quantized: Quantized) -> float:

@@ -8,7 +8,7 @@ from lab import Lab, Quantized, errors, made_now, rounded, scores_of
 from ladder import PAPER
 from settings import Table1
 
-from qdiff_lib import Recipe, score, with_sampler
+from qdiff_lib import Recipe, with_sampler
 from qdiff_lib.cli.demo import EDGE_BITS
 from qdiff_lib.evaluation.features import INSTALL_INCEPTION, inception_script
 from qdiff_lib.graph.cost import bops, layer_bits_of, layer_costs, parameter_count
@@ -108,7 +108,7 @@ def row(lab: Lab, case: Case, extractors: list[str]) -> dict:
     for name in extractors:
 
         def make(name: str = name) -> dict:
-            return scores_of(score(drawn(lab, case).images, name, folder=lab.features))
+            return scores_of(lab.scored(drawn(lab, case).images, name, folder=lab.features))
 
         scores[name] = lab.cache.value("scores", {**made_by, "extractor": name}, make)
     return {**asdict(case), **measured, "scores": scores}

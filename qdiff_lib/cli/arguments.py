@@ -99,7 +99,10 @@ def quantize_options(add: Parser) -> None:
     )
     add.add_argument("--profile", choices=tuple(PROFILES), default="tiny", help=profiles)
     add.add_argument("--resume", action="store_true", help="continue an interrupted run in --out")
-    memory = "maximum memory for cached activations; the rest goes to files in --out; default: 4"
+    memory = (
+        "maximum memory for cached activations, shared equally by the processes of a machine; the rest goes "
+        "to files in --out; default: 4"
+    )
     device = (
         "maximum GPU memory for them, before --memory-gb; default: what is free beside the model and 8 GB"
     )

@@ -7,7 +7,6 @@ once. The arguments are defined in ``cli.arguments``.
 import argparse
 import math
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from .failures import during, escape_what_cannot_be_printed, explained, flushed,
 from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
 from .parser import PROGRAM
 from .recipe_arguments import given_fields
-from .stopping import Stopped, ignore_stops, say_how_to_go_on, stoppable
+from .stopping import ended_in_words, say_how_to_go_on
 from .texts import prompts_of
 
 
@@ -233,16 +232,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(COMMANDS).parse_args(argv)
     finally:
         silence(sys.stdout)  # the help may have no reader
-    try:
-        with stoppable(lambda number: say_how_to_go_on(args, argv, number)) as stops:
-            try:
-                return flushed(run(args))
-            except BaseException as error:
-                if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may replace Stopped
-                    ignore_stops()
-                    return say_how_to_go_on(args, argv, stops.number or signal.SIGINT)
-                if args.traceback or not isinstance(error, Exception):
-                    raise
-                return say_why(f"{PROGRAM} {args.command}", explained(error, args))
-    except Stopped as stop:  # a signal just before or after the command
-        return say_how_to_go_on(args, argv, stop.number)
+
+    def why(error: Exception) -> int:
+        if args.traceback:
+            raise error
+        return say_why(f"{PROGRAM} {args.command}", explained(error, args))
+
+    return ended_in_words(
+        lambda: flushed(run(args)), lambda number: say_how_to_go_on(args, argv, number), why
+    )

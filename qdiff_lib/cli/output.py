@@ -87,7 +87,7 @@ def cache_of(pipe, how, budget: dict, processes: Processes = ALONE) -> str:
     with evaluating(pipe.unet) as unet:
         found = trace(unet, example_inputs(unet, device=unet.device))
     rows = Share.of(processes, how.samples, found.batch_size).most
-    line = cache_line(found, rows, Budget.of(pipe.unet, **budget), how.cache_bits)
+    line = cache_line(found, rows, Budget.of(pipe.unet, **budget, sharing=processes.local), how.cache_bits)
     return line if processes.count == 1 else f"each of {processes.count} processes {line}"
 
 

@@ -73,6 +73,29 @@ def stoppable(farewell: Callable[[int], int]) -> Iterator[Stops]:
             signal.signal(number, handler)
 
 
+def ended_in_words(
+    work: Callable[[], int], farewell: Callable[[int], int], why: Callable[[Exception], int]
+) -> int:
+    """Do the work of a command; returns its exit status.
+
+    farewell: gives the status if a signal stops the work, from the signal's number. why: gives it if the work
+    fails, from the error.
+    """
+    try:
+        with stoppable(farewell) as stops:
+            try:
+                return work()
+            except BaseException as error:
+                if stops.number or isinstance(error, KeyboardInterrupt):  # libraries may replace Stopped
+                    ignore_stops()
+                    return farewell(stops.number or signal.SIGINT)
+                if not isinstance(error, Exception):
+                    raise
+                return why(error)
+    except Stopped as stop:  # a signal just before or after the work
+        return farewell(stop.number)
+
+
 def ignore_stops() -> None:
     """Ignore the signals from now on, so that they do not interrupt the last message."""
     for name in NAMES:
@@ -82,12 +105,17 @@ def ignore_stops() -> None:
 
 
 def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
-    """Print the command that continues after a stop by signal ``number``; returns the exit status.
+    """Print the command that continues after a stop by signal ``number``; returns the exit status."""
+    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
+    return say_stopped(f"{PROGRAM} {shlex.join(again)}", number)
+
+
+def say_stopped(again: str, number: int) -> int:
+    """Print how to go on after a stop by signal ``number``; returns the exit status.
 
     Of several processes, one prints it.
     """
-    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
     with contextlib.suppress(OSError):  # the terminal may be gone
         if is_first_to_tell():
-            print(f"\nstopped; to go on: {PROGRAM} {shlex.join(again)}", file=sys.stderr, flush=True)
+            print(f"\nstopped; to go on: {again}", file=sys.stderr, flush=True)
     return 128 + number

@@ -27,7 +27,8 @@ class Budget:
     """Where cached activations may be: on the device as far as they fit, then in RAM, then in files.
 
     ram, device: the most bytes in RAM and on the device. on: the device on which the units run. On the CPU
-    both are one memory, and ``ram`` limits it.
+    both are one memory, and ``ram`` limits it. sharing: processes on this machine, each with this budget, and
+    all with one disk.
 
     Raises ValueError for a negative number of bytes.
     """
@@ -35,6 +36,7 @@ class Budget:
     ram: int
     device: int = 0
     on: torch.device = CPU
+    sharing: int = 1
 
     def __post_init__(self):
         for name in ("ram", "device"):
@@ -42,11 +44,14 @@ class Budget:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a number of bytes, 0 or more")
 
     @classmethod
-    def of(cls, unet: nn.Module, memory_gb: float, device_gb: float | None = None) -> "Budget":
+    def of(
+        cls, unet: nn.Module, memory_gb: float, device_gb: float | None = None, sharing: int = 1
+    ) -> "Budget":
         """The budget for calibrating ``unet`` (before its quantized copy is made) on its device.
 
         memory_gb, device_gb: most RAM and most memory of the device, in units of 2^30 bytes. device_gb=None:
-        on a GPU, what is free beside the copy and ``LEFT_FREE``.
+        on a GPU, what is free beside the copy and ``LEFT_FREE``. sharing: processes on this machine; they
+        share ``memory_gb`` equally, and each has a device of its own.
 
         Raises ValueError for a negative number, and for ``device_gb`` on the CPU.
         """
@@ -61,7 +66,7 @@ class Budget:
             device = int(device_gb * GIB)
         else:
             device = max(0, free_bytes(on) - sum(value.nbytes for value in parameters) - LEFT_FREE)
-        return cls(int(memory_gb * GIB), device, on)
+        return cls(int(memory_gb * GIB) // sharing, device, on, sharing)
 
     def limit(self, place: str) -> float:
         """The most bytes in one of ``PLACES``; for files, infinity."""
@@ -123,18 +128,21 @@ def size(count: float) -> str:
 def check_disk(trace: Trace, n: int, budget: Budget, folder: Path | None, bits: int = 32) -> None:
     """Raise ValueError if the disk of ``folder`` may be too small for the cached activations.
 
-    n: the number of calibration inputs. folder: None is the folder of temporary files. bits: of a cached
-    number. If everything fits on the device or into RAM, nothing is written. Otherwise the disk must have
-    room for everything: how much of it RAM holds depends on the order of the sizes.
+    n: the number of calibration inputs of one process. folder: None is the folder of temporary files. bits:
+    of a cached number. If everything fits on the device or into RAM, nothing is written. Otherwise the disk
+    must have room for everything, of all processes on this machine: how much of it RAM holds depends on the
+    order of the sizes.
     """
     needed = max(cached_bytes(trace, n, bits))
     if not budget.at_most(needed)[FILES]:
         return
+    needed, ram = budget.sharing * needed, budget.sharing * budget.ram
+    each = f" in each of {budget.sharing} processes" if budget.sharing > 1 else ""
     place = existing(Path(folder or tempfile.gettempdir()))
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ValueError(
-            f"memory_gb={budget.ram / GIB:g}: calibration on {n:,} inputs may write up to {size(needed)} to "
+            f"memory_gb={ram / GIB:g}: calibration on {n:,} inputs{each} may write up to {size(needed)} to "
             f"{str(place)!r}, where {size(free)} are free: name a folder on a larger disk, take fewer "
             f"samples, or set memory_gb to {needed / GIB:.2g} if the machine has that much memory"
         )

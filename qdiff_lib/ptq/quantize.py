@@ -60,7 +60,8 @@ def quantize(
         work: a folder for the calibration set and the finished units; None: nothing is kept.
         resume: continue an interrupted run in ``work``. The result has the same bits as an uninterrupted run.
             If ``work`` is empty, the run starts from the beginning.
-        memory_gb: most RAM for cached activations, in units of 2^30 bytes.
+        memory_gb: most RAM for cached activations, in units of 2^30 bytes. Processes on one machine share it
+            equally.
         progress: whether progress bars are shown.
         callback: called with the report of each unit, and of each stage after the last unit.
         prompts: texts for the calibration set, for pipelines that draw from a text.
@@ -68,8 +69,8 @@ def quantize(
         device_gb: most memory of a GPU for cached activations, in units of 2^30 bytes; None: what is free
             beside the networks and 8 GiB. What fits neither there nor into ``memory_gb`` goes to files.
         processes: they share the work, all must call this function, and all get the result. Each has its own
-            rows of the cache, and its own ``memory_gb`` (see ``ptq.share``). Only the main one uses ``work``,
-            ``progress`` and ``callback``.
+            rows of the cache (see ``ptq.share``). Only the main one uses ``work``, ``progress`` and
+            ``callback``.
 
     Raises:
         ValueError: the pipeline is refused by ``check_pipeline``; the model is already quantized or not in
@@ -86,7 +87,7 @@ def quantize(
     if resume and work is None:
         raise ValueError("resume=True needs work=FOLDER, the work folder of the run that is to go on")
     start, learned = time.monotonic(), recipe.rounding.learned
-    budget = Budget.of(pipe.unet, memory_gb, device_gb)
+    budget = Budget.of(pipe.unet, memory_gb, device_gb, processes.local)
     with float32_arithmetic(pipe.unet.device), evaluating(pipe.unet) as full:
         found = trace(full, one_input(full, calibration))
         insert_quantizers(full, recipe.grids, found)  # what it refuses is refused before any work

@@ -13,7 +13,7 @@ accelerate starts and connects the processes. It is imported only where there ar
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -38,12 +38,14 @@ class Processes:
         count: how many there are.
         device: the torch device of this process; "" if it is free to choose.
         group: of torch.distributed, for values in main memory; None for a single process.
+        local: how many of them are on this machine, and share its memory and its disk.
     """
 
     number: int = 0
     count: int = 1
     device: str = ""
     group: Any = None
+    local: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -92,6 +94,10 @@ class Processes:
         with _connected():
             distributed.broadcast_object_list(box, owner, self.group)
         return box[0]
+
+    def once(self, make: Callable[[], Part]) -> Part:
+        """Return, in every process, what ``make()`` returns in the main one; the others wait. Raises Lost."""
+        return self.agreed(make() if self.is_main else None)
 
     def added(self, tensors: Sequence[Any]) -> Sequence[Any]:
         """Return the sum of each tensor over all processes. All tensors have one type. Raises Lost."""
@@ -160,7 +166,8 @@ def started(cpu: bool = False) -> Processes:
     group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     if state.process_index:
         hide_bars_of_loading()
-    return Processes(state.process_index, state.num_processes, str(state.device), group)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return Processes(state.process_index, state.num_processes, str(state.device), group, here)
 
 
 def hide_bars_of_loading() -> None:

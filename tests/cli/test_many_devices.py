@@ -43,7 +43,7 @@ def test_pictures_have_the_same_bytes_and_the_main_process_alone_speaks(model, t
     main_process, other, third = together(3, ran, [*argv, "--out", str(tmp_path / "three.png")])
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "three.png").read_bytes()
     assert main_process[:2] == (0, f"wrote {tmp_path / 'three.png'}; engine: simulated\n")
-    assert main_process[2].count("7 images: 100%") == 1  # one bar
+    assert main_process[2].count("7 images:   0%") == 1  # one bar
     assert other == third == (0, "", "")
 
 
@@ -121,10 +121,12 @@ def wait_until(condition) -> None:
 @pytest.mark.parametrize("method", ["linear", "qdiffusion"])
 def test_a_model_is_quantized_by_several_processes(method, model, tmp_path):
     argv = ["quantize", "--model", model, "--method", method, "--device", "cpu", "--steps", "3"]
-    argv += ["--samples", "12", "--iterations", "3", "--step-size-iterations", "2", "--out"]
+    argv += ["--samples", "12", "--iterations", "3", "--step-size-iterations", "2"]
+    argv += ["--memory-gb", "0.0001", "--out"]
     main_process, other = together(2, ran, [*argv, str(tmp_path / "two")])
     assert main_process[0] == 0 and "wrote" in main_process[1], main_process
     assert ("each of 2 processes caches up to" in main_process[1]) == (method == "qdiffusion")
+    assert ("53.7 kB in memory" in main_process[1]) == (method == "qdiffusion")  # half of 0.0001 GB
     assert other == (0, "", "")
     assert not (tmp_path / "two" / "work").exists()
     assert main([*argv, str(tmp_path / "one")]) == 0

@@ -1,6 +1,8 @@
 """The experiments run, resume, and write what their README promises; what they find, no test says."""
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import pickle
@@ -12,12 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from several_processes import together
 from tiny_models import ddim
 
 from qdiff_lib import load, sample, with_sampler
 from qdiff_lib.recipes.recipe import PROFILES, STAGES, Recipe
 from qdiff_lib.recipes.timestep_rules import Uniform
 from qdiff_lib.utils.cache import Cache
+from qdiff_lib.utils.processes import ALONE
 from tools.results.page import SECTIONS, draw, page
 from tools.results.source import read
 
@@ -366,6 +370,68 @@ class TestTables:
         after = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
         assert before == after
         assert not list((work / "cache").rglob("*-work"))
+
+
+def experiment(processes, work, names, killed=None):
+    """(status, stdout, stderr) of the experiments in one of several processes; ``killed`` dies drawing."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    if killed == processes.number:
+        importlib.import_module("drawing").draw_batch = lambda *_: os._exit(9)
+    sys.argv = ["run.py", "--profile", "tiny", "--work", str(work), "--only", *names]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = importlib.import_module("run").main()
+    return status, out.getvalue(), err.getvalue()
+
+
+def drawn_and_recorded(processes, work):
+    """A trajectory and a calibration set, as a process has them."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    lab, settings = importlib.import_module("lab"), importlib.import_module("settings").PROFILES["tiny"]
+    found = lab.Lab(settings, Cache(work, processes))
+    inputs, _ = found.calibration(settings.linear(4, 8))
+    return found.reference(3, 2), inputs.tensors()
+
+
+class TestSeveralProcesses:
+    NAMES = ("activation_ranges", "layer_divergence", "sensitivity")
+    LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+    def test_all_have_what_one_process_draws_and_records(self, module, tmp_path):
+        trajectory, inputs = drawn_and_recorded(ALONE, tmp_path / "one")
+        for found, others in together(2, drawn_and_recorded, tmp_path / "two"):
+            assert torch.equal(found, trajectory)
+            assert inputs.keys() == others.keys() and all(torch.equal(inputs[k], others[k]) for k in inputs)
+
+    @pytest.mark.slow
+    def test_after_a_kill_the_same_command_makes_the_tables_of_one_process(self, written, tmp_path):
+        killed, _ = together(2, experiment, tmp_path, ["sensitivity"], 1, silent=1)
+        assert killed[0] == 2 and killed[2].splitlines()[-1] == (
+            "experiments/run.py: error: another process of this run has ended, or was killed: look for its "
+            "reason; then repeat the command, with any number of processes"
+        )
+        main, other = together(2, experiment, tmp_path, self.NAMES)
+        assert main[0] == other[0] == 0 and other[1] == "" and "%|" not in other[2]
+        assert main[1].count("[2/3] layer_divergence") == main[2].count("  batches:   0%") == 1
+        found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "recorded").iterdir()}
+        assert sorted(found) == sorted(self.NAMES)
+        command = "torchrun --standalone --nproc_per_node 2 experiments/run.py --profile tiny --only "
+        for name in self.NAMES:
+            assert found[name]["provenance"]["command"] == command + name
+        data, one = ({name: tables[name]["data"] for name in self.NAMES} for tables in (found, written[1]))
+        (_, learned), (_, expected) = (tables["layer_divergence"]["rows"] for tables in (data, one))
+        learned, expected = (torch.tensor(row.pop("values")) for row in (learned, expected))
+        assert learned.mean().item() == pytest.approx(expected.mean().item(), rel=0.5)
+        assert data == one
+
+    @pytest.mark.slow
+    @pytest.mark.exhaustive
+    def test_a_launcher(self, written, tmp_path):
+        command = [*self.LAUNCHER, ROOT / "experiments" / "run.py", "--profile", "tiny", "--work", tmp_path]
+        done = subprocess.run([*command, "--only", "activation_ranges"], capture_output=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / "recorded" / "activation_ranges.json").read_text())
+        assert found["data"] == written[1]["activation_ranges"]["data"]
 
 
 def test_the_hash_of_code_counts_statements_only(tmp_path, module):

@@ -132,12 +132,14 @@ def test_no_place_ever_holds_more_than_its_share_of_the_report(device, ram, tmp_
 def test_the_budget_of_a_network():
     unet = unet2d()
     assert Budget.of(unet, 0.5) == Budget(GIB // 2, 0, CPU)
+    assert Budget.of(unet, 0.5, sharing=2) == Budget(GIB // 4, 0, CPU, 2)
     with pytest.raises(ValueError, match="device_gb=2: .* where memory_gb limits the cache"):
         Budget.of(unet, 4, 2)
     with pytest.raises(ValueError, match="device_gb=2"):
         quantize(ddim(unet), RECIPE, device_gb=2, progress=False)
     elsewhere = Budget.of(unet.to("meta"), 4, 2)
     assert elsewhere == Budget(4 * GIB, 2 * GIB, torch.device("meta"))
+    assert Budget.of(unet, 4, 2, sharing=4).limit(DEVICE) == 2 * GIB  # each has a device of its own
     assert Budget.of(unet, 4).device == 0  # only of GPUs is it known what is free
 
 
@@ -168,6 +170,17 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):
         recipe = Recipe.qdiffusion(**{**SMALL, "samples": beyond})
         quantize(ddim(), recipe, work=work, progress=False)
     assert not work.exists()
+
+
+def test_processes_on_one_machine_share_its_disk(tmp_path):
+    found = traced(unet2d())
+    enough, free = max(cached_bytes(found, 1)), shutil.disk_usage(tmp_path).free
+    half = free * 6 // 10 // enough  # of the disk, and a little more
+    check_disk(found, half, Budget(GIB), tmp_path)
+    check_disk(found, half, Budget(half * enough, sharing=2), tmp_path)  # all in RAM
+    reason = f"memory_gb=1: calibration on {half:,} inputs in each of 2 processes may write up to "
+    with pytest.raises(ValueError, match=reason):
+        check_disk(found, half, Budget(GIB // 2, sharing=2), tmp_path)
 
 
 # Stable Diffusion v1.4 at full size, without memory

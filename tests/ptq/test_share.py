@@ -57,19 +57,19 @@ def test_more_processes_than_rows_are_refused():
 
 
 def cached_rows(processes):
-    counts, allocate = set(), RowStore.allocate
+    found, allocate = set(), RowStore.allocate
 
-    def counted(store, shape):
-        counts.add(shape[0])
+    def watched(store, shape):
+        found.add((shape[0], store.budget.ram))
         return allocate(store, shape)
 
-    RowStore.allocate = counted
-    quantized_together(processes)
-    return counts
+    RowStore.allocate = watched
+    quantized_together(processes, memory_gb=3)
+    return found
 
 
-def test_each_process_caches_its_own_rows_only():
-    assert together(3, cached_rows) == [{ROWS // 3}] * 3
+def test_each_process_caches_its_own_rows_only_in_its_share_of_the_memory():
+    assert together(3, cached_rows) == [{(ROWS // 3, 2**30)}] * 3
 
 
 # What is learned

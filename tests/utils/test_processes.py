@@ -48,6 +48,15 @@ def test_every_process_gets_the_value_of_the_owner():
     assert together(3, agreements) == [[0, 1, 2]] * 3
 
 
+def once(processes):
+    return processes.local, processes.once(lambda: os.getpid()), os.getpid()
+
+
+def test_the_main_process_makes_a_value_for_all():
+    (local, made, main), (others, copied, other) = together(2, once)
+    assert made == copied == main != other and local == others == 2
+
+
 def listens(processes):
     if processes.number == 1:
         os._exit(9)  # as if it were killed

@@ -88,7 +88,8 @@ def cells(rows: list[dict]) -> list[str]:
     found.append(spread([row["trajectory_mse"] for row in rows], first["trajectory_mse_error"], 3, 1e3))
     found.append(spread([row["snr_db"] for row in rows], None, 1))
     found.append(spread([row["seconds"] for row in rows], None, 0))
-    return [*found, fixed(max(row["memory"] for row in rows) / 1e6, 0)]
+    memory = [row["memory"] for row in rows if row["memory"] is not None]  # None: of several processes
+    return [*found, fixed(max(memory) / 1e6, 0) if memory else ""]
 
 
 def scores(rows: list[dict]) -> list[str]:
