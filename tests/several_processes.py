@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 
 from qdiff_lib.utils.processes import started
 
-PATIENCE = 60  # seconds until the processes are killed, and the test fails
+PATIENCE = 180  # seconds until the processes are killed, and the test fails
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
