@@ -423,7 +423,9 @@ class TestSeveralProcesses:
         one = {name: copy.deepcopy(written[1][name]["data"]) for name in self.NAMES}
         learned, expected = (tables["layer_divergence"]["rows"].pop() for tables in (data, one))
         near = pytest.approx(torch.tensor(expected["values"]).mean().item(), rel=0.5)
-        assert learned["label"] == "Q-Diffusion W4A8" and torch.tensor(learned["values"]).mean().item() == near
+        assert (
+            learned["label"] == "Q-Diffusion W4A8" and torch.tensor(learned["values"]).mean().item() == near
+        )
         for tables in (data, one):
             for row in (*tables["layer_divergence"]["rows"], *tables["sensitivity"]["rows"]):
                 del row["date"], row["commit"]

@@ -259,6 +259,10 @@ class TestTable1:
     def test_full_precision_is_not_compared_with_itself(self):
         assert line(table1.text(data([row("full precision", 32, 32)], PLANNED)), "| 32/32")[-4:] == [""] * 4
 
+    def test_several_processes_measured_no_memory(self):
+        alone, together = row("linear", 4, 8), row("linear", 4, 8, 1) | {"memory": None}
+        assert table1.cells([alone, together])[-1] == "800" and table1.cells([together])[-1] == ""
+
     def test_spread_of_one_seed_and_of_two(self):
         rows = [row("full precision", 32, 32), row("linear", 4, 8, 0, 6.0)]
         planned = [*PLANNED, ("full precision", 32, 32, 1)]

@@ -1,6 +1,7 @@
 """What a calibration caches and what fitting a unit takes: foretold, measured, and at the size of SD v1.4."""
 
 import copy
+import json
 import random
 import re
 import shutil
@@ -370,3 +371,12 @@ def test_the_cache_grows_with_the_inputs_alone(full_size):
     for n in (1024, 2560):
         gigabytes = max(cached_bytes(found, n)) / 1e9
         assert re.search(rf"^\| {n:,} \| {gigabytes:.0f} GB \|$", TEXT, re.MULTILINE), gigabytes
+
+
+def test_the_recorded_milliseconds_of_an_iteration():
+    found = json.loads((ROOT / "data/recorded/gpu_calibration.json").read_text())["data"]["results"]
+    device, arithmetic = (found[name]["seconds_per_iteration"] for name in ("device", "arithmetic"))
+    for part in (f"takes {1000 * device:.2f} ms", f"{1000 * arithmetic:.2f} ms for the arithmetic alone"):
+        assert part in TEXT
+    assert f"is {100 * (1 - arithmetic / device):.0f} % of the time" in TEXT
+    assert "graph" not in found and "has not been recorded" in TEXT
