@@ -27,7 +27,7 @@ def written(tmp_path_factory):
 @pytest.mark.slow
 def test_every_part_states_where_it_was_measured(written):
     results, readme = written
-    assert set(results) == {"startup", "engines", "sampling", "reconstruction"}
+    assert set(results) == {"startup", "engines", "memory", "sampling", "reconstruction"}
     for name, part in results.items():
         assert part["quick"] and part["measured"].keys() >= PROVENANCE
         assert f"## {name.capitalize()}" in readme
@@ -46,6 +46,15 @@ def test_reconstruction_has_times_memory_and_the_ratio(written):
         assert scheme["peak_above_baseline_gib"] > 0
     assert ours["cached_within_budget"] and ours["cached_peak_gib"] > 0
     assert result["naive_to_ours"].keys() >= {"measured_units", "whole", "whole_at_tiny_iterations"}
+
+
+@pytest.mark.slow
+def test_in_ram_a_simulated_network_has_float_weights(written):
+    (result,) = written[0]["memory"]["results"]
+    full, quantized = result["files"].values()
+    for row in result["rows"]:
+        assert row["called"]["least"] > full > 7 * quantized  # W4A8 is simulated with float weights
+    assert "torch, simulated W4A8" in written[1]
 
 
 @pytest.mark.slow
