@@ -16,7 +16,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from qdiff_lib import Recipe, load, quantize
-from qdiff_lib.engines.openvino_engine import OpenVINONetwork, integer_share
+from qdiff_lib.engines.openvino_engine import OpenVINONetwork, core, integer_share
 from qdiff_lib.graph.networks import build
 from qdiff_lib.recipes.paper_networks import DDPM_CIFAR10
 
@@ -106,7 +106,7 @@ def in_turns(calls: Calls, turns: int) -> dict[str, dict]:
 def profile(network: OpenVINONetwork, inputs: dict) -> dict[str, float]:
     """Milliseconds of one call by kind of operation, as the engine counts them (counting makes it slower)."""
     settings = network.settings() | {"PERF_COUNT": True, "CACHE_DIR": ""}
-    compiled = openvino.Core().compile_model(network.fixed(inputs), "CPU", settings)
+    compiled = core().compile_model(network.fixed(inputs), "CPU", settings)
     request = compiled.create_infer_request()
     arrays = [value.numpy() for value in inputs.values()]
     request.infer(arrays)
@@ -126,7 +126,7 @@ def arithmetic_rates(size: int) -> dict[str, float]:
     """Multiply-accumulates per second, in 10^9, of a square matrix product in OpenVINO: fp32, bf16, int8."""
     rates = {}
     for name, precision in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")):
-        compiled = openvino.Core().compile_model(product(size, name == "int8"), "CPU", {
+        compiled = core().compile_model(product(size, name == "int8"), "CPU", {
             "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()
         })  # fmt: skip
         x = np.random.default_rng(0).random((size, size), dtype=np.float32)

@@ -173,11 +173,11 @@ def in_turns(
 
 def compile_counting(model: Any) -> Any:
     """The model compiled for the CPU, for torch's number of threads. It counts the time of each operation."""
-    import openvino
+    from ..engines.openvino_engine import core
 
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     settings |= {"INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True}
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", settings)
 
 
 def without_quantizers(model: Any) -> Any:

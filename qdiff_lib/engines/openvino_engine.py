@@ -8,6 +8,7 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ class ExecutedLayer:
     name: str
     macs: int
     integers: bool
+
+
+@cache
+def core() -> openvino.Core:
+    """Return OpenVINO's ``Core``. There is one, and it lives as long as the process.
+
+    Its CPU plugin replaces the stack on which a thread handles signals, and frees the new one when the plugin
+    ends. If this happened in another thread, which collects garbage, the next signal would end the process.
+    """
+    return openvino.Core()
 
 
 class OpenVINONetwork:
@@ -88,15 +99,15 @@ class OpenVINONetwork:
             ) as bar:
                 model = self.fixed(inputs)
                 bar.update()
-                self.compiled[key] = openvino.Core().compile_model(model, "CPU", self.settings())
+                self.compiled[key] = core().compile_model(model, "CPU", self.settings())
                 bar.update()
         return self.compiled[key]
 
     def settings(self) -> dict[str, Any]:
         """Return OpenVINO's settings: torch's number of threads, the precision, and the cache."""
         threads = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        cache = {"CACHE_DIR": str(self.cache)} if self.cache else {}
-        return {**threads, **cache, "INFERENCE_PRECISION_HINT": self.precision}
+        kept = {"CACHE_DIR": str(self.cache)} if self.cache else {}
+        return {**threads, **kept, "INFERENCE_PRECISION_HINT": self.precision}
 
     def exported(self, inputs: Mapping[str, Tensor]) -> openvino.Model:
         """Return the network as an OpenVINO model for any batch size, from memory, from disk, or made now."""
@@ -109,7 +120,7 @@ class OpenVINONetwork:
                 if path:
                     save(self.models[key], path)
             else:
-                self.models[key] = openvino.Core().read_model(path)
+                self.models[key] = core().read_model(path)
         return self.models[key]
 
     def fixed(self, inputs: Mapping[str, Tensor]) -> openvino.Model:
@@ -131,7 +142,7 @@ class OpenVINONetwork:
         It compiles anew: a network from the cache has lost the names of some layers.
         """
         fresh = self.settings() | {"CACHE_DIR": ""}
-        compiled = openvino.Core().compile_model(self.fixed(inputs), "CPU", fresh)
+        compiled = core().compile_model(self.fixed(inputs), "CPU", fresh)
         integers = set()
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()

@@ -96,8 +96,9 @@ def test_calls_take_turns():
 
 @pytest.mark.skipif(bool(why_missing("openvino")), reason=f"OpenVINO {why_missing('openvino')}")
 def test_without_quantizers_a_model_computes_in_floats():
-    import openvino
     from openvino import opset13 as op
+
+    from qdiff_lib.engines.openvino_engine import core
 
     x = op.parameter([1, 2, 4, 4], np.float32)
     kernel = op.constant(torch.full((3, 2, 3, 3), 0.3).numpy())
@@ -105,7 +106,7 @@ def test_without_quantizers_a_model_computes_in_floats():
     given = torch.full((1, 2, 4, 4), 0.4).numpy()
 
     def center(model) -> float:
-        return float(openvino.Core().compile_model(model, "CPU")([given])[0][0, 0, 1, 1])
+        return float(core().compile_model(model, "CPU")([given])[0][0, 0, 1, 1])
 
     sizes = integer_speed.product_sizes(model, 1)
     assert list(sizes.values()) == [(3 * 16 * 18, 32 + 54 + 4 * 48)]

@@ -12,7 +12,7 @@ from torch import nn
 
 from qdiff_lib import Recipe, load, quantize, run_on, sample, with_sampler
 from qdiff_lib.engines.exported import ExportedLayer
-from qdiff_lib.engines.openvino_engine import OpenVINONetwork, integer_share
+from qdiff_lib.engines.openvino_engine import OpenVINONetwork, core, integer_share
 from qdiff_lib.engines.reference import layer_output
 from qdiff_lib.engines.run import fastest_engine, why_missing
 
@@ -27,13 +27,33 @@ def executed(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[str
         program = torch.export.export(module.eval(), (x,), strict=False)
     model = openvino.convert_model(program)
     model.reshape({0: list(x.shape)})
-    compiled = openvino.Core().compile_model(model, "CPU", SETTINGS)
+    compiled = core().compile_model(model, "CPU", SETTINGS)
     kinds = [
         node.get_rt_info()["primitiveType"].astype(str)
         for node in compiled.get_runtime_model().get_ops()
         if node.get_rt_info()["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")
     ]
     return torch.from_numpy(compiled([x.numpy()])[0].copy()), kinds
+
+
+def test_signals_are_handled_after_a_network_is_freed_in_another_thread():
+    program = """
+import faulthandler, signal, threading
+import numpy, openvino
+from openvino import opset13
+from qdiff_lib.engines.openvino_engine import core
+
+faulthandler.enable()  # handlers run on another stack, as in notebooks and in pytest
+x = opset13.parameter([1, 4], numpy.float32)
+kept = [core().compile_model(openvino.Model([opset13.relu(x)], [x]), "CPU")]
+freeing = threading.Thread(target=kept.clear)
+freeing.start()
+freeing.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 CONVOLUTIONS = [  # weight bits, input bits, parts, kernel, stride, padding
