@@ -57,6 +57,21 @@ def test_in_ram_a_simulated_network_has_float_weights(written):
     assert "torch, simulated W4A8" in written[1]
 
 
+def test_the_recorded_memory_is_as_the_page_on_engines_says():
+    found = json.loads((ROOT / "benchmarks" / "results.json").read_text())["memory"]["results"]
+    narrow, wide = ({row["form"]: row for row in result["rows"]} for result in found)
+    for rows in (narrow, wide):
+        loaded = {form: row["loaded"] for form, row in rows.items()}
+        assert loaded["torch, simulated W4A8"]["least"] > loaded["torch, float32"]["most"]
+        assert loaded["packed W4A8, for GPUs"]["most"] < loaded["torch, float32"]["least"]
+    floats, integers = (f"OpenVINO alone, {kind}" for kind in ("float32", "W4A8 integers"))
+    assert narrow[integers]["called"]["least"] > narrow[floats]["called"]["most"]
+    assert 0.4 < wide[integers]["called"]["most"] / wide[floats]["called"]["least"] < 0.6
+    for form in (floats, integers):
+        pipeline = wide[form.replace("OpenVINO alone", "torch and OpenVINO")]
+        assert wide[form]["called"]["most"] < pipeline["called"]["least"]
+
+
 @pytest.mark.slow
 def test_both_schemes_come_to_the_same_first_unit(written):
     """Later units see inputs that differ in the last bits, and a rounding that flips moves them apart."""
