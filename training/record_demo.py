@@ -34,10 +34,10 @@ def markdown(report: dict) -> str:
     n, made = report["rows"][0]["frechet_n"], report["provenance"]
     lines.append(
         f"\nFréchet distance of the shipped classifier's features (not FID) at n = {n}; real images have "
-        f"{report['floor']:.1f}. Q-Diffusion has its first and last layer at {EDGE_BITS} bits: "
-        "file and BOPs count them so. After its units come both stages described below. "
-        f"{report['images']} images: full precision in torch, Q-Diffusion in integers by "
-        f"{report['rows'][-1]['engine']}, in turns; the other rows only simulate integers. "
+        f"{report['floor']:.1f}. Q-Diffusion has {EDGE_BITS} bits in its first and last layer; the columns "
+        "for file and BOPs include this. It uses both stages after the last unit, which are described below. "
+        f"{report['images']} images: time of full precision in torch and of Q-Diffusion in integers by "
+        f"{report['rows'][-1]['engine']}, measured in turns. The other rows only simulate integers. "
         f"Recorded on {made['date']} on {made['machine']}."
     )
     return "\n".join(lines) + "\n"

@@ -16,13 +16,13 @@
 # W4A8 means: *weights* have 4 bits, and *activations* (the values between layers) have 8. The next figure compares two
 # such models with full precision.
 #
-# The *linear* model rounds each weight to the nearest of its 16 values. Q-Diffusion made the other model. It uses
-# calibration inputs from all time steps (lesson 3), split shortcuts (lesson 4), and two parts that are new in this
-# lesson: *learned rounding* and *learned step sizes*. A *step size* is the scale $s$ of a grid. The first and the last
-# layer of this model have 16 bits. They hold 0.03 % of the weights.
+# The *linear* model rounds each weight to the nearest of its 16 values. The other model was made by Q-Diffusion. This
+# method uses calibration inputs from all time steps (lesson 3) and split shortcuts (lesson 4). Two parts are new in
+# this lesson: *learned rounding* and *learned step sizes*. A *step size* is the scale $s$ of a grid. The first and the
+# last layer of this model have 16 bits. These two layers hold 0.03 % of the weights.
 #
-# On a GPU (profile `gpu`) the cell runs the whole method. On a CPU this takes minutes. There the cell loads the result
-# that the course has. All later cells are the same.
+# On a GPU (profile `gpu`) the next cell runs the whole method. On a CPU this would take minutes, so the cell loads a
+# finished model that comes with the course. All later cells are the same on both.
 
 # %%
 from qdiff_lib import Recipe, load, quantize, record, sample, with_sampler
@@ -50,19 +50,20 @@ truth, rough, fine = (found.trajectory for found in drawn.values())
 error_rough, error_fine = (trajectory_mse(truth, x)[-1].item() for x in (rough, fine))
 claim(
     error_rough > 5 * error_fine,
-    f"after {steps} steps the error of linear rounding is {error_rough:.4f}, that of Q-Diffusion {error_fine:.4f}: "
-    f"{error_rough / error_fine:.1f} times less (n = {images} images)",
+    f"after {steps} steps the error of linear rounding is {error_rough:.4f}: this is "
+    f"{error_rough / error_fine:.0f} times that of Q-Diffusion, {error_fine:.4f} (n = {images} images)",
 )
 
 # %% [markdown]
 # ## A toy with a known best answer
 #
-# Take a layer of 101 neurons. Each has ten weights of 4 bits. Its ten inputs are mixtures of three signals: they are
-# correlated, like neighbouring pixels and channels. Each weight can be rounded down or up. So a neuron has
-# $2^{10} = 1024$ roundings, and we can try them all.
+# Take a layer of 101 neurons. Each neuron has ten weights of 4 bits. All neurons read the same ten inputs. The inputs
+# are mixtures of three signals, so they are correlated, like neighbouring pixels and channels. Each weight can be
+# rounded down or up. So a neuron has $2^{10} = 1024$ roundings, and we can try them all.
 #
-# **Predict:** rounding to nearest changes each weight the least. Now sort all 1024 roundings by the squared error of the
-# neuron's output. Which place does nearest usually take: place 1, places 2 to 10, or a later place?
+# **Predict:** rounding to nearest changes each weight the least. Now we sort all 1024 roundings of a neuron by the
+# squared error of its output. Place 1 has the smallest error. Which place does rounding to nearest usually have: place
+# 1, places 2 to 10, or a later place?
 
 # %% tags=["nbval-check-output"]
 import torch
@@ -86,16 +87,18 @@ print(f"nearest is the best for {(place == 1).sum()} of {len(place)} neurons; me
 # ## The equation and its code
 #
 # Rounding to nearest makes each single error small. But if inputs are correlated, errors of the same sign add up in the
-# output. The best rounding rounds some weights to the farther value, so that errors cancel. A layer has thousands of
-# weights, and nobody can try $2^{1000}$ roundings. But we can learn a rounding. AdaRound gives each weight a variable
-# $V$. It sets the share $h(V)$ of the scale that is added after rounding down. With $\gamma = -0.1$ and $\zeta = 1.1$:
+# output. The best rounding sends some weights to the farther value, so that errors cancel. A real layer has thousands of
+# weights. Even 1000 weights have $2^{1000}$ roundings, too many to try. But we can learn a good rounding. AdaRound
+# gives each weight a variable $V$. It rounds $w / s$ down, and then adds a share $h(V)$ between 0 (down) and 1 (up).
+# The result is the *soft weight* $\tilde w$. With $\gamma = -0.1$ and $\zeta = 1.1$:
 #
 # $$\tilde w = s\left(\mathrm{clip}\left(\lfloor w / s \rfloor + h(V) + z,\ 0,\ 2^b - 1\right) - z\right) \qquad
 # h(V) = \mathrm{clip}\left(\mathrm{sigmoid}(V)(\zeta - \gamma) + \gamma,\ 0,\ 1\right)$$
 #
-# At first $h$ lies between 0 and 1, so it has a gradient. The penalty $\sum 1 - |2h(V) - 1|^\beta$ moves it to 0 or 1.
-# During learning, $\beta$ falls from 20 to 2. (With few iterations it falls from 8 to 1.) The library's class `AdaRound`
-# holds $V$ and computes these formulas.
+# At first $h$ lies between 0 and 1, so a gradient can change it. A *penalty* moves it to 0 or 1. It is the sum over all
+# weights, $\sum \left(1 - |2h(V) - 1|^\beta\right)$. During learning, $\beta$ falls. In the paper and in the next cell
+# it falls from 20 to 2. The real unit below has few iterations, so there it falls from 8 to 1. The library's class
+# `AdaRound` holds $V$ and computes these formulas.
 
 # %%
 from qdiff_lib.quantizers.adaround import AdaRound
@@ -112,12 +115,13 @@ for iteration in range(500):
 decided = output_error(toy.decided())
 show(figures.all_roundings(errors, nearest, decided))
 left = (decided.mean() / nearest.mean()).item()
-claim(left < 0.6, f"learned roundings have {left:.0%} of nearest's mean error; they are not always the best")
+claim(left < 0.6, f"the mean error of learned roundings is {left:.0%} of that of rounding to nearest")
 
 # %% [markdown]
 # ### Exercise: the penalty of undecided roundings
 #
-# *Difficulty 2 of 5, importance 4 of 5, time: about 6 minutes.* Write $h$ and the penalty for the variables `v`.
+# *Difficulty 2 of 5, importance 4 of 5, time: about 6 minutes.* Write the penalty for the variables `v` of a layer. First
+# compute $h$ for each of them.
 
 
 # %% tags=["exercise"] exercise="05.rounding_penalty"
@@ -125,7 +129,10 @@ import torch
 
 
 def rounding_penalty(v: torch.Tensor, beta: float) -> torch.Tensor:
-    """The sum over all variables v (n,) of 1 - |2 h(v) - 1|^beta, with gamma = -0.1 and zeta = 1.1."""
+    """The sum over all variables v of 1 - |2 h(v) - 1|^beta, one number, with gamma = -0.1 and zeta = 1.1.
+
+    v: float32 (n,). beta: above 2, not always a whole number.
+    """
     # BEGIN SOLUTION
     h = (torch.sigmoid(v) * (1.1 - -0.1) + -0.1).clamp(0, 1)
     return (1 - (2 * h - 1).abs().pow(beta)).sum()
@@ -135,13 +142,17 @@ def rounding_penalty(v: torch.Tensor, beta: float) -> torch.Tensor:
 # %% [markdown]
 # ### Exercise: the decision
 #
-# *Difficulty 2 of 5, importance 3 of 5, time: about 5 minutes.* When learning ends, a weight goes up if $h \ge 1/2$, and
-# else down. Write the function that returns the codes.
+# *Difficulty 2 of 5, importance 3 of 5, time: about 5 minutes.* When learning ends, each weight is *decided*. If
+# $h \ge 1/2$, it goes up: its share becomes 1. Else it goes down: its share becomes 0. Write the function that returns
+# the codes, from 0 to $2^b - 1$.
 
 
 # %% tags=["exercise"] exercise="05.decide_codes"
 def decide_codes(w: torch.Tensor, s: float, z: float, h: torch.Tensor, bits: int) -> torch.Tensor:
-    """The integer codes of the weights w (n,), with scale s, zero point z and learned h (n,)."""
+    """The codes (n,) of the weights w (n,), with scale s, zero point z and the learned shares h (n,).
+
+    w and h are float32. Codes are whole numbers, in a tensor of any type.
+    """
     # BEGIN SOLUTION
     up = (h >= 0.5).to(w.dtype)
     return (torch.floor(w / s) + up + z).clamp(0, 2**bits - 1)
@@ -151,15 +162,15 @@ def decide_codes(w: torch.Tensor, s: float, z: float, h: torch.Tensor, bits: int
 # %% [markdown]
 # ## A real unit
 #
-# Q-Diffusion quantizes the network *unit by unit*. A unit is a residual block, an attention block, or a single layer. It
-# learns the roundings of each unit so that the unit's output stays close to the output in full precision.
+# Q-Diffusion quantizes the network *unit by unit*. A unit is a residual block, an attention block, or a single layer.
+# Q-Diffusion learns the roundings of each unit so that the unit's output stays close to its output in full precision.
 #
 # Below is one unit of the shipped model: the first block on the way up. It reads a concatenation, so one of its layers
 # has two grids. (In the library, the inputs of a unit come from the quantized units before it. Here they come from the
-# full-precision network.)
+# full-precision network.) A weight is *undecided* while its $h$ is between 0.05 and 0.95.
 #
-# **Predict:** which share of its weights does *not* end at the nearest value: about one in a thousand, about one in ten,
-# or about half?
+# **Predict:** after learning, which share of the unit's weights is *not* at the nearest value: about one in a thousand,
+# about one in ten, or about half? The third of the next cells gives the answer.
 
 # %%
 from qdiff_lib.course.one_unit import catch, moment, observe, quantized_unit, unit_error
@@ -220,10 +231,10 @@ explore(picture, "iteration", values=[m.iteration for m in moments], twin=[0, 60
 # %% [markdown]
 # ## Learned step sizes
 #
-# Now the weights are decided. The activations first get grids from their observed ranges. Then the scales of these grids
-# are learned, too. *Learned step size quantization* (LSQ) needs the gradient of a rounded value with respect to its scale.
-# For this gradient it treats rounding as the identity. With 8 bits this gains little. With 4 bits the same lines gain
-# much.
+# Now the weights are decided. Next, the activations get grids from their observed ranges. Then the scales of these grids
+# are learned, too, by *learned step size quantization* (LSQ). LSQ needs the gradient of a rounded value with respect to
+# the scale. Rounding itself has no useful gradient. So in the gradient, and only there, LSQ replaces rounding by the
+# identity function. With 8 bits, learned scales reduce the error only a little. With 4 bits they reduce it a lot.
 
 # %%
 for bits in (8, 4):
@@ -238,13 +249,14 @@ for bits in (8, 4):
     _ = [q.finish_learning() for q in activation_quantizers(hard)]
     after = unit_error(hard, caught)
     print(f"{bits}-bit activations: error {before:.2f} with observed ranges, {after:.2f} with learned scales")
-claim(after < 0.8 * before, f"at 4 bits learned scales leave {after / before:.0%} of the unit's error")
+claim(after < 0.8 * before, f"at 4 bits, {after / before:.0%} of the unit's error is left after learning")
 
 # %% [markdown]
 # ## The packed file
 #
-# The file holds the codes, two in a byte. It also holds a scale and a zero point for each output channel of each part.
-# Biases and norms stay floating-point numbers, because they are few.
+# The file holds the codes, two in a byte. It also holds a scale and a zero point for each output channel. A split layer
+# has these for each of its two parts. Biases and norms stay floating-point numbers, because they are few. The file also
+# says what each tensor is called and at which place in the file it starts ("names and places").
 
 # %%
 import tempfile
@@ -267,15 +279,15 @@ claim(0 < larger < 0.1, f"without names, the file is {larger:.0%} larger than pa
 # %% [markdown]
 # ### Exercise: two codes in a byte
 #
-# *Difficulty 2 of 5, importance 3 of 5, time: about 6 minutes.* Write the packing. The first code of a pair takes the
-# lower four bits.
+# *Difficulty 2 of 5, importance 3 of 5, time: about 6 minutes.* Write the function that packs codes. Neighbours are
+# pairs: codes 0 and 1, codes 2 and 3, and so on. The first code of a pair takes the lower four bits of the byte.
 
 
 # %% tags=["exercise"] exercise="05.pack_nibbles"
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
     """Codes from 0 to 15, uint8 (n,), two in a byte: a tensor (ceil(n / 2),) of uint8.
 
-    The upper four bits of a last byte with one code are 0.
+    If n is odd, the last byte holds only one code, and its upper four bits are 0.
     [3, 15, 1] becomes [3 + 16 * 15, 1] = [243, 1].
     """
     # BEGIN SOLUTION
@@ -288,7 +300,7 @@ def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
 # %% tags=["nbval-check-output"]
 from safetensors.torch import load_file
 
-byte = torch.tensor([243], dtype=torch.uint8)  # the way back: split a byte, subtract z, multiply by s
+byte = torch.tensor([243], dtype=torch.uint8)  # to unpack: split a byte, subtract z, multiply by s
 print(f"the byte {byte.item()} holds the codes {(byte % 16).item()} and {(byte // 16).item()}")
 packed = load_file(path)["mid_block.resnets.0.conv1.codes"]
 layer = learned.unet.mid_block.resnets[0].conv1
@@ -301,25 +313,27 @@ print("the unpacked weights equal those that the model computes with:", same)
 # %% [markdown]
 # ## What each part gains
 #
-# The table shows the whole model after one calibration for each stage. Each stage keeps all stages above it. This takes
-# many minutes on a CPU, so it is a recorded result. The last four stages are not in the paper:
+# The next table has one row for each stage of the method. Each stage keeps all stages above it. For each row, the whole
+# model was calibrated once. This takes many minutes on a CPU, so the table is a recorded result. After **linear** come
+# the parts of the paper: **calibrated ranges** (for the weights of each channel, a search finds the range with the
+# smallest error), **AdaRound**, **split** and **learned step sizes**. The last four stages are not in the paper:
 #
-# - **GPTQ start, learned scales**: AdaRound starts from the codes of GPTQ, a formula whose rounding compensates its own
-#   errors. Scales and biases are learned, too.
-# - **16-bit first and last layer**: these hold 0.03 % of the weights. The first layer reads the noisy image itself. Its
-#   rounding errors look like noise in the image, and the network was trained to remove noise.
-# - **whole network**: after the last unit, the codes, scales and biases of all layers learn together. The goal is that
-#   the output of the *whole network* is close to full precision. Some layers can then correct the errors of others.
+# - **GPTQ start, learned scales**: GPTQ is a formula. It rounds weights one after the other, and changes later weights so
+#   that they compensate earlier errors. AdaRound starts from its codes. Scales and biases are learned, too.
+# - **16-bit first and last layer**: these two layers hold 0.03 % of the weights. The first layer reads the noisy image
+#   itself. Its rounding errors look like noise in the image. And the network was trained to remove noise.
+# - **whole network**: after the last unit, the codes, scales and biases of all layers are learned together. The goal is
+#   that the output of the *whole network* is close to full precision. Some layers can then correct errors of others.
 # - **bias correction**: both networks draw images from the same noise. Then the bias of the last layer is changed, so
 #   that typical images of both networks are equally bright. This removes small errors that have the same sign at all
 #   steps.
 #
 # Two numbers compare the drawn pictures with real pictures. The *Fréchet distance* compares their features as if both
-# were normally distributed. The *KID* (kernel distance) does not need this assumption. Smaller is better for both. The
-# column "left" is the error divided by that of the previous stage.
+# were normally distributed. The *KID* (kernel distance) does not need this assumption. For both, smaller is better. The
+# column "left" is the error of a stage divided by the error of the stage above it.
 #
-# **Predict:** which stage has the smallest "left", so removes the largest share of the error? Which stage adds the most
-# seconds of calibration?
+# **Predict:** which stage has the smallest "left", so that it removes the largest share of the error? And which stage
+# adds the most seconds of calibration?
 
 # %%
 ladder = recorded("ladder")
@@ -330,29 +344,37 @@ print(ladder.source())
 removes, adds, worse = figures.notable_stages(rows[:-1])
 print(f"the smallest 'left': {removes}; the most seconds: {adds}; more error than before: {', '.join(worse)}")
 gain, price = first["trajectory_mse"] / best["trajectory_mse"], best["seconds"] / first["seconds"]
-claim(gain > 10, f"from the first to the last stage the error falls {gain:.0f} times; the kind of file stays")
-claim(price > 5, f"the calibration takes {price:.0f} times as long, once: {best['seconds']:.0f} s")
+claim(gain > 10, f"the last stage has 1 / {gain:.0f} of the error of the first stage")
+claim(price > 5, f"its calibration takes {price:.0f} times as long, but only once: {best['seconds']:.0f} s")
 beside = {row["label"]: row["trajectory_mse"] for row in ladder.data["besides"]}
 alone = beside["linear, 16-bit first and last layer"]
-claim(alone > 10 * best["trajectory_mse"], f"linear with 16-bit first and last layers still has {alone:.4f}")
+claim(
+    alone > 10 * best["trajectory_mse"], f"linear with 16 bits in these two layers has the error {alone:.4f}"
+)
 
 # %% [markdown]
-# AdaRound removes most of the error. Some stages do not help on this model:
+# AdaRound removes most of the error. Some stages do not help on this model. These are likely reasons:
 #
-# - Ranges that are best for the weights alone need not be best for the pictures, if the rounding is not learned.
-# - The two halves of this model's concatenations differ little (lesson 4). So the split cannot gain much here.
-# - Small differences can be chance. If one of 128 images becomes another garment, the mean changes.
-# - The effect of bias correction is smaller than such a change. `RESULTS.md` has it for 1,000 images and three seeds.
+# - *Calibrated ranges* make the error of the weights small. But without learned rounding, the pictures need not become
+#   better.
+# - The *split* cannot gain much here. The two halves of this model's concatenations differ little (lesson 4).
+# - Small differences can be chance. If one of the 128 images becomes another garment, the mean changes.
+# - The effect of *bias correction* is smaller than such a change. `RESULTS.md` has it for 1,000 images and three seeds.
+#
+# The seconds are those of one run each. The same work can take longer in another run, so small differences say little.
 #
 # ## The same call with a text
 #
 # Stable Diffusion draws in the *latent space* of an autoencoder. Its UNet reads a text by *cross-attention*. At each step
-# it runs the UNet twice, with and without the text, and extrapolates the difference of the two outputs (*guidance*). So
-# calibration takes equally many inputs of both kinds. Nothing else changes. The course has two small models of emoji, one
-# with a text and one without. They were quantized with other prompts than those in the figure.
+# the UNet runs twice, with and without the text. Then the difference of the two outputs is enlarged (*guidance*). So
+# calibration takes equally many inputs with and without the text. Nothing else changes.
 #
-# **Predict:** which models, of all rows, still draw what the text says: only full precision, full precision and
-# Q-Diffusion, or all?
+# The course has two small models of emoji: `sd-emoji` reads a text, and `ldm-emoji` does not. `sd-emoji` was calibrated
+# on other prompts than those in the figure. Its sampler (PLMS) runs the UNet once more than it has steps, so its curve
+# has 26 points for 25 steps.
+#
+# **Predict:** the first figure has five rows, one for each way to store the weights and activations. Which rows still
+# show what the text says: only full precision, full precision and Q-Diffusion, or all?
 
 # %%
 latent = recorded("latent")
@@ -365,17 +387,18 @@ for name, model in latent.data["models"].items():
     claim(ratio > 1.5, f"{name}: linear W4A8 has {ratio:.1f} times the error of Q-Diffusion W4A8")
 
 # %% [markdown]
-# **Observe.** All models still draw what the text says. The linear models change more details.
+# **Observe.** All rows still show what the text says. Both methods change details of some pictures. The second figure
+# measures this over all pictures: at W4A8, the error of the linear models is larger at every step.
 #
 # ## The same call at the paper's scale
 #
-# The library knows no model by name. It runs the network once and finds the units and shortcuts. So the call below works
-# for a network of the paper, and for your own network. It needs the weights and a GPU for hours. Here it is defined, but
-# not called.
+# The library runs the network once, and so it finds the units and the shortcuts. It needs no list of known models. So the
+# call below works for a network of the paper, and for your own network. It needs the weights, and a GPU for hours. Here
+# the function is defined, but not called.
 #
 # A *preset* holds the paper's settings for one of its four models: ranges, sampler, steps and samples. A text-to-image
-# model is calibrated on your prompts, equally with and without the text. FID is the Fréchet distance with the features of
-# the Inception network. If nobody has recorded a number with this library yet, the table says so.
+# model is calibrated on your prompts: half of its inputs have the text, half do not. FID is the Fréchet distance with the
+# features of the Inception network. If a number has not been recorded with this library yet, the table says so.
 #
 # Sizes and bit operations need no weights. The networks are built without memory (on the *meta device*) and counted. The
 # number of *bit operations* (BOPs) is $2 \times$ multiplications $\times$ weight bits $\times$ activation bits. A 32-bit
@@ -389,7 +412,7 @@ from qdiff_lib.recipes.presets import PRESETS
 
 
 def at_paper_scale(name, work, source="", prompts=None):
-    """name: of the preset. work: a folder for what --resume needs. source: a folder, for models not on the hub."""
+    """name: of the preset. work: a folder, to continue after a stop. source: a folder, for models not on the hub."""
     full = load(source or PRESETS[name].hub, device="cuda")
     recipe = PRESETS[name].recipe(weights=4, activations=8)
     return quantize(full, recipe, work=work, resume=True, prompts=prompts)
@@ -421,24 +444,24 @@ show(figures.pictures({label: run.images for label, run in (drawn | {"Q-Diffusio
 error_broken = trajectory_mse(truth, broken.trajectory)[-1].item()
 claim(
     error_broken > 3 * error_fine,
-    f"no: the error is {error_broken:.3f}, {error_broken / error_fine:.0f} times that of W4A8",
+    f"no clothes are left: the error is {error_broken:.3f}, {error_broken / error_fine:.0f} times that of W4A8",
 )
 
 # %% [markdown]
-# Weights are fixed, so calibration can compensate their rounding errors. Activations are new for every input. And 16
-# values are too few for a range that must include the outliers.
+# Weights are fixed, so calibration can compensate their rounding errors. Activations are new for every input, so this is
+# not possible for them. And 16 values are too few for a range that must include the outliers.
 #
 # ## Recap
 #
-# 1. Rounding to nearest is best for each weight, but bad for the sum of their errors.
-# 2. AdaRound learns for each weight whether to round down or up. It looks at the output of a unit. A penalty makes $h$
-#    exactly 0 or 1.
-# 3. Then the scales of the activations are learned. The split gives each half of a shortcut its own grid.
+# 1. Rounding to nearest is best for each weight alone. It is not best for an output, in which all errors add up.
+# 2. AdaRound learns for each weight whether to round down or up. Its goal is a small error of a unit's output. A penalty
+#    moves each $h$ to 0 or 1.
+# 3. After that, the scales of the activations are learned. The split gives each half of a shortcut its own grid.
 # 4. The file holds codes, two in a byte: parameters x bits / 8, and some percent for scales, biases and names.
-# 5. The price is calibration time, once. The same call works for every UNet of diffusers.
+# 5. Calibration takes time, but only once. The same call works for every UNet of diffusers.
 #
-# **Not shown:** FID on a large benchmark, which needs a GPU and hours. Speed is the question of
-# [lesson 6](06_integer_execution.ipynb).
+# **Not shown:** FID on a large benchmark, which needs a GPU for hours. [Lesson 6](06_integer_execution.ipynb) measures
+# speed.
 
 # %%
 quiz("05")
@@ -457,6 +480,7 @@ progress()
 # - E. Frantar et al., [GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 #   Transformers](https://arxiv.org/abs/2210.17323), ICLR 2023. The rounding from which the library starts.
 #
-# **Next:** [lesson 6](06_integer_execution.ipynb) computes this model in integers, and measures how much faster it is. Or
-# your own model: call `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))`. If the pictures are wrong,
-# lessons 1 to 4 help you to find the reason. In [lesson 7](07_build_adaround.ipynb) you write AdaRound yourself.
+# **Next:** [lesson 6](06_integer_execution.ipynb) computes this model in integers, and measures how much faster it is. In
+# [lesson 7](07_build_adaround.ipynb) you write AdaRound yourself. You can also quantize your own model: call
+# `quantize(pipe, Recipe.qdiffusion(weights=4, activations=8))`. If the pictures are wrong, lessons 1 to 4 help you to find
+# the reason.

@@ -4,13 +4,13 @@
 # | | |
 # |---|---|
 # | You will be able to | quantize a model that you do not know within a budget; find the layers that need more bits; say how sure your result is |
-# | You need | lessons 0 to 5 |
+# | You need | lessons 0, 1, 2, 3 and 5 |
 # | Time | about 90 minutes; about 30 of them are calibrations on two CPU cores |
 # | Memory | below 2 GB; below 900 MB with `QUICK = True` |
 # | In the paper | sections 3 and 4 of [Q-Diffusion](https://arxiv.org/abs/2302.04304) |
 #
-# All letters are in [notation and glossary](../docs/notation.md). This notebook is an assignment. Your teacher grades
-# it by the rubric at its end.
+# All letters are in [notation and glossary](../docs/notation.md). This notebook is an assignment. Your teacher grades it
+# by the rubric at the end of this notebook.
 #
 # ## The task
 #
@@ -18,15 +18,17 @@
 # Quantize its UNet within two budgets:
 #
 # - **bytes**: the file of its weights has at most 2,750,000 bytes. Full precision has 23.6 million.
-# - **bit operations**: one run of the network for one image takes at most 20 G bit operations (lesson 5 counts them so).
+# - **bit operations**: one run of the network for one image takes at most 20 G bit operations. G means $10^9$. They are
+#   counted as in lesson 5.
 #
 # The calibration of your recipe may take at most 30 minutes on two CPU cores.
 #
-# Your *number* says how close the drawn latents are to those of full precision. It is measured in decibels (dB), and
-# more is better. Your teacher measures it with noise that you do not know.
+# Your *number* says how close the drawn latents are to those of full precision. It is measured in decibels (dB). A larger
+# number is better. Your teacher measures it with noise that you do not know.
 #
-# The defaults do not lead to a good number. With 4 bits for all weights the file is too large. With 3 bits it is smaller
-# than it may be, and the error is large. You decide what the free bytes are for.
+# The default settings do not lead to a good number. With 4 bits for all weights the file is too large. With 3 bits for
+# all weights the error is large. But then the file is smaller than the budget, so some bytes are left. You decide how to
+# use them.
 
 # %%
 from qdiff_lib import Recipe, load, quantize, sample, save_quantized, with_sampler
@@ -45,12 +47,17 @@ show(pictures({"full precision": drawn}))
 #
 # $$\mathrm{SNR} = 10 \log_{10} \frac{\text{mean of } x_0^2}{\text{mean of } (x_0 - \hat x_0)^2} \text{ dB}$$
 #
-# Your number is the mean of this ratio over all pictures. 10 dB more mean a tenth of the error. The program also prints
-# the *standard error* of the mean (±). Two numbers that differ by less may be equally good.
+# Your number is the mean of this ratio over all pictures. With 10 dB more, the squared error is a tenth. The program also
+# prints the *standard error* of the mean, after the sign ±. If two numbers differ by less than this, the difference may
+# be chance.
 #
-# The next table has the parts of the network, with their weights in thousands and the multiplications of one run in
-# millions. It says how many bytes each part takes with 3 bits and in floating point, and how many bit operations (in
-# G). A part that you leave in floating point costs both.
+# The next table has one row for each part of the network. The columns are:
+#
+# - the weights, in thousands, and the multiplications of one run (MACs), in millions;
+# - the size in kB, with 3 bits and in floating point;
+# - the bit operations in G, with 3-bit weights and 8-bit activations (W3A8), and in floating point.
+#
+# If you leave a part in floating point, it takes more bytes and more bit operations.
 
 # %% tags=["nbval-check-output"]
 print(capstone.cost_table(full.unet))
@@ -58,8 +65,9 @@ print(capstone.cost_table(full.unet))
 # %% [markdown]
 # ## Your settings
 #
-# With `QUICK = True` each calibration takes seconds, and its number means nothing. Use it to test your cells. Then write
-# `False` and run all cells again. With `False`, your files are in the folder `capstone-runs` beside this notebook.
+# With `QUICK = True` each calibration takes only seconds, and the printed numbers mean nothing. Use it to test your
+# cells. Then write `False` and run all cells again. With `False`, your files are in the folder `capstone-runs` beside
+# this notebook.
 
 # %% tags=["own"]
 QUICK = True
@@ -86,19 +94,20 @@ def run(name, recipe):
 # %% [markdown]
 # ## The baseline
 #
-# The first run uses 3 bits for all weights, and the defaults for all other fields. On two CPU cores it takes less than
-# ten minutes.
+# The first run uses 3 bits for all weights. All other fields of the recipe have their default values. On two CPU cores it
+# takes less than ten minutes.
 
 # %%
 baseline = run("baseline", Recipe.qdiffusion(weights=3, activations=8))
 claim(baseline.within, f"3 bits keep both budgets: {baseline.bytes:,} bytes")
 left = capstone.MOST_BYTES - baseline.bytes
 claim(
-    left > 300_000, f"{left:,} bytes are left: enough for {8 * left // (32 - 3):,} weights in floating point"
+    left > 300_000,
+    f"{left:,} bytes are left: enough to leave {8 * left // (32 - 3):,} weights in floating point",
 )
 
 # %% [markdown]
-# These are the numbers of the defaults, recorded with `QUICK = False` and the noise of seed 1:
+# The next cell shows the numbers of the default settings. They were recorded with `QUICK = False` and the noise of seed 1.
 
 # %%
 defaults = recorded("capstone")
@@ -108,7 +117,8 @@ for row in defaults.data["defaults"]:
     )
 print(defaults.source())
 claim(
-    defaults.data["defaults"][0]["bytes"] > capstone.MOST_BYTES, "4 bits for all weights are too many bytes"
+    defaults.data["defaults"][0]["bytes"] > capstone.MOST_BYTES,
+    "with 4 bits for all weights, the file is larger than the budget",
 )
 
 # %% [markdown]
@@ -118,7 +128,8 @@ claim(
 # |---|---|---|
 # | `weights`, `activations` | bits of all layers | 0 |
 # | `edge_bits` | bits of the first and the last layer | 5 |
-# | `exclude`, `include` | which layers stay in floating point: names or patterns such as `"up_blocks.2.*"` | 2, 4 |
+# | `exclude` | which layers stay in floating point: names, or patterns such as `"up_blocks.2.*"` | 2, 4 |
+# | `include` | the reverse: only these layers are quantized | 2, 4 |
 # | `steps`, `rule`, `samples` | from which denoising steps the calibration inputs come, and how many there are | 3 |
 # | `weight_range`, `activation_range` | how ranges are found | 2 |
 # | `iterations`, `step_size_iterations` | how long each unit learns | 5 |
@@ -127,9 +138,9 @@ claim(
 # `help(Recipe)` and the project's README say more. These three pieces of advice save time:
 #
 # 1. Change one field at a time, and write down each number. Measure all runs with the same seed.
-# 2. `Recipe.linear` calibrates in seconds. With `include=("mid_block",)` it quantizes one part alone, so you see how much
-#    this part matters. But what is best for linear quantization need not be best for learned rounding.
-# 3. Longer calibration often helps. Find out what helps *before* you spend 30 minutes on one run.
+# 2. `Recipe.linear` calibrates in seconds. With `include=("mid_block",)` it quantizes only one part, so you see how much
+#    this part matters. But the best choice for linear quantization may not be the best one for learned rounding.
+# 3. A longer calibration often helps. But find good settings *before* you spend 30 minutes on one run.
 
 # %% tags=["own"]
 mine = run("mine", Recipe.qdiffusion(weights=3, activations=8, edge_bits=16))
@@ -155,8 +166,8 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # 1. This notebook, with your cells and the four texts below. Together the texts fill about one page.
 # 2. The folder of your best run, such as `capstone-runs/mine`. Your recipe is in its file `unet/config.json`.
 #
-# Your teacher measures the folder with this command and a secret seed. Only the file of weights and its `config.json` are
-# read:
+# Your teacher measures the folder with the command below and a secret seed. It reads only the file of weights and its
+# `config.json`:
 #
 #     python -m qdiff_lib.course.capstone submitted --seed N
 #
@@ -171,7 +182,7 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # ### The runs (4 points)
 #
 # Make a table with a row for each run: what you changed, the number, the bytes, the minutes. It has the baseline and at
-# least four other runs. Neighbouring runs differ by one thing, so that each row answers a question.
+# least four other runs. Each run differs from an earlier run by one change, so that each row answers one question.
 
 # %% [markdown] tags=["manual"]
 # *Your text.*
@@ -179,8 +190,8 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # %% [markdown]
 # ### The reasons (4 points)
 #
-# Why did you spend bytes, bit operations and minutes as you did? Explain two of your choices with what a lesson says, and
-# with your own runs. Name one change that did not help, and the likely reason.
+# How did you use the bytes, the bit operations and the minutes, and why? Explain two of your choices. For each, say what
+# a lesson says and what your own runs show. Name one change that did not help, and the likely reason.
 
 # %% [markdown] tags=["manual"]
 # *Your text.*
@@ -189,7 +200,7 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # ### The doubts (4 points)
 #
 # Which differences in your table may be chance? How did you find out? Do you expect the same number with your teacher's
-# noise: why, or why not? What would you measure next?
+# noise? Why, or why not? What would you measure next?
 
 # %% [markdown] tags=["manual"]
 # *Your text.*
@@ -200,8 +211,8 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # | part | full points | half of the points | no points |
 # |---|---|---|---|
 # | The number (8) | from 21 dB on, measured by your teacher | in proportion between 14 and 21 dB | 14 dB or less, or beyond a budget |
-# | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | fewer than four runs beside the baseline, or rows that change several things at once or lack numbers | no table, or numbers that the recipe does not give |
-# | The reasons (4) | two choices are explained by a lesson and by the runs; one failure with its reason | explained by one of them, or no failure | no reasons |
-# | The doubts (4) | compares differences with the standard error or with a second seed; says what was chosen on the practice noise | names chance without a measurement | takes all differences as facts |
+# | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | fewer than four runs beside the baseline, or rows that change several things at once or lack numbers | no table, or numbers that a repeated run does not give |
+# | The reasons (4) | two choices are explained by a lesson and by the runs; one failure with its reason | explained by only one of the two, or no failure | no reasons |
+# | The doubts (4) | compares differences with the standard error or with a second seed; says which choices were made with the learner's own seed | says that differences may be chance, without a measurement | takes all differences as facts |
 #
 # If the calibration of your recipe takes more than 30 minutes on two CPU cores, the number gets no points.

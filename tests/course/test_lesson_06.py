@@ -60,7 +60,8 @@ def test_figures_of_a_measurement():
 def test_amdahl():
     assert figures.amdahl(0.5, 1e9) == pytest.approx(2) and figures.amdahl(1, 3) == pytest.approx(3)
     assert (
-        "become 4 times faster, the network becomes 1.60 times faster" in figures.amdahl_curve(50).get_label()
+        "become 4 times as fast, the network becomes 1.60 times as fast"
+        in figures.amdahl_curve(50).get_label()
     )
 
 

@@ -1,7 +1,9 @@
 """RESULTS.md is that of the recorded files, and these hold the orderings that the course claims."""
 
+import json
 import re
 import statistics
+import subprocess
 
 import pytest
 from PIL import Image
@@ -338,6 +340,19 @@ def test_the_commits_of_rows_are_named():
     assert "at old (1 row), new (2 rows) by" in source(Recorded(own, made), {})
     assert "at new by" in source(Recorded({"rows": [{}]}, made), {})
     assert "noise 0; rows added in abc (1 row).*" in source(Recorded({"rows": [{}]}, made), {"abc": 1})
+
+
+def test_commits_outside_of_the_history_are_named_on_the_page(found):
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("this is not a whole copy of the repository")
+    stated = " ".join(json.dumps([recorded.data, recorded.provenance]) for recorded in found.values())
+    commits = set(re.findall(r'"commit": "([0-9a-f]{7,})', stated))
+    missing = {name for name in commits if git("merge-base", "--is-ancestor", name, "HEAD").returncode}
+    line = re.search(r"Two of them, (\w+) and (\w+), are not in this", (ROOT / "RESULTS.md").read_text())
+    assert len(commits) > 10 and missing == set(line.groups())
 
 
 def test_the_digest_is_that_of_the_data():

@@ -32,6 +32,8 @@ writes the page and its plots. `make tables` records the results, and continues 
   Fréchet distance is called FID. IS: the inception score.
 - Larger is better for IS and SNR. Smaller is better for all others.
 - Do not compare Fréchet distances or KIDs of different features, or of different n.
+- Each table names the commits of the code that made it. Two of them, 803041c and ac5eaf5, are not in this
+  repository's history. Their code is close to that of the commits of the same day.
 
 [Notation and glossary](docs/notation.md) explains more terms.
 """

@@ -15,7 +15,7 @@ from .answers import FLOAT32, compare, describe, numbers, sources
     hints=(
         "First h: the sigmoid of V lies between 0 and 1; stretch it to [gamma, zeta], then clip it.",
         "To stretch, multiply by the new width, zeta - gamma, and move the low end to gamma.",
-        "2 h - 1 lies between -1 and 1. Take its size, raise it to beta, subtract from 1, and sum.",
+        "2 h - 1 lies between -1 and 1. The exponent beta is for its absolute value. The sum comes last.",
     ),
 )
 def rounding_penalty(answer: Answer, seed: int) -> str:
@@ -36,7 +36,7 @@ def rounding_penalty(answer: Answer, seed: int) -> str:
         why = f"{n} float32 terms, roundings grow {beta:.3g} times"
         mistakes = penalty_mistakes(v, beta)
         compare(found, penalty(soft(v), beta).sum(), slack, why, mistakes, f"with beta={beta:.4g}")
-    return f"right for {len(betas)} values of beta, to the rounding of float32. It is 0 where all is decided."
+    return f"tested with {len(betas)} values of beta. The penalty of a decided weight is 0."
 
 
 def soft(v: Tensor) -> Tensor:
@@ -81,10 +81,10 @@ def penalty_mistakes(v: Tensor, beta: float) -> dict[str, Tensor]:
 @exercise(
     "05.decide_codes",
     hints=(
-        "Where h is at least one half the weight goes up, elsewhere down: up by one step from the floor.",
-        "Divide by s to count in steps, and round down. The zero point belongs to the code.",
-        "A comparison of tensors gives True and False, which count as 1 and 0 in a sum. The last thing is to "
-        "keep the codes on the grid.",
+        "Begin with the floor of w / s. Where h is at least one half, add one step. Elsewhere add nothing.",
+        "What you have after hint 1 counts steps from the number 0. But the code of the number 0 is z.",
+        "A comparison of tensors gives True and False, which count as 1 and 0 in a sum. At the end, some "
+        "codes lie outside of the grid.",
     ),
 )
 def decide_codes(answer: Answer, seed: int) -> str:
@@ -140,9 +140,9 @@ def code_mistakes(w: Tensor, floor: Tensor, s: float, z: float, h: Tensor, bits:
     "05.pack_nibbles",
     hints=(
         "A byte has 8 bits: the first code takes the lower four, the second the upper four.",
-        "Moving a code up by four bits is multiplying it by 16.",
-        "With an odd number of codes the last byte has a first code only: append a 0 before you pair them. "
-        "`[::2]` takes every second code.",
+        "To move a code up by four bits, multiply it by 16.",
+        "If the number of codes is odd, append a 0 first, so that each code has a partner. `[::2]` takes "
+        "every second code.",
     ),
 )
 def pack_nibbles(answer: Answer, seed: int) -> str:
@@ -217,7 +217,7 @@ QUIZ = (
             ),
             (
                 "At first it has little effect on most h. At the end it moves all of them to 0 or 1.",
-                "A high beta makes it flat in the middle. A low beta makes a slope nearly everywhere.",
+                "A large beta makes it flat around h = 0.5. A small beta gives it a slope nearly everywhere.",
             ),
             (
                 "It makes the weights smaller.",
@@ -230,8 +230,8 @@ QUIZ = (
         "The packed file takes 14 % of the original's bytes. Simulated sampling is no faster. Why?",
         (
             (
-                "The course simulates integers in floating point; speed needs kernels for integers.",
-                "The file shows the bytes. The arithmetic is the same numbers, computed as floats.",
+                "The course simulates integers in floating point. Speed needs arithmetic in integers.",
+                "The file is smaller. But the computer still computes as many products, in floating point.",
             ),
             (
                 "Four-bit models are never faster.",

@@ -14,10 +14,10 @@ EXACT = "whole numbers are exact"
 @exercise(
     "06.folded_bias",
     hints=(
-        "Multiply out (q_x - z_x) times the weight's level. One of the two parts does not know the input.",
-        "For each output channel, this part is z_x times a sum over the channel's levels, with a minus sign.",
-        "uint8 has no negative numbers: give codes and zero points a type that has them before you subtract. "
-        "And z_w has one entry for each row of q_w.",
+        "Multiply out (q_x - z_x) times the level of a weight. One of the two terms does not depend on q_x.",
+        "For each output channel, sum this term over all inputs. It is minus z_x times a sum of levels.",
+        "uint8 has no negative numbers: convert codes and zero points to a type that has them before you "
+        "subtract. And z_w has one entry for each row of q_w.",
     ),
 )
 def folded_bias(answer: Answer, seed: int) -> str:
@@ -60,9 +60,10 @@ def bias_mistakes(q_w: Tensor, z_w: Tensor, z_x: int, bias: Tensor) -> dict[str,
 @exercise(
     "06.requantize",
     hints=(
-        "A real factor M is replaced by multiplier / 2^shift. Division by a power of two is a shift of bits.",
-        "A shift rounds down. To round to nearest, first add half of what one unit is worth after the shift.",
-        "The product of two numbers of 32 bits needs 64. The zero point comes after the shift; clip last.",
+        "Python and torch write a shift to the right by k bits as `>> k`. It divides by 2^k and rounds down.",
+        "To round to nearest, add half of 2^shift before the shift. After the shift it is worth 1/2.",
+        "The product of a sum and the multiplier needs 64 bits, so convert the sums first. The zero point "
+        "comes after the shift. Clip last.",
     ),
 )
 def requantize(answer: Answer, seed: int) -> str:
@@ -117,9 +118,9 @@ def code_mistakes(sums: Tensor, multiplier: int, shift: int, z: int) -> dict[str
 @exercise(
     "06.amdahl_speedup",
     hints=(
-        "A speed-up is the old time over the new time. The old time is the sum of the whole profile.",
+        "The speed-up is the old time divided by the new time. The old time is the sum of all milliseconds.",
         "In the new time, only the products are faster. Everything else takes as long as before.",
-        "The conversions to integers are new: their milliseconds are in the new time alone.",
+        "The conversions to integers are new: add their milliseconds to the new time, not to the old time.",
     ),
 )
 def amdahl_speedup(answer: Answer, seed: int) -> str:
@@ -139,7 +140,7 @@ def amdahl_speedup(answer: Answer, seed: int) -> str:
         why = f"float32 sums of {n} terms"
         mistakes = speed_mistakes(ms, products, rate, added)
         compare(found, right, slack, why, mistakes, f"with rate={rate:.4g}, added={added:.4g}")
-    return "right for three profiles: what is not made faster decides, the more the faster the products are."
+    return "tested with three lists of times. The faster the products, the more the other operations matter."
 
 
 def speed_mistakes(ms: Tensor, products: Tensor, rate: float, added: float) -> dict[str, Tensor]:
@@ -166,7 +167,10 @@ QUIZ = (
         "A neuron has 1152 products of a 4-bit weight and an 8-bit input. Which accumulator is safe?",
         (
             ("int8: the codes have at most 8 bits.", "One product alone has up to 15 x 255 = 3825."),
-            ("int16: a product of 4 and 8 bits has 12 bits.", "One has. The sum of nine can need 17 bits."),
+            (
+                "int16: a product of 4 and 8 bits has 12 bits.",
+                "One product fits into 16 bits. The sum of nine products can need 17.",
+            ),
             ("int32: 1152 x 3825 is far below 2^31.", "It would be enough for half a million such products."),
         ),
         right=2,
@@ -174,20 +178,23 @@ QUIZ = (
     Question(
         "An input has the zero point 13. With which code does an integer convolution pad its border?",
         (
-            ("0, as floating-point convolutions do.", "The code 0 stands for -13 scales, not for zero."),
+            ("0, as floating-point convolutions do.", "The code 0 stands for -13 times the scale, not 0."),
             ("13: the code of the number 0.", "Then a padded input has level 0 and adds nothing."),
-            ("128, the middle of the codes.", "The middle of the codes is another number than 0."),
+            ("128, the middle of the codes.", "The code 128 stands for another number than 0."),
         ),
         right=1,
     ),
     Question(
-        "Half of a network's time is products. Integers make them ten times faster. What follows?",
+        "Products take half of a network's time. Integers make them ten times faster. What follows?",
         (
-            ("The network is ten times faster.", "Only half of its time is ten times shorter."),
-            ("The network is 5.5 times faster.", "Times add up, speed-ups do not: 0.5 + 0.05 is left."),
+            ("The network is ten times faster.", "Only half of its time becomes ten times shorter."),
+            (
+                "The network is 5.5 times faster.",
+                "That is the mean of 10 and 1. Add the times, not the speed-ups: 0.5 + 0.05 is left.",
+            ),
             (
                 "The network is less than twice as fast.",
-                "0.5 + 0.05 of the time is left: 1.8 times. The other half is the limit.",
+                "0.5 + 0.05 of the time is left, so it is 1.8 times as fast. The other half sets the limit.",
             ),
         ),
         right=2,

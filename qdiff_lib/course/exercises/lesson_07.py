@@ -16,7 +16,7 @@ FLOAT64 = 1e-6  # far above float64 roundings of some twenty iterations, far bel
 @exercise(
     "07.rectified_sigmoid",
     hints=(
-        "Three things one after the other: the sigmoid, then stretch, then clip.",
+        "There are three steps: compute the sigmoid, then stretch it, then clip it.",
         "To stretch: multiply by the new width, zeta - gamma, and move the low end to gamma.",
     ),
 )
@@ -28,7 +28,7 @@ def rectified_sigmoid(answer: Answer, seed: int) -> str:
         found = numbers(answer(v), shape, "h for each variable")
         right, wrong = share(v.double()), mistakes.of_share(v.double())
         compare(found, right, 8 * FLOAT32, "a few roundings of float32", wrong, "variable")
-    return "right. Beyond both ends h is exactly 0 or 1, and between them it has a slope."
+    return "beyond both ends h is exactly 0 or 1, and between them it has a slope."
 
 
 @exercise(
@@ -55,13 +55,13 @@ def starting_variable(answer: Answer, seed: int) -> str:
         # in float32 w / s is off by a few roundings of at most 9 steps; the slope of V is at most 11
         slack, why = 11 * 9 * 8 * FLOAT32, "roundings of float32, which the slope of V multiplies by up to 11"
         compare(found, right, slack, why, mistakes.of_start(w, s), "weight")
-    return "right: with this V, the soft weight starts at the full-precision weight."
+    return "with this V, the soft weight starts at the full-precision weight."
 
 
 @exercise(
     "07.soft_weight",
     hints=(
-        "Work in codes: floor of w / s, plus h, plus z. Then clip. Then go back to real values.",
+        "First compute codes: the floor of w / s, plus h, plus z. Clip them. Then go back to real values.",
         "A real value is s times the level, and the level is the code minus z.",
     ),
 )
@@ -82,16 +82,16 @@ def soft_weight(answer: Answer, seed: int) -> str:
         slack = 8 * 2 ** (bits + 1) * s.max().item() * FLOAT32
         why = "a few roundings of float32 of codes times the scale"
         compare(found, right, slack, why, mistakes.of_soft_weight(*exact, bits), f"for {bits} bits, weight")
-    return "right: between two values of the grid, and never outside of it."
+    return "between two values of the grid, and never outside of it."
 
 
 @exercise(
     "07.annealed_penalty",
     hints=(
-        "Three cases in time: during the warm-up 0, at its end beta = 8, after the last iteration beta = 1.",
-        "The warm-up has iterations / 5 iterations; this number need not be whole. Which share of the "
-        "remaining iterations is over?",
-        "beta = 8 minus 7 times this share. Then the penalty is as in lesson 5.",
+        "Begin with the warm-up: its length is iterations / 5, which need not be a whole number.",
+        "After the warm-up: which share of the remaining iterations is over? It is 0 at the end of the "
+        "warm-up and 1 after the last iteration.",
+        "While this share grows from 0 to 1, beta falls by 7. With this beta, the penalty is as in lesson 5.",
     ),
 )
 def annealed_penalty(answer: Answer, seed: int) -> str:
@@ -110,7 +110,7 @@ def annealed_penalty(answer: Answer, seed: int) -> str:
         wrong = mistakes.of_annealed_penalty(exact, iteration, iterations)
         case = f"at iteration {iteration} of {iterations}"
         compare(found, right, slack, f"{n} float32 terms", wrong, case)
-    return "right: nothing at first, then a penalty that reaches more and more of the weights."
+    return "at first no penalty, then one that pushes more and more of the weights."
 
 
 def parts(value: object, what: str) -> list:
@@ -172,17 +172,17 @@ def one_iteration(answer: Answer, seed: int) -> str:
         compare_layers(moved, right, wrong, "the new V")
     if answer.changed:
         raise Wrong("your function changes the V that it was given: work on copies.")
-    return "right: the unit's output moves nearer to the target, and each h a little towards 0 or 1."
+    return "the unit's output moves nearer to the target, and each h a little towards 0 or 1."
 
 
 @exercise(
     "07.learn_rounding",
     hints=(
         "Before the loop: V of each layer as in stage 1, with requires_grad_(), and one Adam for all.",
-        "In iteration i: h, soft weights, output for the rows batches[i] of all inputs, objective as in the "
-        "stage before. The penalty is that of stage 4 and starts after a fifth of the iterations.",
-        "After the loop: up is 1 where h is at least one half, else 0. This up in the place of h gives the "
-        "hard weights.",
+        "In iteration i: compute h, the soft weights, the unit's output for the rows batches[i] of all "
+        "inputs, and the objective of stage 4. Its penalty is that of stage 3, so it is 0 in the warm-up.",
+        "After the loop: the share is 1 where h is at least one half, else 0. With this share in the place "
+        "of h, the formula of the soft weight gives the hard weight.",
     ),
 )
 def learn_rounding(answer: Answer, seed: int) -> str:
@@ -203,7 +203,7 @@ def learn_rounding(answer: Answer, seed: int) -> str:
         )
         weights = tensors(weights, hard, "the second of the pair, hard weights")
         compare_layers(weights, hard, mistakes.of_hard_weights(problem.layers, right), "the hard weight")
-    return "right: this is AdaRound. Now run it on the unit of the real model."
+    return "this is AdaRound. Now run it on the unit of the real model."
 
 
 QUIZ = (

@@ -16,7 +16,7 @@ WARMUP, FIRST_BETA, LAST_BETA = 0.2, 8.0, 1.0
 
 
 class Problem(NamedTuple):
-    """A toy unit to learn: the arguments that all answers of stages 5 and 6 begin with."""
+    """A toy unit to learn: what the checks of stages 4 and 5 give to an answer."""
 
     unit: Callable
     layers: list[Layer]

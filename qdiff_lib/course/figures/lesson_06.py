@@ -21,7 +21,7 @@ def pictures(rows: Mapping[str, Tensor], columns: int = 8) -> tuple[Figure, str]
     figure = image_rows(rows, "Each column starts from the same noise", columns)
     full, simulated, integers = rows.values()
     return figure, (
-        f"{min(columns, len(full))} pictures in each of {len(rows)} arithmetics. Over {len(full)} pictures "
+        f"{min(columns, len(full))} pictures, computed in {len(rows)} ways. Mean over {len(full)} pictures: "
         f"a pixel differs by {grey_distance(simulated, full):.1f} of 255 grey levels between full precision "
         f"and simulation, and by {grey_distance(integers, simulated):.1f} between simulation and integers."
     )
@@ -90,7 +90,7 @@ def roofline(speed: Speed) -> tuple[Figure, str]:
     axis.legend(loc="lower right")
     return figure, (
         f"Rates in billions of multiply-accumulates per second. {'; '.join(listed)}. Memory is copied at "
-        f"{rates['memory']:.0f} GB/s. A layer's operands mostly lie in the caches, which are faster."
+        f"{rates['memory']:.0f} GB/s. Most numbers that a layer reads are in the caches, which are faster."
     )
 
 
@@ -126,7 +126,7 @@ def amdahl_curve(percent: float) -> tuple[Figure, str]:
     """The whole's speed-up over that of the products, which take ``percent`` % of the time."""
     figure = Figure(figsize=(5.2, 3.3))
     axis, share = figure.subplots(), percent / 100
-    axis.plot(RATES, RATES, color="0.7", linestyle=":", label="if products were all")
+    axis.plot(RATES, RATES, color="0.7", linestyle=":", label="products alone")
     axis.plot(RATES, [amdahl(share, rate) for rate in RATES], color=BLUE, label="whole network")
     limit = f"The limit is {1 / (1 - share):.1f}." if share < 1 else "There is no limit."
     if share < 1:
@@ -138,8 +138,8 @@ def amdahl_curve(percent: float) -> tuple[Figure, str]:
     axis.legend(loc="upper left")
     axis.set_title(f"Products take {percent} % of the time")
     return figure, (
-        f"If products take {percent} % of the time and become 4 times faster, the network becomes "
-        f"{amdahl(share, 4):.2f} times faster. {limit}"
+        f"If products take {percent} % of the time and become 4 times as fast, the network becomes "
+        f"{amdahl(share, 4):.2f} times as fast. {limit}"
     )
 
 

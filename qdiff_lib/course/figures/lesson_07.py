@@ -24,7 +24,7 @@ def unit_errors(errors: Mapping[str, float], weights: int) -> tuple[Figure, str]
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.set(xlabel="output error of the unit", xlim=(0, 1.15 * max(errors.values())))
-    axis.set_title(f"The same 16 values for each of {weights:,} weights")
+    axis.set_title(f"{weights:,} weights of 4 bits, all on the same grids")
     listed = ", ".join(f"{name} {error:.3f}" for name, error in errors.items())
     return figure, f"Output error of one unit with {weights:,} weights of 4 bits: {listed}."
 
