@@ -15,6 +15,9 @@ makes loops of several threads up to eight times slower. Tests check that it run
 - `startup.py`: fresh interpreters that answer `python -m qdiff_lib --help`.
 - `engines.py`: one call of the noise network in floating point and in integers, by torch and by OpenVINO, in
   turns; the arithmetic rate of the machine; where the time of integers goes.
+- `memory.py`: the resident memory of fresh processes that hold a network in one form, less what the same
+  process had when it had run and dropped a tiny network in that form. Pages of mapped files count where they
+  were read. Freed memory that the allocator of C keeps does not count.
 - `sampling.py`: DDIM sampling with simulated quantization against floating point, in alternating pairs.
 - `reconstruction.py`: block reconstruction of the embedded UNet at W4A8, at three sizes N of the calibration
   set, beside `naive.py`, which runs the network's prefix again for every unit, twice over all N inputs, keeps
@@ -48,10 +51,8 @@ def write(path: Path, found: dict) -> None:
 def section(name: str, part: dict) -> str:
     """One part's heading, where it was measured, and its table."""
     warning = "**Quick run: these numbers mean nothing.**\n\n" if part["quick"] else ""
-    table = {"startup": startup, "engines": engines, "sampling": sampling, "reconstruction": reconstruction}[
-        name
-    ]
-    return f"## {name.capitalize()}\n\n{warning}{table(part['results'])}\n{machine(part['measured'])}\n"
+    table = TABLES[name](part["results"])
+    return f"## {name.capitalize()}\n\n{warning}{table}\n{machine(part['measured'])}\n"
 
 
 def machine(measured: dict) -> str:
@@ -106,6 +107,26 @@ def engines(results: dict) -> str:
         )
         notes.append(f"- Integers, {case['network']}, {case['batch']} images: {parts}.")
     return rows(header, body) + "\n".join(notes) + "\n"
+
+
+def resident(results: list[dict]) -> str:
+    """Megabytes of each form of each network, and of their files."""
+    header = ("resident memory, MB", "loaded", "after a call with one image")
+    body = [
+        [f"{found['network']}: {row['form']}", *(megabytes(row.get(key)) for key in ("loaded", "called"))]
+        for found in results
+        for row in found["rows"]
+    ]
+    notes = [f"\nThe least and the most of {results[0]['runs']} fresh processes.\n"]
+    for found in results:
+        files = ", ".join(f"`{name}` {size / 1e6:.2f} MB" for name, size in found["files"].items())
+        notes.append(f"- Files of {found['network']}: {files}.")
+    return rows(header, body) + "\n".join(notes) + "\n"
+
+
+def megabytes(bytes_: dict | None) -> str:
+    """The least and the most; "-" where nothing was measured."""
+    return "-" if bytes_ is None else " to ".join(f"{bytes_[name] / 1e6:.1f}" for name in ("least", "most"))
 
 
 def sampling(results: dict) -> str:
@@ -176,3 +197,12 @@ def ratios(r: dict) -> str:
         f"- Naive / ours at N = {r['samples']:,}: {whole}{subset}; ~{tiny:.1f} at the tiny profile's "
         f"iterations. The errors of the two schemes' units differ by {100 * apart:.2g} % (median)."
     )
+
+
+TABLES = {
+    "startup": startup,
+    "engines": engines,
+    "memory": resident,
+    "sampling": sampling,
+    "reconstruction": reconstruction,
+}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import common
 import engines
+import memory
 import reconstruction
 import report
 import sampling
@@ -23,6 +24,7 @@ from qdiff_lib.utils.files import write_json
 PARTS = {
     "startup": lambda args: startup.measure(args.quick),
     "engines": lambda args: engines.measure(args.quick),
+    "memory": lambda args: memory.measure(args.quick),
     "sampling": lambda args: sampling.measure(args.quick),
     "reconstruction": lambda args: reconstruction.measure(args.quick, args.full),
 }

@@ -19,6 +19,7 @@ import activation_ranges
 import between_steps
 import calibration_sampling
 import error_per_step
+import integer_scores
 import ladder
 import latent
 import layer_divergence
@@ -48,6 +49,7 @@ TABLES = {
     "sensitivity": sensitivity.run,
     "between_steps": between_steps.run,
     "layer_divergence": layer_divergence.run,
+    "integer_scores": integer_scores.run,
     **sweeps.TABLES,
 }
 """Each makes its table; one that takes long yields it after each row, with the rows that are there."""

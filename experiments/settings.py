@@ -57,7 +57,8 @@ class Latent:
 
 @dataclass(frozen=True)
 class Settings:
-    """pipeline: makes the full-precision model. recipe: changes to the recipes' "tiny" profile.
+    """pipeline: makes the full-precision model. shipped: name of its shipped form at W4A8, if there is one.
+    engine: draws in integers. recipe: changes to the recipes' "tiny" profile.
 
     steps, images: DDIM steps and images of every row that has scores. long_steps, trajectories: of Figure 3.
     drift_images, drift_batch: of Figure 5, and how many are drawn at once. split_inputs: of Figure 7.
@@ -69,6 +70,8 @@ class Settings:
     """
 
     pipeline: Callable[[], DDPMPipeline] = shipped_pipeline
+    shipped: str | None = f"{MODEL}-w4a8"
+    engine: str = "openvino"
     recipe: dict = field(default_factory=dict)
     steps: int = 20
     images: int = 128
@@ -130,6 +133,8 @@ PROFILES = {
     "laptop": Settings(),
     "tiny": Settings(
         pipeline=random_pipeline,
+        shipped=None,
+        engine="reference",
         recipe=dict(steps=10, samples=12, iterations=2, step_size_iterations=1, batch_size=4),
         steps=10,
         images=8,

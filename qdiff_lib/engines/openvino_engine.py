@@ -132,8 +132,8 @@ class OpenVINONetwork:
     def identity(self, key: tuple) -> str:
         """Return a hash of all that decides the exported model."""
         config = {name: value for name, value in self.unet.config.items() if name != "quantization_config"}
-        made_by = [config, structure(self.unet), key, sources_hash(Path(__file__).parent)]
-        made_by += [torch.__version__, openvino.__version__]
+        code = sources_hash(sorted(Path(__file__).parent.glob("*.py")))
+        made_by = [config, structure(self.unet), key, code, torch.__version__, openvino.__version__]
         return tensors_hash(self.unet.state_dict(), made_by)[:32]
 
     def layers(self, inputs: Mapping[str, Tensor]) -> list[ExecutedLayer]:

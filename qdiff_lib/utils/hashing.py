@@ -1,8 +1,9 @@
 """Hashes that identify tensors and settings together, and source code."""
 
+import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,9 +30,30 @@ def tensors_hash(tensors: Mapping[str, Tensor], settings: object = None) -> str:
     return digest.hexdigest()
 
 
-def sources_hash(folder: Path) -> str:
-    """Return the SHA-256 of all Python files below a folder, with their names, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"\n{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
+def sources_hash(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of Python files, in their order, as 64 hexadecimal digits.
+
+    Statements count. Names of files, comments, layout and docstrings do not.
+
+    Raises:
+        OSError: a file cannot be read.
+        SyntaxError: a file is no Python.
+    """
+    trees = [bare(ast.parse(path.read_text(encoding="utf-8"))) for path in files]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
+
+def bare(tree: ast.AST) -> str:
+    """Return a syntax tree as text, without the texts that stand alone, which are docstrings."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [each for each in body if not is_text(each)]
+    return ast.dump(tree)
+
+
+def is_text(node: ast.AST) -> bool:
+    """Return whether a statement is a text alone."""
+    return (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and type(node.value.value) is str
+    )

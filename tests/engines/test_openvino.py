@@ -7,7 +7,7 @@ import sys
 import openvino
 import pytest
 import torch
-from layers import inputs_of, quantized
+from integer_layers import inputs_of, integer_layer
 from torch import nn
 
 from qdiff_lib import Recipe, load, quantize, run_on, sample, with_sampler
@@ -73,22 +73,23 @@ CONVOLUTIONS = [  # weight bits, input bits, parts, kernel, stride, padding
 class TestLayers:
     """Scales are powers of two and sums are below 2^24, so that float32 holds them: equal bit for bit."""
 
-    @pytest.mark.parametrize("ends", [False, True], ids=["zero points anywhere", "at the ends"])
+    @pytest.mark.parametrize("zero", ["any", "ends"])
     @pytest.mark.parametrize("weight_bits, input_bits, sizes, kernel, stride, padding", CONVOLUTIONS)
-    def test_convolutions(self, weight_bits, input_bits, sizes, kernel, stride, padding, ends):
+    def test_convolutions(self, weight_bits, input_bits, sizes, kernel, stride, padding, zero):
         conv = nn.Conv2d(sum(sizes), 16, kernel, stride, padding)
-        layer = quantized(conv, weight_bits, input_bits, sizes, seed=kernel, ends=ends)
+        layer = integer_layer(conv, weight_bits, input_bits, sizes, zero, kernel, powers=True)
         x = inputs_of(layer, 2, sum(sizes), 8, 8, seed=1)
         found, kinds = executed(ExportedLayer(layer), x)
         assert torch.equal(found.double(), layer_output(layer, x))
         assert kinds and all(kind.endswith("I8") for kind in kinds), kinds
 
-    @pytest.mark.parametrize("ends", [False, True], ids=["zero points anywhere", "at the ends"])
+    @pytest.mark.parametrize("zero", ["any", "ends"])
     @pytest.mark.parametrize(
         "weight_bits, input_bits, sizes", [(4, 8, (32,)), (4, 8, (8, 24)), (8, 8, (32,)), (3, 5, (8, 8, 16))]
     )
-    def test_linear_layers(self, weight_bits, input_bits, sizes, ends):
-        layer = quantized(nn.Linear(sum(sizes), 16), weight_bits, input_bits, sizes, seed=2, ends=ends)
+    def test_linear_layers(self, weight_bits, input_bits, sizes, zero):
+        linear = nn.Linear(sum(sizes), 16)
+        layer = integer_layer(linear, weight_bits, input_bits, sizes, zero, seed=2, powers=True)
         x = inputs_of(layer, 2, 5, sum(sizes), seed=3)
         found, kinds = executed(ExportedLayer(layer), x)
         assert torch.equal(found.double(), layer_output(layer, x))
@@ -96,7 +97,8 @@ class TestLayers:
 
     def test_padding_is_the_zero_point(self):
         """With other codes at the border, the outputs there would differ."""
-        layer = quantized(nn.Conv2d(16, 16, 3, padding=1, bias=False), 4, 8, (16,), seed=5, ends=True)
+        conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        layer = integer_layer(conv, zero="ends", seed=5)
         x = torch.zeros(1, 16, 4, 4)
         assert torch.equal(executed(ExportedLayer(layer), x)[0], torch.zeros(1, 16, 4, 4))
 

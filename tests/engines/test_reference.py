@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import inputs_of, quantized
+from integer_layers import inputs_of, integer_layer
 from torch import nn
 
 from qdiff_lib import load
@@ -74,13 +74,15 @@ def places(layer, x, linear):
 
 
 BITS = st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16])
+ZERO = st.sampled_from(["any", "ends"])
 
 
 class TestAgainstFractions:
     @settings(max_examples=40, deadline=None)
-    @given(BITS, BITS, st.sampled_from([(3,), (1, 2), (2, 1, 3)]), st.integers(0, 99), st.booleans())
-    def test_linear(self, weight_bits, input_bits, sizes, seed, ends):
-        layer = quantized(nn.Linear(sum(sizes), 2), weight_bits, input_bits, sizes, seed, ends)
+    @given(BITS, BITS, st.sampled_from([(3,), (1, 2), (2, 1, 3)]), st.integers(0, 99), ZERO)
+    def test_linear(self, weight_bits, input_bits, sizes, seed, zero):
+        linear = nn.Linear(sum(sizes), 2)
+        layer = integer_layer(linear, weight_bits, input_bits, sizes, zero, seed, powers=True)
         x = inputs_of(layer, 2, sum(sizes), seed=seed)
         assert [Fraction(v) for v in layer_output(layer, x).flatten().tolist()] == exact(layer, x)
 
@@ -94,15 +96,16 @@ class TestAgainstFractions:
         st.integers(0, 2),
         st.integers(1, 2),
         st.integers(0, 99),
+        ZERO,
     )
-    def test_convolution(self, weight_bits, input_bits, sizes, kernel, stride, padding, dilation, seed):
+    def test_convolution(self, weight_bits, input_bits, sizes, kernel, stride, padding, dilation, seed, zero):
         conv = nn.Conv2d(sum(sizes), 2, kernel, stride, padding, dilation, bias=seed % 2 == 0)
-        layer = quantized(conv, weight_bits, input_bits, sizes, seed, ends=seed % 3 == 0)
+        layer = integer_layer(conv, weight_bits, input_bits, sizes, zero, seed, powers=True)
         x = inputs_of(layer, 1, sum(sizes), 5, 6, seed=seed)
         assert [Fraction(v) for v in layer_output(layer, x).flatten().tolist()] == exact(layer, x)
 
     def test_one_dimension(self):
-        layer = quantized(nn.Conv1d(3, 2, 3, padding=1), 4, 8, (3,), seed=1)
+        layer = integer_layer(nn.Conv1d(3, 2, 3, padding=1), powers=True)
         x = inputs_of(layer, 2, 3, 7)
         assert [Fraction(v) for v in layer_output(layer, x).flatten().tolist()] == exact(layer, x)
 
@@ -110,12 +113,12 @@ class TestAgainstFractions:
 class TestAgainstTheSimulation:
     @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
     def test_paddings(self, mode):
-        layer = quantized(nn.Conv2d(4, 6, 3, 2, 1, padding_mode=mode), 4, 8, (4,), seed=3)
+        layer = integer_layer(nn.Conv2d(4, 6, 3, 2, 1, padding_mode=mode), powers=True)
         x = inputs_of(layer, 2, 4, 6, 6)
         assert torch.equal(layer_output(layer, x), layer(x).double())  # powers of two: nothing is rounded
 
     def test_sums_are_of_levels(self):
-        layer = quantized(nn.Linear(4, 3), 4, 8, (1, 3), seed=0)
+        layer = integer_layer(nn.Linear(4, 3), sizes=(1, 3), powers=True)
         x = inputs_of(layer, 5, 4)
         sums = integer_sums(layer, x)
         assert [s.dtype for s in sums] == [torch.int64] * 2

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from integer_layers import WHY_NOT_CPU, on_each_device
 from tiny_models import SMALL, conditional_unet, ddim, output, random_inputs, unet2d, with_quantizers
+from triton_devices import WHY_NOT_CPU, on_each_device
 
 from qdiff_lib import Recipe, quantize
 from qdiff_lib.diffusion.pipelines import with_components

@@ -8,8 +8,9 @@ import zlib
 
 import pytest
 import torch
-from integer_layers import INTERPRETED, integer_layer, on_each_device, random_input
+from integer_layers import inputs_of, integer_layer
 from torch import nn
+from triton_devices import INTERPRETED, on_each_device
 
 from qdiff_lib import load
 from qdiff_lib.engines.reference import input_levels, integer_sums, layer_output
@@ -61,7 +62,8 @@ def make(kind, **settings):
     build, shape = LAYERS[kind]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return integer_layer(build(), **settings), random_input(shape)
+        layer = integer_layer(build(), **settings)
+    return layer, inputs_of(layer, *shape)
 
 
 def assert_exact(layer, x, device):

@@ -14,36 +14,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline
+from tiny_models import ddpm
 
 from qdiff_lib import Recipe, quantize, sample, save_quantized
 from qdiff_lib.io import index, models, shipped_data
 
 LABELS = "fashion-mnist/t10k-labels-idx1-ubyte.gz"
 ROOT = Path(__file__).parents[2]
-
-
-def tiny_pipeline():
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-    )
-    return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
-
-
 TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
+    ddpm().save_pretrained(folder)
     return folder
 
 
@@ -138,7 +123,7 @@ def test_load_the_shipped_models():
 
 @pytest.mark.parametrize("as_type", [str, Path])
 def test_load_a_quantized_checkpoint(as_type, tmp_path):
-    pipe = quantize(tiny_pipeline(), Recipe.linear(steps=2, samples=4), progress=False)
+    pipe = quantize(ddpm(), Recipe.linear(steps=2, samples=4), progress=False)
     save_quantized(pipe, tmp_path)
     loaded = models.load(as_type(tmp_path))
     assert type(loaded) is DDPMPipeline and loaded._progress_bar_config == {"disable": True}
@@ -147,7 +132,7 @@ def test_load_a_quantized_checkpoint(as_type, tmp_path):
 
 
 def test_load_refuses_a_damaged_quantized_model(data, tmp_path):
-    pipe = quantize(tiny_pipeline(), Recipe.linear(steps=2, samples=4), progress=False)
+    pipe = quantize(ddpm(), Recipe.linear(steps=2, samples=4), progress=False)
     save_quantized(pipe, data / "models" / "tiny")
     with pytest.raises(shipped_data.DamagedFileError, match="unet"):
         models.load("tiny")
@@ -307,7 +292,7 @@ def test_a_text_model_without_transformers(tmp_path, monkeypatch):
 
 
 def test_pickled_weights_are_refused(tmp_path):
-    tiny_pipeline().save_pretrained(tmp_path, safe_serialization=False)
+    ddpm().save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.bin is pickled"):
         models.load(tmp_path)
 

@@ -27,7 +27,7 @@ def written(tmp_path_factory):
 @pytest.mark.slow
 def test_every_part_states_where_it_was_measured(written):
     results, readme = written
-    assert set(results) == {"startup", "engines", "sampling", "reconstruction"}
+    assert set(results) == {"startup", "engines", "memory", "sampling", "reconstruction"}
     for name, part in results.items():
         assert part["quick"] and part["measured"].keys() >= PROVENANCE
         assert f"## {name.capitalize()}" in readme
@@ -46,6 +46,30 @@ def test_reconstruction_has_times_memory_and_the_ratio(written):
         assert scheme["peak_above_baseline_gib"] > 0
     assert ours["cached_within_budget"] and ours["cached_peak_gib"] > 0
     assert result["naive_to_ours"].keys() >= {"measured_units", "whole", "whole_at_tiny_iterations"}
+
+
+@pytest.mark.slow
+def test_in_ram_a_simulated_network_has_float_weights(written):
+    (result,) = written[0]["memory"]["results"]
+    full, quantized = result["files"].values()
+    for row in result["rows"]:
+        assert row["called"]["least"] > full > 6 * quantized  # W4A8 is simulated with float weights
+    assert "torch, simulated W4A8" in written[1]
+
+
+def test_the_recorded_memory_is_as_the_page_on_engines_says():
+    found = json.loads((ROOT / "benchmarks" / "results.json").read_text())["memory"]["results"]
+    narrow, wide = ({row["form"]: row for row in result["rows"]} for result in found)
+    for rows in (narrow, wide):
+        loaded = {form: row["loaded"] for form, row in rows.items()}
+        assert loaded["torch, simulated W4A8"]["least"] > loaded["torch, float32"]["most"]
+        assert loaded["packed W4A8, for GPUs"]["most"] < loaded["torch, float32"]["least"]
+    floats, integers = (f"OpenVINO alone, {kind}" for kind in ("float32", "W4A8 integers"))
+    assert narrow[integers]["called"]["least"] > narrow[floats]["called"]["most"]
+    assert 0.4 < wide[integers]["called"]["most"] / wide[floats]["called"]["least"] < 0.6
+    for form in (floats, integers):
+        pipeline = wide[form.replace("OpenVINO alone", "torch and OpenVINO")]
+        assert wide[form]["called"]["most"] < pipeline["called"]["least"]
 
 
 @pytest.mark.slow

@@ -219,7 +219,7 @@ class TestTables:
         assert set(written[1]) == {
             "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "shortcut_split",
             "table1", "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
-            "softmax_bits", "latent", "between_steps", "sensitivity",
+            "softmax_bits", "latent", "between_steps", "sensitivity", "integer_scores",
         }  # fmt: skip
         for name, table in written[1].items():
             assert set(table) == {"data", "provenance"}
@@ -322,6 +322,18 @@ class TestTables:
         darker, brighter = rows[1], rows[4]
         assert (darker["levels"], brighter["levels"]) == (-0.5, 0.5)
         assert len({row["frechet"] for row in (rows[0], darker, brighter)}) == 3
+
+    def test_integer_scores(self, written):
+        data = written[1]["integer_scores"]["data"]
+        assert data["engine"] == "reference" and data["n"] == 8 and data["steps"] == 10
+        ways = ["full precision", "simulated", "integers"]
+        assert [(row["seed"], row["label"]) for row in data["rows"]] == [
+            (seed, way) for seed in (0, 1) for way in ways
+        ]
+        for row in data["rows"]:
+            before = ways[: ways.index(row["label"])]
+            assert list(row["against"]) == before and row["kid_std"] > 0 and row["commit"]
+            assert all(found["mse"] > 0 for found in row["against"].values())
 
     def test_table1(self, written):
         data = written[1]["table1"]["data"]
@@ -441,18 +453,6 @@ class TestSeveralProcesses:
         assert found["data"] == written[1]["activation_ranges"]["data"]
 
 
-def test_the_hash_of_code_counts_statements_only(tmp_path, module):
-    code_hash = module("code_of_results").code_hash
-
-    def hashed(name, text):
-        (tmp_path / name).write_text(text)
-        return code_hash(str(tmp_path / name))
-
-    first = hashed("a.py", 'def f(x):\n    """Old."""\n    return x\n')
-    assert hashed("b.py", 'def f(x):  # the same\n    """New."""\n    return (x)\n') == first
-    assert hashed("c.py", 'def f(x):\n    """Old."""\n    return -x\n') != first != code_hash()
-
-
 def test_the_library_counts_but_not_its_command_line(tmp_path, module, monkeypatch):
     made = module("code_of_results")
     for folder in ("ptq", "cli"):
@@ -465,5 +465,5 @@ def test_the_library_counts_but_not_its_command_line(tmp_path, module, monkeypat
             (tmp_path / folder / "a.py").write_text("x = 2")
         made.code_hash.cache_clear()
         hashes.append(made.code_hash())
+    assert hashes[0] == hashes[1] != hashes[2] != made.code_hash(__file__)
     made.code_hash.cache_clear()
-    assert hashes[0] == hashes[1] != hashes[2]

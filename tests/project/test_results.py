@@ -10,7 +10,7 @@ from PIL import Image
 
 from qdiff_lib.recipes.recipe import METHOD_NAMES
 from tools.expansion import ROOT, SOURCES
-from tools.results import ablations, table1
+from tools.results import ablations, engines, table1
 from tools.results.page import SECTIONS, page, source
 from tools.results.source import Recorded, fixed, read, short, spread, table
 
@@ -148,6 +148,17 @@ def test_w4a8_keeps_its_kid_within_the_spread(found, stages):
     data = found["table1"].data
     full = table1.groups(data)["full precision", 32, 32][0]["scores"][table1.OWN]
     assert above(data, f"Q-Diffusion{stages}", "kid")[0] <= full["kid_std"]
+
+
+@pytest.mark.parametrize("name", engines.SCORES)
+def test_integers_score_as_the_simulation_does(found, name):
+    """From the same noise they differ by less than the simulation does between seeds."""
+    data = found["integer_scores"].data
+    ways = engines.by_label(data)
+    simulated = [row[name] for row in ways[engines.SIMULATED]]
+    mean = statistics.fmean(row[name] for row in ways[engines.INTEGERS])
+    assert min(simulated) <= mean <= max(simulated)
+    assert engines.largest_change(data, name) < engines.seed_range(data, name)
 
 
 def test_neighbouring_steps_have_the_more_alike_ranges(found):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qdiff_lib.utils.hashing import tensors_hash
+from qdiff_lib.utils.hashing import sources_hash, tensors_hash
 
 BASE = {"a": torch.arange(4.0), "b": torch.ones(2, 2, dtype=torch.uint8)}
 
@@ -45,3 +45,15 @@ def test_names_and_bytes_cannot_be_taken_for_each_other():
         "b": torch.tensor([ord("y")], dtype=torch.uint8),
     }
     assert tensors_hash({"a": joined}) != tensors_hash(apart)
+
+
+def test_statements_of_sources_count_and_comments_do_not(tmp_path):
+    def hashed(name, text):
+        (tmp_path / name).write_text(text)
+        return sources_hash([tmp_path / name])
+
+    first = hashed("a.py", 'def f(x):\n    """Old."""\n    return x\n')
+    assert hashed("b.py", 'def f(x):  # the same\n    """New."""\n    return (x)\n') == first
+    assert hashed("c.py", 'def f(x):\n    """Old."""\n    return -x\n') != first
+    both = [tmp_path / "a.py", tmp_path / "c.py"]
+    assert len({first, sources_hash([]), sources_hash(both), sources_hash(both[::-1])}) == 4

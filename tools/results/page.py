@@ -14,7 +14,7 @@ from qdiff_lib.course.figures import lesson_02, lesson_03, lesson_05
 from qdiff_lib.course.figures.style import png
 from qdiff_lib.utils.files import atomic_path
 
-from . import ablations, gpu, latent, plots, table1, trajectories
+from . import ablations, engines, gpu, latent, plots, table1, trajectories
 from .source import Recorded, Section
 
 EARLIER = json.loads(Path(__file__).with_name("earlier.json").read_text(encoding="utf-8"))
@@ -88,6 +88,7 @@ SECTIONS = (
         trajectories.layer_divergence,
         plots.divergences,
     ),
+    Section("integer_scores", "Images drawn in integers", engines.scores),
     Section("latent", "Latent models, with and without a text", latent.text, lesson_05.latent_errors),
     Section("gpu_calibration", "Calibration on a GPU", gpu.calibration),
 )
