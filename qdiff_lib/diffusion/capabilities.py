@@ -32,6 +32,9 @@ PLAIN = {
 }
 """Settings of a UNet's config: the values that can be quantized, and what the others mean."""
 
+STEP = {"model_output", "timestep", "sample"}
+"""What every pipeline gives to a step of its scheduler."""
+
 PICTURES = ("image", "control_image", "mask_image")
 """Arguments of pipelines whose UNet also reads an image, or that start from one."""
 
@@ -102,7 +105,7 @@ def check_scheduler(pipe: DiffusionPipeline) -> None:
             pipeline does not do.
     """
     scheduler, name, kind = pipe.scheduler, type(pipe).__name__, type(pipe.scheduler).__name__
-    if not hasattr(scheduler, "step") or "num_train_timesteps" not in scheduler.config:
+    if not takes_plain_steps(scheduler) or "num_train_timesteps" not in scheduler.config:
         raise ValueError(
             f"{name} draws with a {kind}, which does not go from one time of the training to the next: "
             "quantize a network that was trained for times, as those of DDPMPipeline are"
@@ -112,6 +115,15 @@ def check_scheduler(pipe: DiffusionPipeline) -> None:
             f"{name} cannot drive a {kind}, which takes no generator: use the sampler 'ddim' "
             "(with_sampler(pipe, 'ddim'), sampler='ddim' in a recipe, --sampler ddim in a command)"
         )
+
+
+def takes_plain_steps(scheduler: object) -> bool:
+    """Return whether a step of the scheduler needs nothing but what every pipeline gives it."""
+    if not hasattr(scheduler, "step"):
+        return False
+    given = inspect.signature(scheduler.step).parameters.values()
+    named = [each for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return {each.name for each in named if each.default is each.empty} <= STEP
 
 
 def check_times(unet: nn.Module, times: Tensor, sampler: str) -> None:
