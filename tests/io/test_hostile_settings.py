@@ -18,7 +18,14 @@ from tampering import (
 )
 
 from qdiff_lib import load
+from qdiff_lib.io import settings
 from qdiff_lib.utils.files import DEEPEST_JSON, LARGEST_JSON, read_json
+
+
+@pytest.fixture(autouse=True)
+def few_modules(monkeypatch):
+    """Fewer than the library allows, which takes some seconds."""
+    monkeypatch.setattr(settings, "MOST_MODULES", 500)
 
 
 @pytest.mark.parametrize("name", [INDEX, CONFIG, SAMPLER])
@@ -69,8 +76,8 @@ SETTINGS = {
     "layers": (config(layers_per_block=10**9), "layers_per_block=1000000000, which must be"),
     "levels": (config(down_block_types=["DownBlock2D"] * 10**5), "down_block_types of 100000 entries"),
     "products": (
-        config(layers_per_block=100, sample_size=64, **{k: v * 6 for k, v in LEVELS.items()}),
-        "it would have more than 10,000 modules",
+        config(layers_per_block=20, sample_size=64, **{k: v * 4 for k, v in LEVELS.items()}),
+        "it would have more than 500 modules",
     ),
     "infinite": (config(norm_eps=float("inf")), "norm_eps=inf, which must be from"),
     "nan": (config(norm_eps=float("nan")), "norm_eps=nan, which must be from"),
@@ -135,7 +142,7 @@ def part(name, **entries):
 CODER = dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
 TEXT, WORDS, VAE = "text_encoder/config.json", "tokenizer/tokenizer_config.json", "vae/config.json"
 OF_TEXTS = {
-    "layers": (part(TEXT, num_hidden_layers=1000), "text_encoder/config.json: .* more than 10,000 modules"),
+    "layers": (part(TEXT, num_hidden_layers=100), "text_encoder/config.json: .* more than 500 modules"),
     "width": (part(TEXT, hidden_size=2**16), "describes a network of 17,187,536,912 numbers, and its files"),
     "labels": (part(TEXT, num_labels=10**9), "num_labels=1000000000, which must be from 0 to 10000"),
     "inside": (part(TEXT, text_config={"num_hidden_layers": -1}), "num_hidden_layers=-1, which must be"),
@@ -147,8 +154,8 @@ OF_TEXTS = {
         for length in (10**9, 10**30, 17, 0, -5, None, "16")
     },
     "vae-layers": (
-        part(VAE, layers_per_block=100, **{k: v * 20 for k, v in CODER.items()}),
-        "10,000 modules",
+        part(VAE, layers_per_block=20, block_out_channels=[4] * 8, **{k: v * 4 for k, v in CODER.items()}),
+        "AutoencoderKL has these settings .it would have more than 500 modules",
     ),
     "vae-levels": (part(VAE, **{k: v[:1] for k, v in CODER.items()}), "vae/config.json: .* can decode with"),
     "vae-width": (part(VAE, block_out_channels=[2048, 2048]), "numbers, and its files hold"),
