@@ -17,5 +17,5 @@ def is_of_a_dependency(error: BaseException) -> bool:
     frame = trace.tb_frame
     if frame.f_globals.get("__name__", "").partition(".")[0] == OWN:
         return False
-    path = Path(frame.f_code.co_filename)
+    path = Path(frame.f_code.co_filename).resolve()
     return any(path.is_relative_to(folder) for folder in INSTALLED)
