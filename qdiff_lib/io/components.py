@@ -1,5 +1,7 @@
 """A pipeline's components: their files are checked before they are loaded, and they themselves after it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -142,16 +144,30 @@ def check_text_network(kind: type, folder: Path) -> None:
     check_room(path, sum(value.numel() for value in network.parameters()))
 
 
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Within the block, transformers does not print its table of the weights that do not fit."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def text_network(kind: type, folder: Path) -> nn.Module:
     """A network of transformers from its folder. Raises ValueError if its file lacks a weight."""
     check_text_network(kind, folder)
-    network, found = kind.from_pretrained(
-        folder,
-        use_safetensors=True,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-        output_loading_info=True,
-    )
+    with without_reports():
+        network, found = kind.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
     mismatched = [name for name, *_ in found["mismatched_keys"]]
     for name in sorted([*found["missing_keys"], *mismatched]):
         raise ValueError(f"{folder} lacks the weight {name!r} in the shape of its config.json: {COPY}")

@@ -1,5 +1,6 @@
 """Hostile folders: JSON and the settings in it are not believed unchecked."""
 
+import logging.handlers
 import os
 import time
 from pathlib import Path
@@ -174,3 +175,15 @@ def test_settings_of_texts_and_of_the_autoencoder(text_folder, change, message):
 def test_a_text_encoder_reads_as_many_words_as_its_tokenizer_gives(text_folder):
     part(WORDS, model_max_length=15)(text_folder)
     assert load(text_folder).tokenizer.model_max_length == 15
+
+
+def test_of_weights_that_do_not_fit_one_is_named_and_no_table_is_printed(text_folder):
+    part(TEXT, hidden_size=14)(text_folder)
+    printed = logging.handlers.BufferingHandler(100)
+    logging.getLogger("transformers").addHandler(printed)
+    try:
+        with pytest.raises(ValueError, match="lacks the weight 'embeddings.position_embedding.weight'"):
+            load(text_folder)
+    finally:
+        logging.getLogger("transformers").removeHandler(printed)
+    assert not printed.buffer
