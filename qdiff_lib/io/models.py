@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from ..utils.errors import is_of_a_dependency
+from ..utils.errors import is_import_failure, is_of_a_dependency
 from .index import COPY, INDEX, read_index, reason, refuse_code
 from .shipped_data import embedded_folder, embedded_names, is_embedded
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
+INSTALL = "a package that it needs is missing, or the memory is full: install the one, or free the other"
 HUB_SECONDS = 10  # longest silence of the hub
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 
@@ -115,7 +116,8 @@ def in_words(what: str) -> Iterator[None]:
         ours = isinstance(error, ValueError) and not is_of_a_dependency(error)
         if ours or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise ValueError(f"{what} cannot be loaded ({reason(error)}): {COPY}") from error
+        fix = INSTALL if is_import_failure(error) else COPY
+        raise ValueError(f"{what} cannot be loaded ({reason(error)}): {fix}") from error
 
 
 def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":

@@ -19,3 +19,10 @@ def is_of_a_dependency(error: BaseException) -> bool:
         return False
     path = Path(frame.f_code.co_filename).resolve()
     return any(path.is_relative_to(folder) for folder in INSTALLED)
+
+
+def is_import_failure(error: BaseException | None) -> bool:
+    """Return whether an error, or one of its causes, is that a package could not be imported."""
+    while error is not None and not isinstance(error, ImportError):
+        error = error.__cause__
+    return error is not None

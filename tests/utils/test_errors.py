@@ -3,7 +3,7 @@
 import pytest
 from safetensors.torch import save
 
-from qdiff_lib.utils.errors import is_of_a_dependency
+from qdiff_lib.utils.errors import is_import_failure, is_of_a_dependency
 from qdiff_lib.utils.kinds import Whole
 
 
@@ -25,3 +25,10 @@ def test_an_error_of_an_installed_package_is_of_a_dependency():
 def test_errors_of_this_library_and_of_its_users_are_not(call):
     assert not is_of_a_dependency(raised(call))
     assert not is_of_a_dependency(ValueError("never raised"))
+
+
+def test_a_failed_import_is_found_among_the_causes():
+    error = RuntimeError("cannot load")
+    assert not is_import_failure(error)
+    error.__cause__ = ImportError("failed to map segment")
+    assert is_import_failure(error) and is_import_failure(error.__cause__)
