@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 
+from ..utils.errors import is_of_a_dependency
 from ..utils.processes import Lost, is_first_to_tell
 
 LONGEST = 500  # characters of an error message; what is longer is cut in the middle
@@ -64,7 +65,8 @@ def explained(error: Exception, args: argparse.Namespace) -> str:
             cure += SAVE_MEMORY.get(args.command, "use a machine with more")
         detail = f" ({path})" if path else ""
         return one_line(f"{doing}{what}{detail}: {cure}; then {again}")
-    if isinstance(error, ValueError | TypeError | OSError) and str(error):
+    known = isinstance(error, OSError) or not is_of_a_dependency(error)
+    if isinstance(error, ValueError | TypeError | OSError) and known and str(error):
         return one_line(error)
     return one_line(f"{doing}{type(error).__name__}: {error}; add --traceback to see where")
 

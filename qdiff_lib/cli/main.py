@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from ..recipes.recipe import Recipe
-from ..utils.files import atomic_path, check_writable, new_folder, write_json
-from ..utils.lock import held
+from ..utils.files import atomic_path, check_writable, write_json
+from ..utils.lock import held, new_folder
 from ..utils.processes import launched, started
 from .arguments import build_parser
 from .drawing import draw, executed, find_device, load_for, shape_of_images
@@ -124,10 +124,14 @@ def scores_against(args: argparse.Namespace, pipe, prompts: list[str] | None) ->
     """The scores of a pipeline's images against real images, by name; None except in the main process."""
     from dataclasses import asdict
 
-    from ..evaluation.reference_images import check_channels
+    from ..evaluation.features import extractor_named
+    from ..evaluation.reference_images import check_channels, test_images
     from ..evaluation.scores import score
 
     check_channels(shape_of_images(pipe)[0])
+    if started(cpu=args.device == "cpu").is_main:  # what is missing or damaged is found before the drawing
+        extractor_named(args.extractor)
+        test_images()
     samples = draw(pipe, args, prompts)
     if samples is None:
         return None
@@ -142,13 +146,30 @@ def errors_from(args: argparse.Namespace, pipe, prompts: list[str] | None) -> di
     """
     from ..evaluation.trajectory_errors import image_psnr, trajectory_mse
 
+    original = load_for(args, args.original)
+    check_comparable(pipe, original, args.original)
     found = draw(pipe, args, prompts, record=True)
-    expected = draw(load_for(args, args.original), args, prompts, record=True)
+    expected = draw(original, args, prompts, record=True)
     if found is None:
         return None
     errors = trajectory_mse(expected.trajectory, found.trajectory).tolist()
     scores = {"last_step_mse": errors[-1], "image_psnr": image_psnr(expected.images, found.images)}
     return {**scores, "original": args.original, "n": args.n, "mse_of_each_step": errors}
+
+
+def check_comparable(pipe, original, name: str) -> None:
+    """Raise ValueError unless both pipelines draw from the same conditions, in the same shape.
+
+    name: of ``original``.
+    """
+    from ..diffusion.capabilities import takes_prompts
+
+    shapes = [(each.unet.config.in_channels, *shape_of_images(each)) for each in (pipe, original)]
+    if shapes[0] != shapes[1] or takes_prompts(pipe) != takes_prompts(original):
+        raise ValueError(
+            f"--original {name}: a {type(original).__name__} of shape {shapes[1]} is not the full-precision "
+            f"model of a {type(pipe).__name__} of shape {shapes[0]}: name the model that was quantized"
+        )
 
 
 def run_convert(args: argparse.Namespace) -> int:

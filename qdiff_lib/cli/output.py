@@ -46,23 +46,16 @@ def write_checkpoint(
 ) -> None:
     """Quantize ``pipe`` and write the checkpoint to ``args.out``; its report is written last.
 
-    Before, print how much memory and disk the cached activations take. processes: they share the work, and
-    the main one prints and writes.
+    processes: they share the work, and the main one writes.
     """
     from ..io.checkpoint import save_quantized
-    from ..ptq.quantize import check_quantizable, quantize
+    from ..ptq.quantize import quantize
     from ..utils.files import write_json
     from ..utils.hashing import tensors_hash
 
-    budget = dict(memory_gb=args.memory_gb, device_gb=args.device_gb)
-    options = dict(work=args.out / "work", resume=args.resume, prompts=prompts, **budget)
+    options = dict(work=args.out / "work", resume=args.resume, prompts=prompts, processes=processes)
+    options |= dict(class_labels=args.class_labels, memory_gb=args.memory_gb, device_gb=args.device_gb)
     with during(f"quantizing {args.model}"):
-        if recipe.rounding.learned:
-            check_quantizable(pipe, None, prompts, args.class_labels)
-            line = cache_of(pipe, recipe.calibration, budget, processes)
-            if processes.is_main:
-                print(line, flush=True)
-        options |= dict(class_labels=args.class_labels, processes=processes)
         quantized = quantize(pipe, recipe, **options)
     if not processes.is_main:
         return
@@ -70,25 +63,6 @@ def write_checkpoint(
         save_quantized(quantized, args.out)
         report = {**quantized.unet.quantization.report(), "run": tensors_hash({}, settings)}
         write_json(args.out / FINISHED, report)
-
-
-def cache_of(pipe, how, budget: dict, processes: Processes = ALONE) -> str:
-    """A line that says how much memory and disk the cached activations take.
-
-    how: the recipe's part. budget: the arguments of ``quantize`` that limit the memory. processes: the line
-    is about one of them.
-    """
-    from ..graph.model_inputs import example_inputs
-    from ..graph.networks import evaluating
-    from ..graph.tracing import trace
-    from ..ptq.memory_budget import Budget, cache_line
-    from ..ptq.share import Share
-
-    with evaluating(pipe.unet) as unet:
-        found = trace(unet, example_inputs(unet, device=unet.device))
-    rows = Share.of(processes, how.samples, found.batch_size).most
-    line = cache_line(found, rows, Budget.of(pipe.unet, **budget, sharing=processes.local), how.cache_bits)
-    return line if processes.count == 1 else f"each of {processes.count} processes {line}"
 
 
 def check_same_checkpoint(out: Path, settings: dict) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..recipes.parts import OWN_SAMPLER, SAMPLERS
-from ..utils.constants import ENGINES, LAST_SEED, LAST_STEP, MOST_DRAWN
+from ..utils.constants import ENGINES, LAST_SEED, LAST_STEP, MOST_DRAWN, MOST_GUIDANCE
 from ..utils.kinds import Number, Whole
 from .argument_types import argument, device_name
 from .parser import Parser
@@ -37,7 +37,7 @@ def add_conditions(add: Parser, default: str) -> None:
     texts.add_argument("--prompt", action="append", metavar="TEXT", help=one)
     texts.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file with one text per line")
     scale = f"scale of classifier-free guidance; 1 is no guidance; default: {default}"
-    add.add_argument("--guidance", type=argument(Number(0)), metavar="SCALE", help=scale)
+    add.add_argument("--guidance", type=argument(Number(0, MOST_GUIDANCE)), metavar="SCALE", help=scale)
     labels = "numbers of the classes to draw, counted from 0, for models that have classes"
     add.add_argument("--class-labels", type=argument(Whole(0)), nargs="+", metavar="CLASS", help=labels)
 

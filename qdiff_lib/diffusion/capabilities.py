@@ -2,7 +2,7 @@
 
 import inspect
 
-from diffusers import DDPMPipeline, DiffusionPipeline
+from diffusers import DDPMPipeline, DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 from ..graph.model_inputs import reads_log_time, reads_text, text_width
@@ -31,6 +31,9 @@ PLAIN = {
     ),
 }
 """Settings of a UNet's config: the values that can be quantized, and what the others mean."""
+
+STEP = ("model_output", "timestep", "sample")
+"""What every pipeline gives to a step of its scheduler."""
 
 PICTURES = ("image", "control_image", "mask_image")
 """Arguments of pipelines whose UNet also reads an image, or that start from one."""
@@ -107,11 +110,23 @@ def check_scheduler(pipe: DiffusionPipeline) -> None:
             f"{name} draws with a {kind}, which does not go from one time of the training to the next: "
             "quantize a network that was trained for times, as those of DDPMPipeline are"
         )
-    if isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler):
+    problem = ""
+    if needed := needed_by_steps(scheduler):
+        problem = f"whose steps need {', '.join(needed)}"
+    elif isinstance(pipe, DDPMPipeline) and not takes_generator(scheduler):
+        problem = "which takes no generator"
+    if problem:
         raise ValueError(
-            f"{name} cannot drive a {kind}, which takes no generator: use the sampler 'ddim' "
-            "(with_sampler(pipe, 'ddim'), sampler='ddim' in a recipe, --sampler ddim in a command)"
+            f"{name} cannot drive a {kind}, {problem}: use the sampler 'ddim' (with_sampler(pipe, 'ddim'), "
+            "sampler='ddim' in a recipe, --sampler ddim in a command)"
         )
+
+
+def needed_by_steps(scheduler: SchedulerMixin) -> list[str]:
+    """Return the arguments that a step of the scheduler needs, and that no pipeline gives to it."""
+    given = inspect.signature(scheduler.step).parameters.values()
+    named = [each for each in given if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [each.name for each in named if each.default is each.empty and each.name not in STEP]
 
 
 def check_times(unet: nn.Module, times: Tensor, sampler: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
 
-from ..utils.constants import GUIDANCE
+from ..utils.constants import GUIDANCE, MOST_GUIDANCE
 from ..utils.kinds import Number
 from .capabilities import check_pipeline, reads_guidance, takes_prompts
 from .class_labels import checked_labels
@@ -50,7 +50,7 @@ class Request:
                 labels are no sequence of integers.
         """
         check_pipeline(pipe)
-        guidance = Number().checked("guidance", guidance)
+        guidance = Number(0, MOST_GUIDANCE).checked("guidance", guidance)
         eta = Number(0, 1).checked("eta", eta)
         name = type(pipe).__name__
         if takes_prompts(pipe) and prompts is None:

@@ -42,7 +42,7 @@ def noise_generators(seed: int, start: int, count: int, role: str = "evaluation"
 
     The two roles never share random numbers. So no image of an evaluation starts from noise of the
     calibration. torch seeds its CPU generator with 32 bits: 1 for the role, 11 for the seed, 20 for the
-    index.
+    index. A processor with other vector instructions may give other last bits of the noise.
 
     Args:
         start: index of the first image.

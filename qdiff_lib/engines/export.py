@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..graph.model_inputs import example_inputs, flat_inputs, reads_text
 from ..utils.constants import EXPORT_FORMATS
-from ..utils.files import atomic_path, check_writable, new_folder
+from ..utils.files import atomic_path, check_writable
+from ..utils.lock import new_folder
 
 EXAMPLE_BATCH = 2  # exporters treat a batch of 1 as a special case
 

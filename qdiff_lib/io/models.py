@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
+from ..utils.errors import is_import_failure, is_of_a_dependency
 from .index import COPY, INDEX, read_index, reason, refuse_code
 from .shipped_data import embedded_folder, embedded_names, is_embedded
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HUB = ("google/ddpm-cifar10-32", "CompVis/ldm-celebahq-256", "CompVis/stable-diffusion-v1-4")
+INSTALL = "a package that it needs is missing, or the memory is full: install the one, or free the other"
 HUB_SECONDS = 10  # longest silence of the hub
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # weights whose loading can run code
 
@@ -91,13 +93,13 @@ def _from_folder(folder: Path) -> "DiffusionPipeline":
         given = {name: text_network(kind, folder / name) for name, kind in kinds.items() if reads_all(kind)}
         pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True, **given)
         for name in kinds:
-            check_loaded(folder / name, pipe.components[name], known_words(pipe))
+            check_loaded(folder / name, pipe.components[name], reader_of(name, pipe))
     return in_single_precision(pipe)
 
 
-def known_words(pipe: "DiffusionPipeline") -> int | None:
-    """The number of words that the pipeline's text encoder knows, if it has one."""
-    return getattr(getattr(pipe.components.get("text_encoder"), "config", None), "vocab_size", None)
+def reader_of(name: str, pipe: "DiffusionPipeline") -> object:
+    """The text encoder that reads the words of the tokenizer ``name``; None if there is none."""
+    return pipe.components.get(name.replace("tokenizer", "text_encoder"))
 
 
 @contextmanager
@@ -108,12 +110,14 @@ def in_words(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        ours = isinstance(error, ValueError) and not is_of_a_dependency(error)
+        if ours or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise ValueError(f"{what} cannot be loaded ({reason(error)}): {COPY}") from error
+        fix = INSTALL if is_import_failure(error) else COPY
+        raise ValueError(f"{what} cannot be loaded ({reason(error)}): {fix}") from error
 
 
 def in_single_precision(pipe: "DiffusionPipeline") -> "DiffusionPipeline":

@@ -5,9 +5,11 @@ size that it cannot draw is refused when it is loaded.
 """
 
 import inspect
+import itertools
 import json
 import typing
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,10 +17,10 @@ from types import NoneType, UnionType
 import torch
 from diffusers import SchedulerMixin
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from ..diffusion.capabilities import check_unet
 from ..graph.model_inputs import example_inputs
-from ..graph.networks import UNET_CLASSES
 from .index import reason
 
 LIMITS = {
@@ -33,6 +35,8 @@ LIMITS = {
     "num_hidden_layers": (0, 1000),
     "max_position_embeddings": (1, 10**6),
     "vocab_size": (1, 10**7),
+    "num_labels": (0, 10**4),
+    "layer_norm_eps": (1e-30, 1),
     "norm_num_groups": (1, 2**16),
     "norm_eps": (1e-30, 1),
     "freq_shift": (0, 1),
@@ -51,7 +55,9 @@ LIMITS = {
 }
 """The lowest and highest value of a setting. Beyond them a network has no end or draws no numbers."""
 
+KNOWN_DECODERS = ("AutoencoderKL", "VQModel")
 KNOWN_SAMPLERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler")
+MOST_MODULES = 10_000  # of a network: five times as many as the UNet of SDXL has
 LONGEST = 64  # entries of a list of settings: a network has one for each of its levels
 FORMS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 FORMS |= {list: "a list", tuple: "a list", NoneType: "null"}
@@ -122,8 +128,11 @@ def check_class(kind: type, config: dict, path: Path) -> None:
         )
 
 
-def check_network(kind: type, config: dict, path: Path) -> None:
-    """Check that a network of diffusers can be built from its config, and that a UNet can run at its size.
+def check_network(kind: type, config: dict, path: Path) -> int:
+    """Check that a network of diffusers can be built from its config, and that it can run.
+
+    A UNet runs at the size that its config states, and a decoder on a small latent. Returns the number of
+    the network's parameters.
 
     Raises:
         ValueError: it cannot. The message names the file and the setting or the reason.
@@ -132,29 +141,64 @@ def check_network(kind: type, config: dict, path: Path) -> None:
     check_settings(kind, config, path)
     names = [*inspect.signature(kind.__init__).parameters, "_heads"]
     stated = json.dumps({name: config[name] for name in names if name in config}, sort_keys=True)
-    fault = fault_of(kind, stated)
+    fault, numbers = examined(kind, stated)
     if fault:
         raise ValueError(f"{path}{fault}: {AGAIN}")
+    return numbers
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Within the block, networks are built on the "meta" device, and not beyond ``MOST_MODULES``.
+
+    Each setting may be within its limits, and their product a network that is built for hours.
+
+    Raises:
+        ValueError: the network would have more modules.
+    """
+    numbers = itertools.count(1)
+
+    def count(*_) -> None:
+        if next(numbers) > MOST_MODULES:
+            raise ValueError(f"it would have more than {MOST_MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        hook.remove()
 
 
 @lru_cache(maxsize=64)
-def fault_of(kind: type, settings: str) -> str:
-    """Return why a network cannot be built or run, without memory; "" if it can.
+def examined(kind: type, settings: str) -> tuple[str, int]:
+    """Return why a network cannot be built or run ("" if it can), and the number of its parameters.
 
-    settings: its config as JSON text.
+    It takes no memory. settings: its config as JSON text.
     """
     try:
-        with torch.device("meta"):
+        with without_memory():
             network = kind.from_config(json.loads(settings)).eval()
     except Exception as error:
-        return f": no {kind.__name__} has these settings ({reason(error)})"
-    if kind not in UNET_CLASSES.values():
-        return ""
+        return f": no {kind.__name__} has these settings ({reason(error)})", 0
+    numbers = sum(value.numel() for value in network.parameters())
+    if kind.__name__ in KNOWN_DECODERS:
+        return decoder_fault(network), numbers
     try:
         check_unet(network)
-    except ValueError:  # a network with inputs that are not known here
-        return ""
-    return run_fault(network)
+    except ValueError:  # another network, or one with inputs that are not known here
+        return "", numbers
+    return run_fault(network), numbers
+
+
+@torch.no_grad()
+def decoder_fault(network: nn.Module) -> str:
+    """Return why a decoder on the "meta" device cannot decode a latent of 8 x 8; "" if it can."""
+    try:
+        network.decode(torch.zeros(1, network.config.latent_channels, 8, 8, device="meta"))
+    except Exception as error:
+        return f": no {type(network).__name__} can decode with these settings ({reason(error)})"
+    return ""
 
 
 @torch.no_grad()

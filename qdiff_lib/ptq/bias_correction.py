@@ -89,17 +89,15 @@ class BiasCorrection:
         index: the number of this stage, after those of the units. The error in the report is the mean squared
         error of x_t after the last denoising step.
         """
-        start, unet, note = time.monotonic(), self.quantized.unet, ""
+        start, unet = time.monotonic(), self.quantized.unet
         bias = last_bias(unet)
         chosen = bias.clone()
         drawn = self.draw(self.quantized)
         try:
-            if (found := self.corrected(bias, brightness(drawn, self.reference))) is not None:
+            found, note = self.corrected(bias, brightness(drawn, self.reference))
+            if found is not None:
                 drawn, chosen = found, bias.clone()
-            else:
-                note = (
-                    f"no change of the last bias up to {NUDGES[-1]} brought the brightness nearer: it stays"
-                )
+            if note:
                 self.say(note)
         finally:
             bias.copy_(chosen)
@@ -107,22 +105,25 @@ class BiasCorrection:
         seconds = time.monotonic() - start
         return self.given.finished(UnitReport(NAME, index, error, seconds, note))
 
-    def corrected(self, bias: Tensor, offset: Tensor) -> Tensor | None:
-        """Correct ``bias``, (C,), in place; returns the new images, or None if no correction helped.
+    def corrected(self, bias: Tensor, offset: Tensor) -> tuple[Tensor | None, str]:
+        """Correct ``bias``, (C,), in place; returns the new images, and a note on what was not corrected.
 
-        offset: how much too bright the images are, (C,). With the result None the bias is as before.
+        offset: how much too bright the images are, (C,). If no correction helped, the images are None, and
+        the bias is as before.
         """
         own = bias.clone()
         for nudge in NUDGES:
             slope = self.slope(bias, offset, nudge)
-            if nudge < NUDGES[-1] and torch.linalg.svdvals(slope).min() < SMALLEST_SLOPE:
+            answers = torch.linalg.svdvals(slope) >= SMALLEST_SLOPE
+            if nudge < NUDGES[-1] and not answers.all():
                 continue  # the nudge may be lost in rounding
             bias.copy_(own + secant_step(offset, slope).to(bias.device))
             drawn = self.draw(self.quantized)
             if brightness(drawn, self.reference).norm() < offset.norm():
-                return drawn
+                lost = len(answers) - int(answers.sum())
+                return drawn, f"{lost} of {len(bias)} channels do not answer to the last bias" if lost else ""
             bias.copy_(own)
-        return None
+        return None, f"no change of the last bias up to {NUDGES[-1]} brought the brightness nearer: it stays"
 
     def slope(self, bias: Tensor, offset: Tensor, nudge: float) -> Tensor:
         """Change of brightness by change of bias, (C, C): rows are image channels, columns bias channels.

@@ -27,7 +27,7 @@ from ..utils.typed import check_type
 from .arithmetic import float32_arithmetic
 from .bias_correction import BiasCorrection
 from .insertion import insert_quantizers
-from .memory_budget import Budget, check_disk
+from .memory_budget import Budget, cache_line, check_disk
 from .reconstruction import reconstruct
 from .run import Run
 from .share import Share
@@ -58,11 +58,13 @@ def quantize(
         recipe: what is quantized to how many bits, and how.
         calibration: the calibration set; None: draw one from ``pipe``, as the recipe says.
         work: a folder for the calibration set and the finished units; None: nothing is kept.
-        resume: continue an interrupted run in ``work``. The result has the same bits as an uninterrupted run.
-            If ``work`` is empty, the run starts from the beginning.
+        resume: continue an interrupted run in ``work``. On the same machine, with the same number of threads
+            and the same package versions, the result has the same bits as that of an uninterrupted run. If
+            ``work`` is empty, the run starts from the beginning.
         memory_gb: most RAM for cached activations, in units of 2^30 bytes. Processes on one machine share it
             equally.
-        progress: whether progress bars are shown.
+        progress: whether progress bars are shown, and before them a line that says how much memory and disk
+            the cached activations take.
         callback: called with the report of each unit, and of each stage after the last unit.
         prompts: texts for the calibration set, for pipelines that draw from a text.
         class_labels: numbers of classes for the calibration set, for networks that have classes.
@@ -94,6 +96,8 @@ def quantize(
         if learned:
             samples = recipe.calibration.samples if calibration is None else len(calibration)
             own = Share.of(processes, samples, found.batch_size).most
+            if progress and processes.is_main:
+                say_cache(cache_line(found, own, budget, recipe.calibration.cache_bits), processes.count)
             check_disk(found, own, budget, work, recipe.calibration.cache_bits)
         kept = work if processes.is_main else None
         with kept_files(pipe, recipe, prompts, calibration, kept, resume, class_labels) as files:
@@ -113,6 +117,11 @@ def quantize(
             processes.wait()  # no process has files in the work folder
     done.seconds = time.monotonic() - start
     return with_components(pipe, unet=make_native(unet, done))
+
+
+def say_cache(line: str, processes: int) -> None:
+    """Print the line that says what the cached activations take; it is about each of these processes."""
+    print(line if processes == 1 else f"each of {processes} processes {line}", flush=True)
 
 
 def learn(

@@ -7,7 +7,14 @@ for CIFAR-10 are ``weight_range="min_max", symmetric_activations=True``. This mo
 
 from dataclasses import dataclass
 
-from ..utils.constants import ALLOWED_BITS, FLOAT_BITS, GUIDANCE
+from ..utils.constants import (
+    ALLOWED_BITS,
+    FLOAT_BITS,
+    GUIDANCE,
+    MOST_GUIDANCE,
+    MOST_INPUTS,
+    MOST_ITERATIONS,
+)
 from ..utils.kinds import Checked, Flag, Maybe, Number, OneOf, Pair, Patterns, Whole, setting
 from .timestep_rules import EXAMPLES, Rule, TimestepRule, Uniform
 
@@ -84,7 +91,7 @@ class Calibration(Checked):
     )
     guidance: float = setting(
         GUIDANCE,
-        Number(),
+        Number(0, MOST_GUIDANCE),
         "Scale of classifier-free guidance, for pipelines that draw from a text. 1 or less: no guidance.",
     )
     cache_bits: int = setting(
@@ -94,7 +101,7 @@ class Calibration(Checked):
     )
     samples: int = setting(
         5120,
-        Whole(1),
+        Whole(1, MOST_INPUTS),
         "Total number of calibration inputs. With guidance, half are conditional and half unconditional.",
     )
 
@@ -125,9 +132,11 @@ class Rounding(Checked):
         "lr_step_sizes. Not in the paper. The file stays as small, and much of what rounding loses is "
         "regained.",
     )
-    iterations: int = setting(20_000, Whole(1), "Iterations in which each unit learns its rounding.")
+    iterations: int = setting(
+        20_000, Whole(1, MOST_ITERATIONS), "Iterations in which each unit learns its rounding."
+    )
     batch_size: int = setting(
-        32, Whole(1), "Calibration inputs in each iteration, here and in all later learning."
+        32, Whole(1, MOST_INPUTS), "Calibration inputs in each iteration, here and in all later learning."
     )
     lr: float = setting(1e-3, Number(0, zero=False), "Adam's learning rate on the rounding variables V.")
     regularization: float = setting(0.01, Number(0), "Weight of the rounding regularizer.")
@@ -155,7 +164,7 @@ class StepSizes(Checked):
     )
     step_size_iterations: int = setting(
         5_000,
-        Whole(0),
+        Whole(0, MOST_ITERATIONS),
         "Iterations in which each unit learns its activations' step sizes. 0 keeps the observed ranges.",
     )
     second_pass: bool = setting(
@@ -179,7 +188,7 @@ class WholeNetwork(Checked):
 
     network_iterations: int = setting(
         0,
-        Whole(0),
+        Whole(0, MOST_ITERATIONS),
         "Iterations after the last unit, in which the codes, scales and biases of all quantized layers are "
         "learned together. 0: none. Needs as much memory as training the network on one batch.",
     )
@@ -199,7 +208,7 @@ class BiasCorrectionStage(Checked):
 
     bias_correction_images: int = setting(
         0,
-        Whole(0),
+        Whole(0, MOST_INPUTS),
         "Images that both networks draw at the end, as the calibration set was drawn. The last layer's bias "
         "then gives both the same brightness. 0: none. Takes three runs of the sampler, and one more for "
         "each channel.",

@@ -209,32 +209,3 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # the folder existed before, or it holds the new files
             folder.rmdir()
-
-
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder next to ``folder`` to fill, and rename it to ``folder`` when the block ends.
-
-    So ``folder`` is complete or absent, even after a kill. What a killed process left is removed first. If
-    the block raises an error, nothing stays. Missing parent folders are created, and removed after an error.
-
-    Raises:
-        FileExistsError: ``folder`` is a file, or is not empty.
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
-    for left in folder.parent.glob(f"{TEMPORARY}????????-{folder.name}"):
-        remove(left)
-    temporary = temporary_beside(folder)
-    with made_folder(folder.parent):
-        try:
-            temporary.mkdir()
-            yield temporary
-            sync_all(temporary)
-            if folder.is_dir():
-                folder.rmdir()
-            os.replace(temporary, folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)

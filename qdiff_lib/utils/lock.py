@@ -3,16 +3,20 @@
 The lock is the file ``qdiff.lock`` in the folder. The file also marks a folder that ``quantize`` made. A
 folder with other files and without the mark belongs to somebody else, and is never changed. On systems
 without such locks (Windows, some network drives) the mark works, but a second process is not kept out.
+
+``new_folder`` locks the folder that it fills, without a file in it.
 """
 
 import contextlib
+import glob
 import os
+import shutil
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from .files import made_folder
+from .files import TEMPORARY, made_folder, remove, sync_all, sync_folder, temporary_beside
 
 try:
     import fcntl
@@ -126,4 +130,60 @@ def _release(folder: Path, descriptor: int | None) -> None:
             (folder / LOCK).unlink()
             folder.rmdir()
     if descriptor is not None:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder next to ``folder`` to fill, and rename it to ``folder`` when the block ends.
+
+    So ``folder`` is complete or absent, even after a kill. What a killed process left is removed first. If
+    the block raises an error, nothing stays. Missing parent folders are created, and removed after an error.
+
+    Raises:
+        FileExistsError: ``folder`` is a file, is not empty, or is being filled by another process or thread.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; name a new folder")
+    for left in folder.parent.glob(f"{TEMPORARY}????????-{glob.escape(folder.name)}"):
+        with _filled(left, folder):
+            remove(left)
+    temporary = temporary_beside(folder)
+    with made_folder(folder.parent):
+        try:
+            temporary.mkdir()
+            with _filled(temporary, folder):
+                yield temporary
+                sync_all(temporary)
+                if folder.is_dir():
+                    folder.rmdir()
+                os.replace(temporary, folder)
+                sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _filled(temporary: Path, folder: Path) -> Iterator[None]:
+    """Lock a temporary folder within the block. It will be renamed to ``folder``.
+
+    Raises:
+        FileExistsError: another process or thread has locked it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileExistsError(
+                f"{folder} is being written by another process; name a new folder"
+            ) from error
+        except OSError:  # no locks on this disk
+            pass
+        yield
+    finally:
         os.close(descriptor)

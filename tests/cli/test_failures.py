@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save
 
 from qdiff_lib.cli.failures import LACKING, LONGEST, during, explained, one_line
 
@@ -79,6 +80,13 @@ def test_our_own_errors_are_told_as_they_are(kind):
     assert (
         explained(raised(kind("n=0 must be at least 1;\n use 1")), SAMPLE) == "n=0 must be at least 1; use 1"
     )
+
+
+def test_an_error_of_a_library_is_not_taken_for_our_own():
+    with pytest.raises(ValueError) as stop, during("writing a.png"):
+        save("no tensors")
+    line = explained(stop.value, SAMPLE)
+    assert line.startswith("while writing a.png: ValueError: Expected a dict") and "--traceback" in line
 
 
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError, SafetensorError, RecursionError, AssertionError])

@@ -15,6 +15,7 @@ from diffusers import (
     KarrasVeScheduler,
     PNDMPipeline,
     PNDMScheduler,
+    RePaintScheduler,
     ScoreSdeVePipeline,
     ScoreSdeVeScheduler,
     UniPCMultistepScheduler,
@@ -122,6 +123,10 @@ def test_the_width_of_a_text():
 
 UNFIT = {
     "no-step": (lambda: ScoreSdeVePipeline(unet2d(), ScoreSdeVeScheduler()), "does not go from one time"),
+    "needs-more": (
+        lambda: DDPMPipeline(unet2d(), RePaintScheduler()),
+        "cannot drive a RePaintScheduler, whose steps need original_image, mask: use the sampler 'ddim'",
+    ),
     "no-times": (lambda: KarrasVePipeline(unet2d(), KarrasVeScheduler()), "does not go from one time"),
     "no-generator": (
         lambda: DDPMPipeline(unet2d(), UniPCMultistepScheduler()),

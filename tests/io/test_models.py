@@ -283,6 +283,12 @@ def test_damaged_components_are_named(damage, message, text_model, tmp_path):
         models.load(tmp_path / "copy")
 
 
+def test_a_failed_import_is_no_fault_of_the_folder():
+    with pytest.raises(ValueError, match=r"cannot be loaded .*: a package that it needs is missing"):
+        with models.in_words("name_or_path='x'"):
+            raise RuntimeError("Failed to import") from ImportError("failed to map segment")
+
+
 def test_a_text_model_without_transformers(tmp_path, monkeypatch):
     entries = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(entries))

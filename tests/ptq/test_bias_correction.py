@@ -146,6 +146,20 @@ def test_what_cannot_be_corrected_is_said_in_the_report_and_at_the_terminal(monk
     assert_same_tensors(snapshot(made.unet), before)
 
 
+def test_a_channel_that_does_not_answer_is_said_while_the_others_are_corrected(monkeypatch, capsys):
+    pipe, how = ddim(unet2d(in_channels=2, out_channels=2)), recipe(weights=8)
+    made = quantized(pipe, how.replace(bias_correction_images=0))
+    images = how.bias_correction.bias_correction_images
+    done = BiasCorrection(pipe, made, random_inputs(pipe.unet, 8), images, how.calibration, Run(how.seed))
+    bias, done.reference = last_bias(made.unet).fill_(0.5), torch.zeros(IMAGES, 2, 8, 8)
+    answers = torch.tensor([1.0, 0.0])
+    monkeypatch.setattr(done, "draw", lambda _: done.reference + (bias * answers).view(1, 2, 1, 1))
+    note = done.run(0).note
+    assert note == "1 of 2 channels do not answer to the last bias"
+    assert f"{NAME}: {note}" in capsys.readouterr().err
+    torch.testing.assert_close(bias, torch.tensor([0.0, 0.5]))
+
+
 def test_a_step_that_does_not_help_is_taken_back(monkeypatch):
     pipe = ddim()
     before = quantized(pipe, recipe(bias_correction_images=0))

@@ -159,7 +159,7 @@ def test_the_budget_of_a_network_on_a_gpu():
     assert budget.on.type == "cuda" and abs(budget.device - max(0, free - LEFT_FREE)) < 2**28
 
 
-def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):
+def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path, monkeypatch):
     found, work = traced(unet2d()), tmp_path / "not" / "yet"
     enough = max(cached_bytes(found, 1))
     beyond = shutil.disk_usage(tmp_path).total // enough + 1
@@ -167,9 +167,9 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):
     check_disk(found, beyond, Budget(0, beyond * enough), work)  # all on the device
     with pytest.raises(ValueError, match=rf"on {beyond:,} inputs may write up to .* GB to '{tmp_path}'"):
         check_disk(found, beyond, Budget(GIB), work)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ValueError, match="fewer samples"):
-        recipe = Recipe.qdiffusion(**{**SMALL, "samples": beyond})
-        quantize(ddim(), recipe, work=work, progress=False)
+        quantize(ddim(), Recipe.qdiffusion(**SMALL), work=work, memory_gb=0, progress=False)
     assert not work.exists()
 
 

@@ -18,10 +18,17 @@ from qdiff_lib.quantizers.range_finders import RANGES
 from qdiff_lib.recipes.parts import RANGE_FINDERS, ROUNDINGS, SAMPLERS
 from qdiff_lib.recipes.recipe import EXTRAS, METHODS, PART_OF, PARTS, PROFILES, Recipe, profile_numbers
 from qdiff_lib.recipes.timestep_rules import RULES, First, Last, Middle, Normal, Single, Uniform
-from qdiff_lib.utils.constants import ALLOWED_BITS, FLOAT_BITS, LAST_SEED
+from qdiff_lib.utils.constants import (
+    ALLOWED_BITS,
+    FLOAT_BITS,
+    LAST_SEED,
+    MOST_GUIDANCE,
+    MOST_INPUTS,
+    MOST_ITERATIONS,
+)
 
 bits = st.sampled_from([*ALLOWED_BITS, FLOAT_BITS])
-counts = st.integers(1, 10**6)
+counts = st.integers(1, MOST_INPUTS)
 shares = st.floats(0, 1)
 rates = st.floats(1e-30, 1e3)
 names = st.lists(st.text(max_size=8), max_size=3).map(tuple)
@@ -67,7 +74,7 @@ VALUES = dict(
     network_iterations=st.integers(0, 10**6),
     lr_network=rates,
     lr_codes=rates,
-    bias_correction_images=st.integers(0, 10**6),
+    bias_correction_images=st.integers(0, MOST_INPUTS),
     seed=st.integers(0, LAST_SEED),
 )
 changes = st.fixed_dictionaries({}, optional=VALUES)
@@ -237,13 +244,18 @@ WIDTHS = "2, 3, 4, 5, 6, 7, 8, 16, 32"
         ("rounding_start", "code", "'fraction', 'gptq'"),
         ("sampler", "heun", "'ddim', 'ddim-quadratic', 'plms', 'dpm++', or None"),
         ("steps", 0, "at least 1"),
-        ("samples", -5, "at least 1"),
-        ("iterations", 0, "at least 1"),
-        ("batch_size", 0, "at least 1"),
         *(
-            (f, -1, "at least 0")
-            for f in ("step_size_iterations", "network_iterations", "bias_correction_images")
+            (field, value, f"from 1 to {MOST_INPUTS}")
+            for field in ("samples", "batch_size")
+            for value in (-5, 0, MOST_INPUTS + 1, 10**400)
         ),
+        *(("iterations", value, f"from 1 to {MOST_ITERATIONS}") for value in (0, MOST_ITERATIONS + 1)),
+        *(
+            (field, value, f"from 0 to {MOST_ITERATIONS}")
+            for field in ("step_size_iterations", "network_iterations")
+            for value in (-1, MOST_ITERATIONS + 1)
+        ),
+        *(("bias_correction_images", value, f"from 0 to {MOST_INPUTS}") for value in (-1, MOST_INPUTS + 1)),
         *(
             (field, value, "from 0 to 1")
             for field in ("eta", "warmup")
@@ -259,7 +271,7 @@ WIDTHS = "2, 3, 4, 5, 6, 7, 8, 16, 32"
             for field in ("lr", "lr_step_sizes")
             for value in (0, -1e-3, float("nan"), float("inf"))
         ),
-        *(("guidance", float(value), "a number that is finite") for value in ("nan", "inf")),
+        *(("guidance", float(value), f"from 0 to {MOST_GUIDANCE}") for value in ("nan", "inf", "-1", "1e38")),
         *(
             ("beta", value, "a pair, each a number above 0")
             for value in ((float("nan"), 1.0), (8, float("inf")), (8, 0), (8,), (8, 4, 1))

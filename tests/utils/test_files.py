@@ -12,7 +12,6 @@ from qdiff_lib.utils.files import (
     TEMPORARY,
     atomic_path,
     check_writable,
-    new_folder,
     remove_temporaries,
     sha256,
     write_json,
@@ -88,27 +87,6 @@ def test_only_temporary_files_are_removed(tmp_path):
         path.write_text("")
     remove_temporaries(tmp_path)
     assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
-
-
-def test_a_new_folder_is_complete_or_absent(tmp_path):
-    new = tmp_path / "above" / "new"
-    with pytest.raises(RuntimeError, match="stop"):
-        with new_folder(new) as temporary:
-            (temporary / "a").write_text("half")
-            raise RuntimeError("stop")
-    assert list(tmp_path.iterdir()) == []
-    left = new.with_name(f"{TEMPORARY}01234567-new")  # as a killed process leaves it
-    left.mkdir(parents=True)
-    new.mkdir()  # an empty one may be there
-    with new_folder(new) as temporary:
-        (temporary / "unet").mkdir()
-        (temporary / "unet" / "a").write_text("whole")
-        assert not any(new.iterdir())
-    assert (new / "unet" / "a").read_text() == "whole" and list(new.parent.iterdir()) == [new]
-    for taken in (new, new / "unet" / "a"):
-        with pytest.raises(FileExistsError, match="name a new folder"):
-            with new_folder(taken):
-                pass
 
 
 def test_what_can_be_written_leaves_no_trace(tmp_path):

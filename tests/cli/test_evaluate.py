@@ -1,0 +1,42 @@
+"""The command ``evaluate``: what cannot be compared is refused before anything is drawn."""
+
+import pytest
+from latent_models import stable_diffusion
+from tiny_models import ddim, unet2d
+
+from qdiff_lib.cli import main as cli
+from qdiff_lib.evaluation import features, reference_images
+
+MODELS = {"grey": ddim, "wide": lambda: ddim(unet2d(sample_size=16)), "texts": stable_diffusion}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Models that need no files; to draw with them fails the test."""
+    monkeypatch.setattr(cli, "load_for", lambda args, name: MODELS[name]())
+    monkeypatch.setattr(cli, "draw", lambda *args, **kwargs: pytest.fail("it was drawn"))
+
+
+def refused(capsys, *more: str) -> str:
+    """The one line with which the command ends."""
+    assert cli.main(["evaluate", "--model", "grey", *more]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+@pytest.mark.parametrize("other", ["wide", "texts"])
+def test_another_original(other, capsys):
+    line = refused(capsys, "--original", other)
+    assert f"--original {other}: " in line and "name the model that was quantized" in line
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(features, "extractor_named"), (reference_images, "test_images")]
+)
+def test_files_that_a_score_lacks(module, name, monkeypatch, capsys):
+    def missing(*_):
+        raise FileNotFoundError(f"{name} is missing: get it again")
+
+    monkeypatch.setattr(module, name, missing)
+    assert f"{name} is missing" in refused(capsys, "--against", "fashion-mnist")
