@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.distributed import TCPStore
 
 from qdiff_lib.utils.processes import started
@@ -29,12 +30,12 @@ def together(count: int, function: Callable, *given: Any, silent: int | None = N
 
     Raises TimeoutError after ``PATIENCE`` seconds.
     """
-    answers, ports = FORKS.Queue(), FORKS.Queue()
+    answers, ports, threads = FORKS.Queue(), FORKS.Queue(), torch.get_num_threads()
     launcher = FORKS.Process(target=keep_store, args=(ports,), daemon=True)
     launcher.start()
     port = ports.get(timeout=PATIENCE)
     workers = [
-        FORKS.Process(target=work, args=(answers, number, count, port, function, given), daemon=True)
+        FORKS.Process(target=work, args=(answers, number, count, port, threads, function, given), daemon=True)
         for number in range(count)
     ]
     for worker in workers:
@@ -62,15 +63,13 @@ def keep_store(ports) -> None:
     time.sleep(10 * PATIENCE)
 
 
-def work(answers, number: int, count: int, port: int, function: Callable, given: tuple) -> None:
-    """What each process does."""
-    import torch
-
-    torch.set_num_threads(1)
+def work(answers, number: int, count: int, port: int, threads: int, function: Callable, given: tuple) -> None:
+    """What each process does. It has as many threads as this one, as sums depend on their number."""
+    torch.set_num_threads(threads)
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": str(threads)}
     try:
         answer = function(started(cpu=True), *given)
     except Exception as error:
