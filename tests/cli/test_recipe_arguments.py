@@ -104,10 +104,10 @@ def test_none_and_nothing_can_be_given(argv, name, value):
 @pytest.mark.parametrize(
     ("argv", "value", "allowed"),
     [
-        (["--samples", "0"], "'0'", "an integer of at least 1"),
-        (["--samples", "1e3"], "'1e3'", "an integer of at least 1"),
-        (["--iterations", "ten"], "'ten'", "an integer of at least 1"),
-        (["--step-size-iterations", "-1"], "'-1'", "an integer of at least 0"),
+        (["--samples", "0"], "'0'", "an integer from 1 to "),
+        (["--samples", "1e3"], "'1e3'", "an integer from 1 to "),
+        (["--iterations", "ten"], "'ten'", "an integer from 1 to "),
+        (["--step-size-iterations", "-1"], "'-1'", "an integer from 0 to "),
         (["--lr", "nan"], "'nan'", "a number above 0"),
         (["--lr", "-1"], "'-1'", "a number above 0"),
         (["--regularization", "inf"], "'inf'", "a number of at least 0"),

@@ -70,11 +70,11 @@ def test_samplers_that_take_no_eta(text_pipe, sampler, kind):
 @pytest.mark.parametrize(
     "guidance, error, message",
     [
-        ("7.5", TypeError, "guidance='7.5' must be a number that is finite"),
-        (None, TypeError, "guidance=None must be a number that is finite"),
-        (True, TypeError, "guidance=True must be a number that is finite"),
-        (math.nan, ValueError, "guidance=nan must be a number that is finite"),
-        (math.inf, ValueError, "guidance=inf must be a number that is finite"),
+        ("7.5", TypeError, "guidance='7.5' must be a number from 0 to 1000"),
+        (None, TypeError, "guidance=None must be a number from 0 to 1000"),
+        (True, TypeError, "guidance=True must be a number from 0 to 1000"),
+        (math.nan, ValueError, "guidance=nan must be a number from 0 to 1000"),
+        (math.inf, ValueError, "guidance=inf must be a number from 0 to 1000"),
     ],
 )
 def test_guidance_that_is_no_number(text_pipe, guidance, error, message):
