@@ -36,6 +36,7 @@ def executed(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[str
     return torch.from_numpy(compiled([x.numpy()])[0].copy()), kinds
 
 
+@needs_openvino
 def test_signals_are_handled_after_a_network_is_freed_in_another_thread():
     program = """
 import faulthandler, signal, threading

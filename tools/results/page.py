@@ -33,7 +33,7 @@ writes the page and its plots. `make tables` records the results, and continues 
 - Larger is better for IS and SNR. Smaller is better for all others.
 - Do not compare Fréchet distances or KIDs of different features, or of different n.
 - Each table names the commits of the code that made it. Two of them, 803041c and ac5eaf5, are not in this
-  repository's history. Their code is close to that of the commits of the same day.
+  repository's history.
 
 [Notation and glossary](docs/notation.md) explains more terms.
 """
