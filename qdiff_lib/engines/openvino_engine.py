@@ -26,6 +26,12 @@ from .exported import PositionalNetwork, exported_network
 from .openvino_graph import simplified
 
 PRECISIONS = ("f32", "bf16")
+EXPORTS = ("quantizers", "modules", "graph", "engines")  # packages that decide what is exported
+    "quantizers",
+    "modules",
+    "graph",
+    "engines",
+)  # the packages whose code an exported network depends on
 EXAMPLE_BATCH = 2  # exporters treat a batch of 1 as a special case
 
 
@@ -132,7 +138,8 @@ class OpenVINONetwork:
     def identity(self, key: tuple) -> str:
         """Return a hash of all that decides the exported model."""
         config = {name: value for name, value in self.unet.config.items() if name != "quantization_config"}
-        code = sources_hash(sorted(Path(__file__).parent.glob("*.py")))
+        library = Path(__file__).parents[1]
+        code = sources_hash(sorted(path for part in EXPORTS for path in (library / part).glob("*.py")))
         made_by = [config, structure(self.unet), key, code, torch.__version__, openvino.__version__]
         return tensors_hash(self.unet.state_dict(), made_by)[:32]
 

@@ -10,16 +10,26 @@ from qdiff_lib.evaluation import features, reference_images
 MODELS = {"grey": ddim, "wide": lambda: ddim(unet2d(sample_size=16)), "texts": stable_diffusion}
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with the models."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, make in MODELS.items():
+        make().save_pretrained(folder / name)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Models that need no files; to draw with them fails the test."""
-    monkeypatch.setattr(cli, "load_for", lambda args, name: MODELS[name]())
+def undrawn(monkeypatch, saved):
+    """To draw fails the test."""
+    monkeypatch.chdir(saved)
     monkeypatch.setattr(cli, "draw", lambda *args, **kwargs: pytest.fail("it was drawn"))
 
 
 def refused(capsys, *more: str) -> str:
     """The one line with which the command ends."""
-    assert cli.main(["evaluate", "--model", "grey", *more]) == 2
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--model", "./grey", *more]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     return line
@@ -27,8 +37,8 @@ def refused(capsys, *more: str) -> str:
 
 @pytest.mark.parametrize("other", ["wide", "texts"])
 def test_another_original(other, capsys):
-    line = refused(capsys, "--original", other)
-    assert f"--original {other}: " in line and "name the model that was quantized" in line
+    line = refused(capsys, "--original", f"./{other}")
+    assert f"--original ./{other}: " in line and "name the model that was quantized" in line
 
 
 @pytest.mark.parametrize(

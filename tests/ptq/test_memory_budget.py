@@ -1,6 +1,7 @@
 """What a calibration caches and what fitting a unit takes: foretold, measured, and at the size of SD v1.4."""
 
 import copy
+import itertools
 import json
 import random
 import re
@@ -47,6 +48,7 @@ from qdiff_lib.ptq.run import Run
 from qdiff_lib.recipes.paper_networks import SD_V1_4
 from qdiff_lib.recipes.presets import PRESETS
 from qdiff_lib.recipes.recipe import PROFILES
+from qdiff_lib.utils.constants import MOST_INPUTS
 
 ROOT = Path(__file__).parents[2]
 FLOAT_BYTES = 4
@@ -159,17 +161,23 @@ def test_the_budget_of_a_network_on_a_gpu():
     assert budget.on.type == "cuda" and abs(budget.device - max(0, free - LEFT_FREE)) < 2**28
 
 
-def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path, monkeypatch):
-    found, work = traced(unet2d()), tmp_path / "not" / "yet"
-    enough = max(cached_bytes(found, 1))
-    beyond = shutil.disk_usage(tmp_path).total // enough + 1
+def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path):
+    work, total = tmp_path / "not" / "yet", shutil.disk_usage(tmp_path).total
+    sizes = (2**k for k in itertools.count(6))  # the images are so large that a recipe may ask for enough
+    unets = (unet2d(sample_size=size) for size in sizes)
+    unet, enough = next(
+        (unet, enough)
+        for unet in unets
+        if (enough := max(cached_bytes(traced(unet), 1))) * MOST_INPUTS > total
+    )
+    found, beyond = traced(unet), total // enough + 1
     check_disk(found, beyond, Budget(beyond * enough), work)  # all in RAM
     check_disk(found, beyond, Budget(0, beyond * enough), work)  # all on the device
     with pytest.raises(ValueError, match=rf"on {beyond:,} inputs may write up to .* GB to '{tmp_path}'"):
         check_disk(found, beyond, Budget(GIB), work)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    recipe = Recipe.qdiffusion(**{**SMALL, "samples": beyond})
     with pytest.raises(ValueError, match="fewer samples"):
-        quantize(ddim(), Recipe.qdiffusion(**SMALL), work=work, memory_gb=0, progress=False)
+        quantize(ddim(unet), recipe, work=work, progress=False)
     assert not work.exists()
 
 
