@@ -27,11 +27,6 @@ from .openvino_graph import simplified
 
 PRECISIONS = ("f32", "bf16")
 EXPORTS = ("quantizers", "modules", "graph", "engines")  # packages that decide what is exported
-    "quantizers",
-    "modules",
-    "graph",
-    "engines",
-)  # the packages whose code an exported network depends on
 EXAMPLE_BATCH = 2  # exporters treat a batch of 1 as a special case
 
 
