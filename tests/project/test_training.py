@@ -210,13 +210,18 @@ def test_a_killed_training_ends_with_the_same_bits(name, script, monkeypatch, da
         assert not [path for path in whole.rglob("config.json") if "_name_or_path" in path.read_text()]
 
 
-def test_a_training_by_the_clock_ends_at_its_time(script, monkeypatch, data):
+def trained_by_the_clock(script, monkeypatch, data, name, seconds):
+    """The record of a training that ends after ``seconds``."""
     monkeypatch.setattr(sys, "argv", [
-        "train_ddpm.py", "--seconds", "0.5", "--batch-size", "4", "--device", "cpu", "--data", str(data),
-        "--work", str(data / "clock/work"), "--out", str(data / "clock/out"),
+        "train_ddpm.py", "--seconds", seconds, "--batch-size", "4", "--device", "cpu", "--data", str(data),
+        "--work", str(data / name / "work"), "--out", str(data / name / "out"),
     ])  # fmt: skip
     script("train_ddpm").main()
-    record = json.loads((data / "clock/out/training.json").read_text())
+    return json.loads((data / name / "out/training.json").read_text())
+
+
+def test_a_training_by_the_clock_ends_at_its_time(script, monkeypatch, data):
+    record = trained_by_the_clock(script, monkeypatch, data, "clock", "0.5")
     assert record["steps"] >= 1 and "--seconds 0.5 --batch-size 4" in record["command"]
 
 
@@ -225,12 +230,7 @@ def test_the_last_step_before_the_end_of_the_time_is_kept(script, monkeypatch, d
     clock = itertools.count(step=0.4)
     monkeypatch.setattr(script("fitting"), "CHECKPOINT_SECONDS", 1e9)
     monkeypatch.setattr(script("fitting").time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(sys, "argv", [
-        "train_ddpm.py", "--seconds", "1", "--batch-size", "4", "--device", "cpu", "--data", str(data),
-        "--work", str(data / "end/work"), "--out", str(data / "end/out"),
-    ])  # fmt: skip
-    script("train_ddpm").main()
-    record = json.loads((data / "end/out/training.json").read_text())
+    record = trained_by_the_clock(script, monkeypatch, data, "end", "1")
     assert record["steps"] >= 1 and record["losses"]
 
 
