@@ -10,8 +10,9 @@ network takes ``batch`` images. ``STEPS`` calls make an image; the scheduler's a
 Variants take turns. Each has bf16 norms and activations, and the channels last in memory. "Graph" is one
 CUDA graph of all kernels, which takes away the time between them; "compiled" is that of ``torch.compile``.
 
-Compiling takes far longer than measuring. Several processes, one for each network, can compile beside each
-other and then measure one after the other: ``--meet FOLDER COUNT`` makes each wait for all.
+Compiling takes far longer than measuring. So there are two stages: first all variants but the compiled ones
+are measured and written, then all. Several processes, one for each network, can compile beside each other and
+then measure one after the other: ``--meet FOLDER COUNT`` makes each wait for all.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ from qdiff_lib.recipes.parts import Grids
 from qdiff_lib.utils.files import write_json
 from qdiff_lib.utils.provenance import provenance
 
+STAGES = (("bf16", "triton", "bf16 graph", "triton graph"), ("bf16 compiled", "triton compiled"))
+PATIENCE = 120  # seconds that a process waits for the others
 STEPS = 50  # calls of the network for an image
 RANGE = 8.0  # activations are quantized from -RANGE / 2 to RANGE / 2
 GRIDS = Grids(weights=4, activations=8, edge_bits=16, quantize_attention=False)
@@ -84,23 +87,18 @@ def quantized(unet: nn.Module) -> nn.Module:
     return made
 
 
-def variants(unet: nn.Module, batch: int, inputs: dict, compiled: bool) -> dict[str, Callable[[], nn.Module]]:
-    """What is compared, by name; each builds its network on the device of ``unet`` (in float32)."""
-
-    def floats() -> nn.Module:
-        return copied(unet).to(torch.bfloat16, memory_format=torch.channels_last)
-
-    def integers() -> nn.Module:
-        made = quantized(unet).to(torch.bfloat16, memory_format=torch.channels_last)
-        return triton_network(made, batch=batch)
-
-    found = {"bf16": floats, "triton": integers}
-    if compiled:
-        found["bf16 graph"] = lambda: Graph(floats(), inputs)
-        found["triton graph"] = lambda: Graph(integers(), inputs)
-        found["bf16 compiled"] = lambda: torch.compile(floats(), mode="reduce-overhead", dynamic=False)
-        found["triton compiled"] = lambda: torch.compile(integers(), mode="reduce-overhead", dynamic=False)
-    return found
+def variant(name: str, unet: nn.Module, batch: int, inputs: dict) -> nn.Module:
+    """The network of a variant, on the device of ``unet`` (in float32)."""
+    if name.startswith("triton"):
+        integers = quantized(unet).to(torch.bfloat16, memory_format=torch.channels_last)
+        network = triton_network(integers, batch=batch)
+    else:
+        network = copied(unet).to(torch.bfloat16, memory_format=torch.channels_last)
+    if name.endswith("graph"):
+        return Graph(network, inputs)
+    if name.endswith("compiled"):
+        return torch.compile(network, mode="reduce-overhead", dynamic=False)
+    return network
 
 
 class Graph(nn.Module):
@@ -149,22 +147,21 @@ class Prepared:
 
 
 @torch.no_grad()
-def prepare(unet: nn.Module, batch: int, device: str) -> Prepared:
-    """Make each variant at one batch size, call it, and measure its memory."""
-    made = Prepared(batch, inputs_of(unet, batch), {}, {})
-    for name, make in variants(unet, batch, made.inputs, compiled=device == "cuda").items():
+def prepare(prepared: Prepared, names: Iterable[str], unet: nn.Module, device: str) -> None:
+    """Make these variants, call each, and measure its memory."""
+    batch, inputs = prepared.batch, prepared.inputs
+    for name in names:
         before, start = allocated(device), time.perf_counter()
-        network = made.networks[name] = make()
-        made.results[name] = first_call(network, made.inputs, device, before)
-        made.results[name]["seconds_to_prepare"] = time.perf_counter() - start
+        network = prepared.networks[name] = variant(name, unet, batch, inputs)
+        result = prepared.results[name] = first_call(network, inputs, device, before)
+        result["seconds_to_prepare"] = time.perf_counter() - start
         if "triton" in name:
             reports = layer_reports(network)
-            made.results[name]["layers"] = dict(Counter(report.runs_in for report in reports))
-            made.results[name]["reasons"] = [vars(report) for report in reports if report.reason]
-        kinds = made.results[name].get("layers", "")
-        spent, took = time.perf_counter() - start, seconds(network, made.inputs, device, 5)
+            result["layers"] = dict(Counter(report.runs_in for report in reports))
+            result["reasons"] = [vars(report) for report in reports if report.reason]
+        spent, took = time.perf_counter() - start, seconds(network, inputs, device, 5)
+        kinds = result.get("layers", "")
         print(f"{name}, batch {batch}: ready after {spent:.0f} s; {1000 * took:.2f} ms {kinds}", flush=True)
-    return made
 
 
 @torch.no_grad()
@@ -181,19 +178,26 @@ def measure(prepared: Prepared, device: str, rounds: int, calls: int) -> dict:
 
 
 @contextmanager
-def alone(meet: list[str] | None, name: str) -> Iterator[None]:
-    """Wait until ``COUNT`` processes are ready, and then be the only one that measures."""
+def alone(meet: list[str] | None, stage: str, name: str) -> Iterator[None]:
+    """Wait until ``COUNT`` processes are ready, be the only one that measures, and wait until all have."""
     if meet is None:
         yield
         return
-    folder, count = Path(meet[0]), int(meet[1])
+    folder, count = Path(meet[0]) / stage, int(meet[1])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.ready").touch()
-    while len(list(folder.glob("*.ready"))) < count:
-        time.sleep(0.2)
+    wait(folder, f"{name}.ready", count)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    wait(folder, f"{name}.done", count)
+
+
+def wait(folder: Path, sign: str, count: int) -> None:
+    """Leave a sign, and wait for ``count`` of its kind, or until ``PATIENCE`` is over."""
+    (folder / sign).touch()
+    until = time.monotonic() + PATIENCE
+    while len(list(folder.glob(f"*{Path(sign).suffix}"))) < count and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 def first_call(network: nn.Module, inputs: dict, device: str, before: int) -> dict:
@@ -232,17 +236,21 @@ def main() -> None:
     args = parse()
     networks = {"tiny": (lambda: TINY, (1,))} if args.quick else NETWORKS
     device, rounds, calls = ("cpu", 2, 1) if args.quick else ("cuda", 7, 10)
+    stages = {"first": STAGES[0][:2]} if args.quick else dict(zip(("first", "all"), STAGES, strict=True))
     command = shlex.join(["python", "benchmarks/gpu_engines.py", *sys.argv[1:]])
     for name in networks if args.quick else args.only:
         config, batches = networks[name]
         torch.manual_seed(0)
         unet = build(config()).to(device)
-        prepared = [prepare(unet, batch, device) for batch in args.batches or batches]
-        with alone(args.meet, name):
-            measured = [measure(each, device, rounds, calls) for each in prepared]
-            found = json.loads(args.out.read_text()) if args.out.exists() else {}
-            found[name] = {"measured": provenance(command), "quick": args.quick, "results": measured}
-            write_json(args.out, found)
+        prepared = [Prepared(n, inputs_of(unet, n), {}, {}) for n in args.batches or batches]
+        for stage, variants in stages.items():
+            for each in prepared:
+                prepare(each, variants, unet, device)
+            with alone(args.meet, stage, name):
+                measured = [measure(each, device, rounds, calls) for each in prepared]
+                found = json.loads(args.out.read_text()) if args.out.exists() else {}
+                found[name] = {"measured": provenance(command), "quick": args.quick, "results": measured}
+                write_json(args.out, found)
         for each in measured:
             times = {key: f"{value['seconds_per_image']:.4f}" for key, value in each["variants"].items()}
             print(f"{name}, {each['batch']} images at a time, seconds per image: {times}", flush=True)

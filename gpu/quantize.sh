@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Quantize the CIFAR-10 network of gpu/train.sh, one recipe after the other, and draw images with each.
 source "$(dirname "$0")/common.sh"
-LIMIT=${LIMIT:-150}
-QUANTIZATION=${QUANTIZATION:---samples 1024 --iterations 100 --steps 50 --images 2000}
+LIMIT=${LIMIT:-170}
+QUANTIZATION=${QUANTIZATION:---samples 1024 --iterations 260 --steps 50 --images 2000}
 W=${W:-build/gpu}
 measure() { # measure NAME METHOD BITS
 	# shellcheck disable=SC2086
