@@ -45,7 +45,7 @@ from qdiff_lib.recipes.parts import Grids
 from qdiff_lib.utils.files import write_json
 from qdiff_lib.utils.provenance import provenance
 
-STAGES = (("bf16", "triton", "bf16 graph", "triton graph"), ("bf16 compiled", "triton compiled"))
+STAGES = (("bf16", "integers", "bf16 graph", "integers graph"), ("bf16 compiled", "integers compiled"))
 PATIENCE = 120  # seconds that a process waits for the others
 STEPS = 50  # calls of the network for an image
 RANGE = 8.0  # activations are quantized from -RANGE / 2 to RANGE / 2
@@ -89,9 +89,9 @@ def quantized(unet: nn.Module) -> nn.Module:
 
 def variant(name: str, unet: nn.Module, batch: int, inputs: dict) -> nn.Module:
     """The network of a variant, on the device of ``unet`` (in float32)."""
-    if name.startswith("triton"):
-        integers = quantized(unet).to(torch.bfloat16, memory_format=torch.channels_last)
-        network = triton_network(integers, batch=batch)
+    if name.startswith("integers"):
+        made = quantized(unet).to(torch.bfloat16, memory_format=torch.channels_last)
+        network = triton_network(made, batch=batch)
     else:
         network = copied(unet).to(torch.bfloat16, memory_format=torch.channels_last)
     if name.endswith("graph"):
@@ -155,7 +155,7 @@ def prepare(prepared: Prepared, names: Iterable[str], unet: nn.Module, device: s
         network = prepared.networks[name] = variant(name, unet, batch, inputs)
         result = prepared.results[name] = first_call(network, inputs, device, before)
         result["seconds_to_prepare"] = time.perf_counter() - start
-        if "triton" in name:
+        if "integers" in name:
             reports = layer_reports(network)
             result["layers"] = dict(Counter(report.runs_in for report in reports))
             result["reasons"] = [vars(report) for report in reports if report.reason]

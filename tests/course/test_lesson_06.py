@@ -8,7 +8,6 @@ from tiny_models import ddim
 from qdiff_lib.course import integer_speed
 from qdiff_lib.course.figures import lesson_06 as figures
 from qdiff_lib.course.integer_speed import Execution, Product, Speed
-from qdiff_lib.course.recorded import if_recorded
 from qdiff_lib.engines.run import why_missing
 
 KINDS = {"products": 6.0, "moving data": 1.0, "means of norms": 1.0, "element-wise": 2.0}
@@ -69,12 +68,14 @@ def test_tables_of_recorded_results():
     times = {"torch fp32": {"median": 30.0}, "OpenVINO integers": {"median": 10.0}}
     lines = figures.speed_table([{"network": "wide", "batch": 8, "milliseconds": times}]).splitlines()
     assert lines[0] == "wide, 8 images a call" and "3.00 times torch fp32" in lines[2]
-    results = [{"batch": 4, "variants": {"bf16": {"seconds_per_image": 0.5}}}]
-    assert "bf16 500.0 ms per image" in figures.gpu_table({"small": {"results": results}})
-
-
-def test_what_nobody_recorded_is_none():
-    assert if_recorded("nobody_has_run_this") is None and if_recorded("ladder").data["rows"]
+    spent = {"bf16 graph": {"seconds_per_image": 0.5}, "integers graph": {"seconds_per_image": 0.25}}
+    late = {"bf16 compiled": {"seconds_per_call": 0.01, "calls": 5}}
+    result = {"batch": 4, "variants": spent, "first_calls": late}
+    lines = figures.gpu_table({"small": {"results": [result]}}).splitlines()
+    assert lines[0] == "small, 4 images a call"
+    assert (
+        "40.0 ms     1.00" in lines[1] and "20.0 ms     2.00" in lines[2] and "10.0 ms     4.00" in lines[3]
+    )
 
 
 def test_without_openvino_the_reference_computes(monkeypatch):

@@ -25,10 +25,10 @@ def test_a_tiny_network_is_measured_in_turns(tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())["tiny"]
     assert found["quick"] and found["measured"].keys() >= {"machine", "torch", "date", "commit", "command"}
     (result,) = found["results"]
-    assert set(result["variants"]) == {"bf16", "triton"}
+    assert set(result["variants"]) == {"bf16", "integers"}
     for variant in result["variants"].values():
         assert len(variant["all"]) == result["rounds"] and variant["seconds_per_image"] > 0
-    integers = result["variants"]["triton"]
+    integers = result["variants"]["integers"]
     assert integers["layers"]["int8"] > integers["layers"]["float"] == len(integers["reasons"]) == 2
 
 

@@ -90,6 +90,8 @@ SECTIONS = (
     ),
     Section("integer_scores", "Images drawn in integers", engines.scores),
     Section("latent", "Latent models, with and without a text", latent.text, lesson_05.latent_errors),
+    Section("gpu_cifar10", "A CIFAR-10 network on a GPU", gpu.cifar10),
+    Section("gpu_engines", "Integers on a GPU", gpu.speeds),
     Section("gpu_calibration", "Calibration on a GPU", gpu.calibration),
 )
 

@@ -9,6 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+GPU_SCRIPTS = {
+    "gpu_calibration": "gpu/check.sh",
+    "gpu_cifar10": "gpu/train.sh, then gpu/quantize.sh",
+    "gpu_engines": "gpu/speeds.sh",
+}
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -37,11 +43,7 @@ class Section:
     @property
     def command(self) -> str:
         """What records the table."""
-        return (
-            "gpu/speeds.sh"
-            if self.name.startswith("gpu")
-            else f"python experiments/run.py --only {self.name}"
-        )
+        return GPU_SCRIPTS.get(self.name, f"python experiments/run.py --only {self.name}")
 
 
 def read(data: Path) -> dict[str, Recorded]:
