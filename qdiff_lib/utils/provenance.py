@@ -9,6 +9,9 @@ from pathlib import Path
 import psutil
 import torch
 
+INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512_f", "avx2")
+"""Instruction sets on which the speed of integers depends, from fast to slow, as torch names them."""
+
 
 def provenance(command: str) -> dict:
     """Return the machine, the memory (2^30 bytes), the versions, the date and the commit as a JSON object.
@@ -35,11 +38,13 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """Return the processor's name: from Linux if it gives one, otherwise from Python."""
+    """Return the processor's name and the widest of ``INSTRUCTIONS`` that it has."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    has = torch.cpu.get_capabilities()
+    return " with ".join([name, *[each for each in INSTRUCTIONS if has.get(each)][:1]])
 
 
 def peak_memory() -> int:

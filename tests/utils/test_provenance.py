@@ -18,6 +18,16 @@ def test_every_field_says_something():
 
 
 @pytest.mark.parametrize(
+    "has, ending",
+    [({"avx2": True}, " with avx2"), ({"avx2": True, "avx512_vnni": True}, " with avx512_vnni"), ({}, "")],
+)
+def test_the_processor_is_named_with_what_speeds_up_integers(monkeypatch, has, ending):
+    plain = module.processor().partition(" with ")[0]
+    monkeypatch.setattr(module.torch.cpu, "get_capabilities", lambda: has)
+    assert module.processor() == plain + ending
+
+
+@pytest.mark.parametrize(
     "error", [OSError(), subprocess.CalledProcessError(128, "git")], ids=["no-git", "no-repo"]
 )
 def test_commit_is_none_outside_of_git(monkeypatch, error):
