@@ -1,5 +1,6 @@
 """A pipeline's components: their files are checked before they are loaded, and they themselves after it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -158,7 +159,11 @@ def without_reports() -> Iterator[None]:
 
 
 def text_network(kind: type, folder: Path) -> nn.Module:
-    """A network of transformers from its folder. Raises ValueError if its file lacks a weight."""
+    """A network of transformers from its folder.
+
+    Raises:
+        ValueError: its file lacks a weight, or has more layers than its config.
+    """
     check_text_network(kind, folder)
     with without_reports():
         network, found = kind.from_pretrained(
@@ -171,6 +176,12 @@ def text_network(kind: type, folder: Path) -> nn.Module:
     mismatched = [name for name, *_ in found["mismatched_keys"]]
     for name in sorted([*found["missing_keys"], *mismatched]):
         raise ValueError(f"{folder} lacks the weight {name!r} in the shape of its config.json: {COPY}")
+    lists = {name for name, module in network.named_modules() if isinstance(module, nn.ModuleList)}
+    for name in sorted(found["unexpected_keys"]):
+        if any(name[: place.start()] in lists for place in re.finditer(r"\.\d+\.", name)):
+            raise ValueError(
+                f"{folder} has the weight {name!r}, and its config.json has fewer layers: {COPY}"
+            )
     return network
 
 

@@ -135,6 +135,11 @@ TEXT = {
         "quantization_config, which is not supported",
     ),
     "layers": ("text_encoder/config.json", lambda v: v.update(num_hidden_layers=10**9), "num_hidden_layers"),
+    "fewer-layers": (
+        "text_encoder/config.json",
+        lambda v: v.update(num_hidden_layers=0),
+        "text_encoder has the weight .*, and its config.json has fewer layers",
+    ),
     "words": ("text_encoder/config.json", lambda v: v.update(vocab_size=3), "text_encoder lacks the weight"),
     "vae-of-another-kind": (
         "vae/config.json",
