@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import openvino
 import torch
+from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor, nn
 
 from ..graph.model_inputs import flat_inputs
@@ -24,6 +25,7 @@ from ..utils.progress import progress_bar
 from .channels_last import with_channels_last
 from .exported import PositionalNetwork, exported_network
 from .openvino_graph import simplified
+from .openvino_trace import traced_operations
 
 PRECISIONS = ("f32", "bf16")
 EXPORTS = ("quantizers", "modules", "graph", "engines")  # packages that decide what is exported
@@ -162,13 +164,8 @@ def converted(unet: nn.Module, inputs: Mapping[str, Tensor]) -> openvino.Model:
     narrow = {torch.float16, torch.bfloat16} & {value.dtype for value in unet.state_dict().values()}
     wide = copy.deepcopy(unet).float() if narrow else unet
     network = with_channels_last(exported_network(wide)).eval()
-    positional = PositionalNetwork(network, tuple(inputs))
-    dynamic = {"inputs": tuple({0: torch.export.Dim.AUTO} for _ in inputs)}
-    with torch.no_grad():
-        program = torch.export.export(
-            positional, tuple(inputs.values()), dynamic_shapes=dynamic, strict=False
-        )
-    return openvino.convert_model(program)
+    operations = traced_operations(PositionalNetwork(network, tuple(inputs)), tuple(inputs.values()))
+    return openvino.convert_model(TorchFXPythonDecoder(operations, dynamic_shapes=True))
 
 
 def products(model: openvino.Model) -> list[tuple[str, int]]:
