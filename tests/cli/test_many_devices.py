@@ -89,7 +89,7 @@ def test_a_launcher_and_the_scores_of_real_images(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_a_killed_process_ends_the_run_in_words(killed, tmp_path):
     argv = ["sample", "--model", "ddpm-fashion", "--n", "4000", "--steps", "500", "--device", "cpu"]
     log = tmp_path / "log"

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from latent_models import PROMPTS, stable_diffusion
 from tiny_models import SMALL, snapshot, unet2d
 from torch import nn
 
@@ -200,23 +201,19 @@ def test_the_command_of_the_page_writes_the_shipped_model_in_4_bits(format, tmp_
     check_network(format, path, tmp_path, quantized, full, noise_and_times(full))
 
 
-@pytest.fixture(scope="module")
-def emoji():
-    """The model that draws from a text, and the same in W4A8."""
-    pipe = load("sd-emoji")
-    recipe = Recipe.linear(weights=4, activations=8, **{**SMALL, "steps": 3, "samples": 6})
-    return pipe, quantize(pipe, recipe, prompts=["red apple", "flag"], progress=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.exhaustive)])
-def test_a_model_that_draws_from_texts(format, emoji, tmp_path):
+@pytest.mark.parametrize("format", RUN)
+@pytest.mark.parametrize(
+    "made", [stable_diffusion, pytest.param(lambda: load("sd-emoji"), marks=pytest.mark.exhaustive)]
+)
+def test_a_model_that_draws_from_texts(format, made, tmp_path):
     skip_without(format)
-    pipe, quantized = emoji
+    pipe, prompts = made(), PROMPTS[:2]
+    recipe = Recipe.linear(weights=4, activations=8, **{**SMALL, "steps": 3, "samples": 6})
+    quantized = quantize(pipe, recipe, prompts=prompts, progress=False)
     path = tmp_path / ("w4a8.onnx" if format == "onnx" else "w4a8")
     export_network(quantized, path, format)
     with torch.no_grad():
-        texts = pipe.encode_prompt(["red apple", "flag", ""], "cpu", 1, False)[0]
+        texts = pipe.encode_prompt([*prompts, ""], "cpu", 1, False)[0]
     inputs = noise_and_times(pipe.unet) | {"encoder_hidden_states": texts}
     check_network(format, path, tmp_path, quantized.unet, pipe.unet, inputs)
 

@@ -88,7 +88,9 @@ torch.save(pipe.unet(latents, torch.tensor([3])).sample, sys.argv[2])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("quantized", [False, True], ids=["converted", "quantized"])
+@pytest.mark.parametrize(
+    "quantized", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["converted", "quantized"]
+)
 def test_plain_diffusers_computes_the_same(case, tmp_path, quantized):
     name, original, unet, stage = case
     save_file(checkpoint(unet, stage, name), tmp_path / "model.safetensors")

@@ -152,7 +152,7 @@ def test_load_state_dict_gives_the_other_weights(pipe):
     assert_same(unet, pipe.unet)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.exhaustive), "aot_eager"])
 def test_a_compiled_model(other, backend, tmp_path):
     pipe = copy.copy(other)
     pipe.unet = torch.compile(copy.deepcopy(other.unet), backend=backend)

@@ -25,6 +25,7 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_part_states_where_it_was_measured(written):
     results, readme = written
     assert set(results) == {"startup", "engines", "memory", "sampling", "reconstruction"}
@@ -36,6 +37,7 @@ def test_every_part_states_where_it_was_measured(written):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_reconstruction_has_times_memory_and_the_ratio(written):
     (result,) = written[0]["reconstruction"]["results"]
     ours, naive = result["ours"], result["naive"]
@@ -49,6 +51,7 @@ def test_reconstruction_has_times_memory_and_the_ratio(written):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_in_ram_a_simulated_network_has_float_weights(written):
     (result,) = written[0]["memory"]["results"]
     full, quantized = result["files"].values()
@@ -73,6 +76,7 @@ def test_the_recorded_memory_is_as_the_page_on_engines_says():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_both_schemes_come_to_the_same_first_unit(written):
     """Later units see inputs that differ in the last bits, and a rounding that flips moves them apart."""
     (result,) = written[0]["reconstruction"]["results"]
@@ -80,6 +84,7 @@ def test_both_schemes_come_to_the_same_first_unit(written):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_simulated_quantization_is_never_called_faster(written):
     results, readme = written
     sampling = results["sampling"]["results"]

@@ -204,28 +204,126 @@ def experiments(work, *options):
     return done.stdout
 
 
+QUICK = (
+    "error_per_step", "activation_ranges", "softmax_bits", "layer_divergence", "between_steps",
+    "sensitivity", "integer_scores",
+)  # fmt: skip
+
+
+def tables_of(work: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in (work / "recorded").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The folder of the tables that take seconds, at numbers that mean nothing, and these tables."""
+    work = tmp_path_factory.mktemp("quick")
+    experiments(work, "--only", *QUICK)
+    return work, tables_of(work)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The folder of the whole path at numbers that mean nothing, and the tables in it."""
     work = tmp_path_factory.mktemp("tables")
     experiments(work)
-    tables = {path.stem: json.loads(path.read_text()) for path in (work / "recorded").glob("*.json")}
-    return work, tables
+    return work, tables_of(work)
+
+
+def check_seeds(data):
+    assert all(list(row) == ["seed", *SCORES] for row in data["seeds"])
+    assert [row["seed"] for row in data["seeds"]] == [0, 1]
+    assert len({row["trajectory_mse"] for row in data["seeds"]}) == 2
 
 
 @pytest.mark.slow
+class TestQuickTables:
+    def test_every_table_says_how_it_was_made(self, quick):
+        assert set(quick[1]) == set(QUICK)
+        for name, table in quick[1].items():
+            assert set(table) == {"data", "provenance"}
+            made = table["provenance"]
+            assert name in made["command"] and made["date"] and made["machine"]
+            assert made["seeds"] == {"noise": 0, "recipe": 0}
+
+    def test_error_per_step(self, quick):
+        data = quick[1]["error_per_step"]["data"]
+        assert [row["label"] for row in data["rows"]] == [
+            "linear W8A32", "linear W5A32", "linear W4A32", "Q-Diffusion W4A32",
+            "linear W8A8", "linear W4A8", "Q-Diffusion W4A8",
+        ]  # fmt: skip
+        for row in data["rows"]:
+            assert [*row] == ["label", *BITS, "mse", "snr_db", "date", "commit"]
+            assert len(row["mse"]) == len(row["snr_db"]) == data["steps"] == 12
+
+    def test_activation_ranges(self, quick):
+        data = quick[1]["activation_ranges"]["data"]
+        assert data["layers"][0].startswith("time_embedding") and data["layers"][-1] == "conv_out"
+        assert len(data["timesteps"]) == data["steps"] == 12 and data["timesteps"][-1] < data["timesteps"][0]
+        for name in ("min", "low", "high", "max"):
+            assert [len(row) for row in data[name]] == [data["steps"]] * len(data["layers"])
+        ordered = zip(*(sum(data[name], []) for name in ("min", "low", "high", "max")), strict=True)
+        assert all(a <= b <= c <= d for a, b, c, d in ordered)
+
+    def test_layer_divergence(self, quick):
+        data = quick[1]["layer_divergence"]["data"]
+        assert [row["label"] for row in data["rows"]] == ["linear W4A8", "Q-Diffusion W4A8"]
+        for row in data["rows"]:
+            values = torch.tensor(row["values"])
+            assert values.shape == (len(data["layers"]), data["steps"]) and (values > 0).all()
+
+    def test_between_steps(self, quick):
+        data = quick[1]["between_steps"]["data"]
+        second, _, every = data["rows"]
+        assert second["seen"] == [0, 2, 4, 6, 8] and every["seen"] == list(range(data["steps"]))
+        for row in data["rows"]:
+            assert len(row["mse"]) == len(row["offset"]) == data["steps"] == 10
+            assert all(mse > offset**2 for mse, offset in zip(row["mse"], row["offset"], strict=True))
+        assert len({row["mse"][0] for row in data["rows"]}) == 3
+
+    def test_integer_scores(self, quick):
+        data = quick[1]["integer_scores"]["data"]
+        assert data["engine"] == "reference" and data["n"] == 8 and data["steps"] == 10
+        ways = ["full precision", "simulated", "integers"]
+        assert [(row["seed"], row["label"]) for row in data["rows"]] == [
+            (seed, way) for seed in (0, 1) for way in ways
+        ]
+        for row in data["rows"]:
+            before = ways[: ways.index(row["label"])]
+            assert list(row["against"]) == before and row["kid_std"] > 0 and row["commit"]
+            assert all(found["mse"] > 0 for found in row["against"].values())
+
+    def test_a_sweep(self, quick):
+        data = quick[1]["softmax_bits"]["data"]
+        assert [row["value"] for row in data["rows"]] == data["planned"] == [4, 8]
+        assert all(list(row) == ["value", *SCORES] for row in data["rows"])
+        check_seeds(data)
+
+    def test_a_second_run_makes_nothing_again(self, quick):
+        work, tables = quick
+        names = ("error_per_step", "softmax_bits")
+        before = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
+        for name in names:
+            (work / "recorded" / f"{name}.json").unlink()
+        experiments(work, "--only", *names)
+        for name in names:
+            assert (
+                json.loads((work / "recorded" / f"{name}.json").read_text())["data"] == tables[name]["data"]
+            )
+        after = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
+        assert before == after
+        assert not list((work / "cache").rglob("*-work"))
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
 class TestTables:
-    def test_every_table_says_how_it_was_made(self, written):
+    def test_all_tables_are_written(self, written):
         assert set(written[1]) == {
             "ladder", "error_per_step", "activation_ranges", "calibration_sampling", "shortcut_split",
             "table1", "layer_divergence", "calibration_interval", "calibration_inputs", "adaround_iterations",
             "softmax_bits", "latent", "between_steps", "sensitivity", "integer_scores",
         }  # fmt: skip
-        for name, table in written[1].items():
-            assert set(table) == {"data", "provenance"}
-            made = table["provenance"]
-            assert name in made["command"] and made["date"] and made["machine"]
-            assert made["seeds"] == {"noise": 0, "recipe": 0}
 
     def test_ladder(self, written):
         data = written[1]["ladder"]["data"]
@@ -248,38 +346,14 @@ class TestTables:
             assert row["bytes"] < full["bytes"] / 5 and row["bops"] < full["bops"] / 14
         assert (written[0] / "recorded" / "latent" / "sd-emoji.png").is_file()
 
-    def test_error_per_step(self, written):
-        data = written[1]["error_per_step"]["data"]
-        assert [row["label"] for row in data["rows"]] == [
-            "linear W8A32", "linear W5A32", "linear W4A32", "Q-Diffusion W4A32",
-            "linear W8A8", "linear W4A8", "Q-Diffusion W4A8",
-        ]  # fmt: skip
-        for row in data["rows"]:
-            assert [*row] == ["label", *BITS, "mse", "snr_db", "date", "commit"]
-            assert len(row["mse"]) == len(row["snr_db"]) == data["steps"] == 12
-
-    def test_activation_ranges(self, written):
-        data = written[1]["activation_ranges"]["data"]
-        assert data["layers"][0].startswith("time_embedding") and data["layers"][-1] == "conv_out"
-        assert len(data["timesteps"]) == data["steps"] == 12 and data["timesteps"][-1] < data["timesteps"][0]
-        for name in ("min", "low", "high", "max"):
-            assert [len(row) for row in data[name]] == [data["steps"]] * len(data["layers"])
-        ordered = zip(*(sum(data[name], []) for name in ("min", "low", "high", "max")), strict=True)
-        assert all(a <= b <= c <= d for a, b, c, d in ordered)
-
     def test_calibration_sampling(self, written):
         data = written[1]["calibration_sampling"]["data"]
         assert len(data["rows"]) == 6
         assert all(list(row) == ["rule", "share", "label", *SCORES] for row in data["rows"])
-        self.check_seeds(data)
+        check_seeds(data)
         assert {k: v for k, v in data["rows"][0].items() if k in SCORES} == {
             k: v for k, v in data["seeds"][0].items() if k in SCORES
         }
-
-    def check_seeds(self, data):
-        assert all(list(row) == ["seed", *SCORES] for row in data["seeds"])
-        assert [row["seed"] for row in data["seeds"]] == [0, 1]
-        assert len({row["trajectory_mse"] for row in data["seeds"]}) == 2
 
     def test_shortcut_split(self, written):
         data = written[1]["shortcut_split"]["data"]
@@ -296,23 +370,7 @@ class TestTables:
             data = written[1][name]["data"]
             assert [row["value"] for row in data["rows"]] == data["planned"] == values
             assert all(list(row) == ["value", *SCORES] for row in data["rows"])
-            self.check_seeds(data)
-
-    def test_layer_divergence(self, written):
-        data = written[1]["layer_divergence"]["data"]
-        assert [row["label"] for row in data["rows"]] == ["linear W4A8", "Q-Diffusion W4A8"]
-        for row in data["rows"]:
-            values = torch.tensor(row["values"])
-            assert values.shape == (len(data["layers"]), data["steps"]) and (values > 0).all()
-
-    def test_between_steps(self, written):
-        data = written[1]["between_steps"]["data"]
-        second, _, every = data["rows"]
-        assert second["seen"] == [0, 2, 4, 6, 8] and every["seen"] == list(range(data["steps"]))
-        for row in data["rows"]:
-            assert len(row["mse"]) == len(row["offset"]) == data["steps"] == 10
-            assert all(mse > offset**2 for mse, offset in zip(row["mse"], row["offset"], strict=True))
-        assert len({row["mse"][0] for row in data["rows"]}) == 3
+            check_seeds(data)
 
     def test_sensitivity(self, written):
         rows = written[1]["sensitivity"]["data"]["rows"]
@@ -322,18 +380,6 @@ class TestTables:
         darker, brighter = rows[1], rows[4]
         assert (darker["levels"], brighter["levels"]) == (-0.5, 0.5)
         assert len({row["frechet"] for row in (rows[0], darker, brighter)}) == 3
-
-    def test_integer_scores(self, written):
-        data = written[1]["integer_scores"]["data"]
-        assert data["engine"] == "reference" and data["n"] == 8 and data["steps"] == 10
-        ways = ["full precision", "simulated", "integers"]
-        assert [(row["seed"], row["label"]) for row in data["rows"]] == [
-            (seed, way) for seed in (0, 1) for way in ways
-        ]
-        for row in data["rows"]:
-            before = ways[: ways.index(row["label"])]
-            assert list(row["against"]) == before and row["kid_std"] > 0 and row["commit"]
-            assert all(found["mse"] > 0 for found in row["against"].values())
 
     def test_table1(self, written):
         data = written[1]["table1"]["data"]
@@ -372,18 +418,6 @@ class TestTables:
             assert name in (folder / "README.md").read_text()
             assert not [path for path in folder.rglob("*.json") if "_name_or_path" in path.read_text()]
 
-    def test_a_second_run_makes_nothing_again(self, written):
-        work, tables = written
-        before = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
-        (work / "recorded" / "ladder.json").unlink()
-        (work / "recorded" / "table1.json").unlink()
-        experiments(work, "--only", "ladder", "table1")
-        assert json.loads((work / "recorded" / "table1.json").read_text())["data"] == tables["table1"]["data"]
-        assert json.loads((work / "recorded" / "ladder.json").read_text())["data"] == tables["ladder"]["data"]
-        after = {path: path.stat().st_mtime_ns for path in (work / "cache").rglob("*") if path.is_file()}
-        assert before == after
-        assert not list((work / "cache").rglob("*-work"))
-
 
 def experiment(processes, work, names, killed=None):
     """(status, stdout, stderr) of the experiments in one of several processes; ``killed`` dies drawing."""
@@ -417,7 +451,7 @@ class TestSeveralProcesses:
             assert inputs.keys() == others.keys() and all(torch.equal(inputs[k], others[k]) for k in inputs)
 
     @pytest.mark.slow
-    def test_after_a_kill_the_same_command_makes_the_tables_of_one_process(self, written, tmp_path):
+    def test_after_a_kill_the_same_command_makes_the_tables_of_one_process(self, quick, tmp_path):
         killed, _ = together(2, experiment, tmp_path, ["sensitivity"], 1, silent=1)
         assert killed[0] == 2 and killed[2].splitlines()[-1] == (
             "experiments/run.py: error: another process of this run has ended, or was killed: look for its "
@@ -432,7 +466,7 @@ class TestSeveralProcesses:
         for name in self.NAMES:
             assert found[name]["provenance"]["command"] == command + name
         data = {name: found[name]["data"] for name in self.NAMES}
-        one = {name: copy.deepcopy(written[1][name]["data"]) for name in self.NAMES}
+        one = {name: copy.deepcopy(quick[1][name]["data"]) for name in self.NAMES}
         learned, expected = (tables["layer_divergence"]["rows"].pop() for tables in (data, one))
         near = pytest.approx(torch.tensor(expected["values"]).mean().item(), rel=0.5)
         assert (
@@ -445,12 +479,12 @@ class TestSeveralProcesses:
 
     @pytest.mark.slow
     @pytest.mark.exhaustive
-    def test_a_launcher(self, written, tmp_path):
+    def test_a_launcher(self, quick, tmp_path):
         command = [*self.LAUNCHER, ROOT / "experiments" / "run.py", "--profile", "tiny", "--work", tmp_path]
         done = subprocess.run([*command, "--only", "activation_ranges"], capture_output=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         found = json.loads((tmp_path / "recorded" / "activation_ranges.json").read_text())
-        assert found["data"] == written[1]["activation_ranges"]["data"]
+        assert found["data"] == quick[1]["activation_ranges"]["data"]
 
 
 def test_the_library_counts_but_not_its_command_line(tmp_path, module, monkeypatch):
