@@ -31,6 +31,7 @@ from cifar10 import images_of, read_cifar10  # noqa: E402
 
 REFERENCE = 5_000  # training images that all others are compared with
 ROWS, SIZE = 100, 32  # of a sheet, see measure_quantization.py
+SHOWN = 16  # images of each row in the picture
 SEED = 0  # of measure_quantization.py
 READY = re.compile(r"^(?P<variant>[\w ]+), batch (?P<batch>\d+): ready after \d+ s; (?P<ms>[\d.]+) ms", re.M)
 FIRST_CALLS = 5  # after which benchmarks/gpu_engines.py prints that line
@@ -103,8 +104,11 @@ def engines(folder: Path) -> dict:
     return networks
 
 
-def cifar10(models: Path, scorer: Scorer, n: int) -> tuple[dict, dict[str, Tensor]]:
-    """The table of the CIFAR-10 network, and the images by label; ``n``: how many of them are scored."""
+def cifar10(models: Path, scorer: Scorer | None, n: int) -> tuple[dict, dict[str, Tensor]]:
+    """The table of the CIFAR-10 network, and the images by label.
+
+    scorer: computes FID from the first ``n`` images; None: there is no FID.
+    """
     rows, shown = [], {}
     for name, label in ORDER.items():
         path = models / "quantized" / f"{name}.json"
@@ -112,12 +116,12 @@ def cifar10(models: Path, scorer: Scorer, n: int) -> tuple[dict, dict[str, Tenso
             print(f"{name} did not come back")
             continue
         found = read_json(path)
-        images = images_of_sheet(path.with_suffix(".webp"), min(n, found["images"]))
+        images = images_of_sheet(path.with_suffix(".webp"), n or SHOWN)
         shown[label] = images
-        rows.append({"label": label, **found, "frechet": scorer.distance(images)})
+        rows.append({"label": label, **found, "frechet": scorer and scorer.distance(images)})
         print(label, {key: rows[-1].get(key) for key in ("frechet", "calibration_seconds")}, flush=True)
     training = read_json(models / "cifar10" / "training.json")
-    scores = {"n": n, "references": REFERENCE, "floor": scorer.floor(n)}
+    scores = {"n": n, "references": REFERENCE, "floor": scorer and scorer.floor(n)}
     return {"training": training, **scores, "rows": rows}, shown
 
 
@@ -133,7 +137,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cifar", type=Path, default=Path("build/cifar10"))
     parser.add_argument("--models", type=Path, default=Path("build/gpu-models"))
-    parser.add_argument("--scored", type=int, default=2000, help="images of each row whose FID is computed")
+    parser.add_argument(
+        "--scored", type=int, default=2000, help="images of each row whose FID is computed; 0: no FID"
+    )
     args = parser.parse_args()
     if (args.folder / "gpu_engines.json").is_file():
         networks = engines(args.folder)
@@ -143,11 +149,12 @@ def main() -> None:
         found = json.loads(calibration.read_text())
         record("calibration", found, found.pop("measured") | {"seeds": {"inputs": 0}})
     unpack(args.folder, args.models)
-    table, shown = cifar10(args.models, Scorer(args.cifar, args.models / "features"), args.scored)
+    scorer = Scorer(args.cifar, args.models / "features") if args.scored else None
+    table, shown = cifar10(args.models, scorer, args.scored)
     record("cifar10", table, table["rows"][0]["measured"] | {"seeds": {"noise": SEED}})
-    figure = samples_figure(shown, "CIFAR-10 network trained for minutes: same noise in each column")
+    figure = samples_figure(shown, "The same noise in each column", columns=SHOWN)
     with atomic_path(data_folder() / "recorded" / "gpu_cifar10.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 if __name__ == "__main__":

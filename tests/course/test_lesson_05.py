@@ -147,3 +147,14 @@ def test_notable_stages():
     columns = zip("abcd", (0.2, 0.1, 0.3, 0.03), (10.0, 90.0, 20.0, 60.0), strict=True)
     rows = [dict(label=label, trajectory_mse=mse, seconds=seconds) for label, mse, seconds in columns]
     assert figures.notable_stages(rows) == ("d", "b", ["c"])
+
+
+def test_costs_and_what_was_recorded_on_a_gpu():
+    lines = paper_scale.costs().splitlines()
+    assert len(lines) == 4 and lines[0].startswith("ddpm-cifar10") and "35.7" in lines[0]
+    rows = [
+        {"label": "full precision"},
+        {"label": "linear W4A8", "trajectory_mse": [0.5, 0.25], "calibration_seconds": 3.4},
+    ]
+    found = paper_scale.recorded_on_a_gpu({"rows": rows})
+    assert found == "linear W4A8        error 0.2500, calibrated in 3 s"

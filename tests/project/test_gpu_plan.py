@@ -70,6 +70,17 @@ def test_nothing_to_unpack_is_an_error(module, tmp_path):
         module("collect").unpack(tmp_path, tmp_path / "back")
 
 
+def test_a_variant_that_was_ready_too_late_has_its_first_calls_from_the_log(module, tmp_path):
+    measured = {"bf16": {"seconds_per_image": 0.5}}
+    networks = {"small": {"results": [{"batch": 8, "variants": measured}]}}
+    (tmp_path / "gpu_engines.json").write_text(json.dumps(networks))
+    lines = ("bf16, batch 8: ready after 4 s; 9.00 ms", "bf16 compiled, batch 8: ready after 36 s; 17.25 ms ")
+    (tmp_path / "speed-small.log").write_text("\n".join(["A warning", *lines]))
+    (result,) = module("collect").engines(tmp_path)["small"]["results"]
+    assert result["variants"] == measured
+    assert result["first_calls"] == {"bf16 compiled": {"seconds_per_call": 0.01725, "calls": 5}}
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "gpu").glob("*.sh")), ids=lambda path: path.name)
 def test_each_script_is_read_by_the_shell(script):
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)

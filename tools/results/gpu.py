@@ -101,20 +101,25 @@ def cifar10(data: dict) -> str:
     rows = []
     for row in data["rows"]:
         quantized = "trajectory_mse" in row
-        mse = short(row["trajectory_mse"][-1], 1e3) if quantized else ""
+        mse = short(1e3 * row["trajectory_mse"][-1]) if quantized else ""
         spent = f"{row['calibration_seconds']:.0f}" if quantized else ""
         peak = f"{row['calibration_peak_bytes'] / 1e9:.1f}" if quantized else ""
-        rows.append([row["label"], f"{row['frechet']:.1f}", mse, spent, peak])
-    rows.append(["real images", f"{data['floor']:.1f}", "", "", ""])
+        rows.append([row["label"], mse, spent, peak, *[short(row["frechet"])] * bool(data["n"])])
+    if data["n"]:
+        rows.append(["real images", "", "", "", short(data["floor"])])
     training, recipe = data["training"], data["rows"][1]["recipe"]
+    fid = "FID has not been computed yet."
+    if data["n"]:
+        fid = f"FID of {data['n']:,} images to {data['references']:,} training images."
     before = flow(f"""
         A network of the paper's form for CIFAR-10 with half its width, trained for
         {60 * training["hours"]:.0f} minutes ({training["steps"]:,} steps of {training["batch_size"]} images),
         so its images are not good yet. Calibrated with {recipe["calibration"]["samples"]:,} inputs and
-        {recipe["rounding"]["iterations"]} iterations a unit, and no stage after the last unit. FID of
-        {data["n"]:,} images, DDIM with {recipe["calibration"]["steps"]} quadratic steps, to
-        {data["references"]:,} training images. MSE compares x after the last step, from the same noise.
+        {recipe["rounding"]["iterations"]} iterations a unit, and no stage after the last unit. DDIM with
+        {recipe["calibration"]["steps"]} quadratic steps. MSE compares x after the last step, from the same
+        noise. {fid}
     """)
-    titles = ["", "FID", "MSE x 1000 to full precision", "seconds of calibration", "GB of GPU memory"]
+    titles = ["", "MSE x 1000 to full precision", "seconds of calibration", "GB of GPU memory"]
+    titles += ["FID"] * bool(data["n"])
     picture = "![Images of the CIFAR-10 network in full precision and quantized, from the same noise]"
     return "\n\n".join([before, table(titles, rows), f"{picture}(data/recorded/gpu_cifar10.png)"])

@@ -217,26 +217,14 @@ def ladder_table(rows: Sequence[Mapping]) -> str:
 def latent_pictures(data: Mapping, name: str, picture: Path) -> tuple[Figure, str]:
     """The sheet of one of ``recorded("latent")``'s models, a PNG."""
     model = data["models"][name]
-    text = f" and text: {', '.join(model['prompts'][: data['shown']])}" if model["prompts"] else ""
-    labels = ", ".join(row["label"] for row in model["rows"])
-    return whole_picture(picture), f"Rows: {labels}. Each column has the same noise{text}."
-
-
-def whole_picture(path: Path) -> Figure:
-    """A figure that holds nothing but a picture."""
-    pixels = imread(path)
+    pixels = imread(picture)
     figure = Figure(figsize=(pixels.shape[1] / 100, pixels.shape[0] / 100), layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(pixels)
     axis.axis("off")
-    return figure
-
-
-@styled
-def gpu_pictures(data: Mapping, picture: Path) -> tuple[Figure, str]:
-    """The sheet of ``recorded("gpu_cifar10")``, a PNG."""
-    scores = ", ".join(f"{row['label']} (FID {row['frechet']:.1f})" for row in data["rows"])
-    return whole_picture(picture), f"Rows: {scores}. Each column has the same noise."
+    text = f" and text: {', '.join(model['prompts'][: data['shown']])}" if model["prompts"] else ""
+    labels = ", ".join(row["label"] for row in model["rows"])
+    return figure, f"Rows: {labels}. Each column has the same noise{text}."
 
 
 @styled
