@@ -355,8 +355,7 @@ from qdiff_lib.course.recorded import recorded
 on_cpu, on_gpu = recorded("engines"), recorded("gpu_engines")
 print(f"CPU:\n{figures.speed_table(on_cpu.data['cases'])}\n{on_cpu.source()}\n")
 print(f"GPU:\n{figures.gpu_table(on_gpu.data)}\n{on_gpu.source()}\n")
-gains = figures.largest_gains(on_cpu.data["cases"])
-narrow, wide = gains.values()
+narrow, wide = figures.largest_gains(on_cpu.data["cases"]).values()
 claim(
     wide > narrow, f"on the CPU, integers are at most {narrow:.1f} and {wide:.1f} times as fast as torch fp32"
 )
@@ -373,8 +372,7 @@ for name, network in on_gpu.data.items():
 # nothing yet. It runs two programs for each layer: one quantizes the input, one multiplies. In bf16 one program is
 # enough. A *CUDA graph* starts all programs at once, so the time that Python needs is not the reason. The weights stay
 # packed, so the network needs less memory.
-
-# %% [markdown]
+#
 # ## Where it breaks
 #
 # The first and the last layer of this model keep 16 bits, for their weights and their inputs (lesson 5). The engine
