@@ -405,7 +405,7 @@ for name, model in latent.data["models"].items():
 # float counts as 23 bits, the bits of its mantissa.
 #
 # The last lines were recorded on a large GPU. There, a network of the paper's form for CIFAR-10 was trained for three
-# minutes, and then quantized in three ways. [RESULTS.md](../RESULTS.md#a-cifar-10-network-on-a-gpu) shows its pictures.
+# minutes, and then quantized in three ways. `RESULTS.md` shows its pictures.
 #
 # **Predict:** which W4A8 network of these has the smaller error after the last step: linear or Q-Diffusion? And which was
 # calibrated faster?

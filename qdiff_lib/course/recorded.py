@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from ..io.shipped_data import verified
+from ..io.shipped_data import data_folder, verified
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,8 @@ def recorded(name: str) -> Recorded:
     """The recorded result ``data/recorded/<name>.json``; see ``shipped_data.verified`` for the errors."""
     content = json.loads(verified(f"recorded/{name}.json").read_text(encoding="utf-8"))
     return Recorded(content["data"], content["provenance"])
+
+
+def if_recorded(name: str) -> Recorded | None:
+    """The recorded result of that name, or None if nobody has recorded it yet."""
+    return recorded(name) if (data_folder() / "recorded" / f"{name}.json").is_file() else None

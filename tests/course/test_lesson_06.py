@@ -8,6 +8,7 @@ from tiny_models import ddim
 from qdiff_lib.course import integer_speed
 from qdiff_lib.course.figures import lesson_06 as figures
 from qdiff_lib.course.integer_speed import Execution, Product, Speed
+from qdiff_lib.course.recorded import if_recorded
 from qdiff_lib.engines.run import why_missing
 
 KINDS = {"products": 6.0, "moving data": 1.0, "means of norms": 1.0, "element-wise": 2.0}
