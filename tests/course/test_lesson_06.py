@@ -115,3 +115,7 @@ def test_without_quantizers_a_model_computes_in_floats():
     assert list(sizes.values()) == [(3 * 16 * 18, 32 + 54 + 4 * 48)]
     assert center(model) == 0  # 0.4 and 0.3 are rounded to 0
     assert center(integer_speed.without_quantizers(model)) == pytest.approx(18 * 0.12, rel=0.02)
+
+
+def test_what_nobody_recorded_is_none():
+    assert if_recorded("nobody_has_run_this") is None and if_recorded("ladder").data["rows"]
