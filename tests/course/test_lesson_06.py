@@ -119,3 +119,10 @@ def test_without_quantizers_a_model_computes_in_floats():
 
 def test_what_nobody_recorded_is_none():
     assert if_recorded("nobody_has_run_this") is None and if_recorded("ladder").data["rows"]
+
+
+def test_the_largest_gain_of_each_network():
+    milliseconds = {"torch fp32": {"median": 30.0}, "OpenVINO integers": {"median": 10.0}}
+    slower = {"torch fp32": {"median": 30.0}, "OpenVINO integers": {"median": 20.0}}
+    cases = [{"network": "wide", "milliseconds": times} for times in (milliseconds, slower)]
+    assert figures.largest_gains(cases) == {"wide": 3.0}
