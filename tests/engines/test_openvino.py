@@ -201,6 +201,7 @@ class TestPipelines:
 def test_layers_are_exact_without_vnni_instructions():
     """There, two products are added in 16 bits. The instruction set is chosen when OpenVINO is loaded."""
     tests = [f"{__file__}::TestLayers::test_convolutions[{case}]" for case in WIDE]
+    tests.append(f"{__file__}::TestLayers::test_linear_layers[8-8-sizes2-ends]")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
