@@ -169,6 +169,9 @@ def test_a_second_process_is_kept_out(server, model, tmp_path, expected):
 # The command as users type it
 
 
+FEW = ("--method", "qdiffusion", "--iterations", "60", "--step-size-iterations", "10")
+
+
 def started(argv, log):
     """The command in a process of its own; pytest itself may run where Ctrl-C is ignored."""
     program = [sys.executable, "-m", "qdiff_lib", *argv]
@@ -188,18 +191,21 @@ def finished(argv, log):
 def typed(model, tmp_path_factory):
     """The files of the unkilled command."""
     folder = tmp_path_factory.mktemp("typed")
-    finished(command(model, folder / "out", "--method", "qdiffusion"), folder / "log")
+    finished(command(model, folder / "out", *FEW), folder / "log")
     return files_of(folder / "out")
 
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [(INT, "calibration set:"), (KILL, "reconstructing conv_in"), (TERM, "unit-006.safetensors")],
-    ids=["recording", "unit", "last-units"],
+    [
+        pytest.param(INT, "calibration set:", id="recording"),
+        pytest.param(KILL, "reconstructing conv_in", id="unit"),
+        pytest.param(TERM, "unit-006.safetensors", id="last-units", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_the_documented_command(number, moment, model, tmp_path, typed):
     out, log = tmp_path / "my out", tmp_path / "log"
-    argv = command(model, out, "--method", "qdiffusion")
+    argv = command(model, out, *FEW)
     process = started(argv, log)
     wait_for(
         lambda: moment in log.read_text() or (out / "work" / "units" / moment).exists(),

@@ -1,5 +1,7 @@
 """Time embeddings, widths of texts, and samplers: quantized and drawn with, or refused with a fix."""
 
+import itertools
+
 import pytest
 import torch
 from diffusers import (
@@ -31,6 +33,7 @@ from qdiff_lib.graph.model_inputs import text_width
 TEXT = dict(prompts=PROMPTS[:2])
 LEARNED = dict(time_embedding_type="learned", num_train_timesteps=TRAINED_STEPS)
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
+QUICK = ((None, "use_karras_sigmas"), ("dpm++", "use_exponential_sigmas"), ("plms", "use_lu_lambdas"))
 
 
 def with_scheduler(pipe, scheduler):
@@ -75,14 +78,22 @@ def test_networks_that_are_quantized(name, tmp_path):
     draw_again(pipe, tmp_path, "ddim", **(TEXT if isinstance(pipe, type(stable_diffusion())) else {}))
 
 
-@pytest.mark.parametrize("sigmas", SIGMAS)
-@pytest.mark.parametrize("sampler", [None, "dpm++", "plms"])
-def test_sigmas_of_another_spacing(sigmas, sampler, tmp_path):
+@pytest.mark.parametrize(
+    ("sampler", "sigmas"),
+    [
+        pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.exhaustive)
+        for pair in itertools.product((None, "dpm++", "plms"), SIGMAS)
+    ],
+)
+def test_sigmas_of_another_spacing(sampler, sigmas, tmp_path):
     own = DPMSolverMultistepScheduler(**NOISE, **{sigmas: True})
     draw_again(with_scheduler(stable_diffusion(), own), tmp_path, sampler, **TEXT)
 
 
-@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(DPMSolverMultistepScheduler, marks=pytest.mark.exhaustive), EulerDiscreteScheduler],
+)
 def test_karras_sigmas_that_round_to_times_which_come_twice(kind, tmp_path):
     own = kind(**NOISE, use_karras_sigmas=True)
     draw_again(with_scheduler(stable_diffusion(), own), tmp_path, steps=40, **TEXT)
