@@ -121,7 +121,7 @@ def read_options(arguments: list[str] | None) -> Options:
         raise ValueError(f"--jobs {given.jobs} and --timeout {given.timeout:g} must be above 0")
     sandbox = choose_sandbox(given.unsafe)
     for place in (*SYSTEM, *python_folders(), str(PACKAGE)):
-        if sandbox.safe and is_below(given.folder.resolve(), place):
+        if sandbox.safe and is_below(given.folder.resolve(), os.path.realpath(place)):
             raise ValueError(f"{given.folder} is in {place}, which answers can read: move it elsewhere")
     check_writable(given.out)
     rules = Rules(given.seed, given.timeout)

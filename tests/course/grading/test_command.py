@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 
 import pytest
 
@@ -49,6 +50,18 @@ def test_work_that_answers_could_read_is_refused(monkeypatch, capsys):
     assert (
         grade.main([folder]) == 2 and "which answers can read: move it elsewhere" in capsys.readouterr().err
     )
+
+
+def test_work_in_a_folder_that_python_reaches_by_a_link_is_refused(monkeypatch, capsys, tmp_path):
+    """As with a virtual environment that is a symbolic link: answers can read what the link leads to."""
+    monkeypatch.setattr(grade, "find_sandbox", lambda: Sandbox("bubblewrap"))
+    (tmp_path / "environment/class").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("environment")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "link"))
+    for way in ("link", "environment"):
+        status = grade.main([str(tmp_path / way / "class"), "--out", str(tmp_path / "grades")])
+        assert status == 2 and "which answers can read" in capsys.readouterr().err
+    assert not (tmp_path / "grades").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--jobs", "0"], ["--timeout", "0"], ["--due", "soon"]])
