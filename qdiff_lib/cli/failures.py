@@ -30,7 +30,8 @@ LACKING = {
 }
 """What is lacking, and how to get it, by the number of the system's error."""
 OUT_OF_MEMORY = re.compile(
-    r"can.t allocate memory|cannot allocate memory|not enough memory|out of memory|bad.alloc|ALLOC_FAILED",
+    r"can.t allocate memory|cannot allocate memory|not enough memory|out of memory|bad.alloc|ALLOC_FAILED|"
+    r"failed to map segment",
     re.IGNORECASE,
 )
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as in the messages of safetensors
@@ -84,7 +85,8 @@ def lacking(error: BaseException | None) -> tuple[int | None, str]:
             return number, str(error.filename or "")
         if found and number in LACKING:
             return number, ""
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
+        of_a_library = isinstance(error, RuntimeError | ImportError) and OUT_OF_MEMORY.search(text)
+        if isinstance(error, MemoryError) or of_a_library:
             amount = re.search(r"allocate ([\d.]+ ?\w+)", text)
             return errno.ENOMEM, amount[1] if amount else ""
         error = error.__cause__
@@ -104,6 +106,19 @@ def one_line(message: object) -> str:
     if len(text) <= LONGEST:
         return text
     return f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+def occupy_closed_streams() -> None:
+    """Open the null device in place of each of standard input, output and error that is closed.
+
+    Otherwise the next file that is opened gets the number of that stream, and what a library prints goes into
+    the file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 def escape_what_cannot_be_printed() -> None:

@@ -17,7 +17,15 @@ from ..utils.lock import held, new_folder
 from ..utils.processes import launched, started
 from .arguments import build_parser
 from .drawing import draw, executed, find_device, load_for, shape_of_images
-from .failures import during, escape_what_cannot_be_printed, explained, flushed, say_why, silence
+from .failures import (
+    during,
+    escape_what_cannot_be_printed,
+    explained,
+    flushed,
+    occupy_closed_streams,
+    say_why,
+    silence,
+)
 from .output import FINISHED, check_new_or_resumed, check_same_checkpoint, tidy, write_checkpoint
 from .parser import PROGRAM
 from .recipe_arguments import given_fields
@@ -248,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     input, or something is lacking), 130 (Ctrl-C), or 128 plus the number of another signal that stopped it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    occupy_closed_streams()
     escape_what_cannot_be_printed()
     try:
         args = build_parser(COMMANDS).parse_args(argv)

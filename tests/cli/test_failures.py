@@ -50,6 +50,7 @@ def wrapped(error, cause):
         (OSError(errno.ENOMEM, "Cannot allocate memory"), f"{MEMORY}: close"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), f"{MEMORY} (20.00 GiB)"),
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), f"{MEMORY}: close"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), f"{MEMORY}: close"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."),
             "(7 bytes)",

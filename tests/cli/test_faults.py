@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -262,6 +263,15 @@ def test_an_output_whose_reader_has_ended():
     os.close(write)
     assert ended.returncode == 2 and ended.stderr.count(b"\n") == 1, ended.stderr
     assert b"error: the output cannot be printed, as its reader has ended" in ended.stderr
+
+
+def test_files_do_not_get_the_numbers_of_closed_streams(tmp_path):
+    """What a library prints as an error would go into such a file."""
+    code = "import os, sys; from qdiff_lib.cli.main import main; main(sys.argv[1:])\n"
+    code += "file = open('new', 'w'); os.write(2, b'a warning'); print(file.fileno(), file=file)"
+    program = f"{shlex.join([sys.executable, '-c', code, 'sample', '--out', 'a.png', '--model', 'none'])} "
+    ended = subprocess.run(["sh", "-c", program + "<&- >&- 2>&-"], cwd=tmp_path)
+    assert ended.returncode == 0 and int((tmp_path / "new").read_text()) > 2
 
 
 # The network
