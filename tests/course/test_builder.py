@@ -5,6 +5,7 @@ import json
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from warm_kernels import warm_kernels
 
 from tools import notebooks, rules
 from tools.expansion import (
@@ -445,19 +446,30 @@ class TestStudents:
         nbformat.validate(json.loads((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8")))
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    """The folder for JUPYTER_PATH with kernels that start in a moment."""
+    with warm_kernels() as folder:
+        yield folder
+
+
 @pytest.mark.slow
 class TestRun:
-    """With a real kernel."""
+    """With a real kernel; the first is a new process, the others are forks of one."""
 
-    def test_a_built_lesson_is_fresh_run_and_the_same_each_time(self, sources, tmp_path):
+    def test_a_built_lesson_is_fresh_run_and_the_same_each_time(
+        self, sources, tmp_path, kernels, monkeypatch
+    ):
         bar = "for _ in progress_bar(range(3), shown=True):\n    pass"
         folder = sources(
             'print("seen")', f'from qdiff_lib.utils.progress import progress_bar\n{bar}\nprint("seen")'
         )
         texts = []
-        for _ in range(2):
-            cost = build("00_first", NOWHERE, tmp_path / "out", folder)
-            texts.append((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8"))
+        cost = build("00_first", NOWHERE, tmp_path / "out", folder)
+        texts.append((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8"))
+        monkeypatch.setenv("JUPYTER_PATH", kernels)
+        build("00_first", NOWHERE, tmp_path / "out", folder)
+        texts.append((tmp_path / "out/00_first.ipynb").read_text(encoding="utf-8"))
         assert texts[0] == texts[1] and 50 < cost.memory < cost.resident and cost.cpu > 0
         assert staleness(tmp_path / "out/00_first.ipynb", NOWHERE, folder) == []
         printed = [
@@ -466,7 +478,8 @@ class TestRun:
         # The bar went to stdout, and was taken out: on stderr it would have been refused as a warning.
         assert printed[1] == "seen\n" and "profile tiny" in printed[0]
 
-    def test_a_lesson_that_fails_leaves_the_file_as_it_was(self, sources, tmp_path, monkeypatch):
+    def test_a_lesson_that_fails_leaves_the_file_as_it_was(self, sources, tmp_path, kernels, monkeypatch):
+        monkeypatch.setenv("JUPYTER_PATH", kernels)
         path = tmp_path / "out/00_first.ipynb"
         path.parent.mkdir()
         path.write_text("before")

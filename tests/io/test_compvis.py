@@ -50,12 +50,17 @@ def checkpoint(unet, stage, name, average=True):
     return {key: value.contiguous() for key, value in state.items()}
 
 
-@pytest.fixture(scope="module", params=ORIGINALS)
-def case(request):
+def seeded(name):
+    """The description and the reference networks, with the same random weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        original, unet, stage = narrow(request.param)
-    return request.param, original, unet.eval(), stage.eval()
+        original, unet, stage = narrow(name)
+    return original, unet.eval(), stage.eval()
+
+
+@pytest.fixture(scope="module", params=ORIGINALS)
+def case(request):
+    return request.param, *seeded(request.param)
 
 
 @torch.no_grad()
@@ -81,9 +86,10 @@ def test_the_converted_networks_compute_the_same(case, tmp_path):
 PLAIN = """
 import qdiff_lib, sys, torch
 from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
-latents = torch.randn(1, pipe.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
-torch.save(pipe.unet(latents, torch.tensor([3])).sample, sys.argv[2])
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    latents = torch.randn(1, pipe.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.save(pipe.unet(latents, torch.tensor([3])).sample, folder + "/found.pt")
 """
 
 
@@ -91,19 +97,23 @@ torch.save(pipe.unet(latents, torch.tensor([3])).sample, sys.argv[2])
 @pytest.mark.parametrize(
     "quantized", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["converted", "quantized"]
 )
-def test_plain_diffusers_computes_the_same(case, tmp_path, quantized):
-    name, original, unet, stage = case
-    save_file(checkpoint(unet, stage, name), tmp_path / "model.safetensors")
-    pipe = convert(tmp_path / "model.safetensors", original)
-    if quantized:
-        pipe = quantize(pipe, Recipe.linear(steps=2, samples=4, sampler="ddim"), progress=False)
-    pipe.save_pretrained(tmp_path / "saved")
-    subprocess.run([sys.executable, "-c", PLAIN, tmp_path / "saved", tmp_path / "found.pt"], check=True)
-    channels = original.unet["in_channels"]
-    latents = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
-    expected = pipe.unet(latents, torch.tensor([3])).sample
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+def test_plain_diffusers_computes_the_same(tmp_path, quantized):
+    """In one process for both originals, which imports neither this test nor the converter."""
+    expected = {}
+    for name in ORIGINALS:
+        original, unet, stage = seeded(name)
+        save_file(checkpoint(unet, stage, name), tmp_path / "model.safetensors")
+        pipe = convert(tmp_path / "model.safetensors", original)
+        if quantized:
+            pipe = quantize(pipe, Recipe.linear(steps=2, samples=4, sampler="ddim"), progress=False)
+        pipe.save_pretrained(tmp_path / name)
+        channels = original.unet["in_channels"]
+        latents = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+        expected[tmp_path / name] = pipe.unet(latents, torch.tensor([3])).sample
+    subprocess.run([sys.executable, "-c", PLAIN, *map(str, expected)], check=True)
+    for folder, value in expected.items():
+        found = torch.load(folder / "found.pt", weights_only=True)
+        torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-5)
 
 
 def test_schedule_and_scale_are_the_originals(case, tmp_path):

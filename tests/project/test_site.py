@@ -17,7 +17,11 @@ LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 HEIGHTS = "items => items.map(item => item.getBoundingClientRect().height)"
 SERIOUS = ("serious", "critical")
-DARK = ("index.html", "notebooks/02_activation_drift.html", "api.html")  # the colours of all pages
+DARK = ("index.html", "notebooks/00_start_here.html")  # the colours of all pages
+KINDS = (  # a page of each kind
+    "index.html README.ko.html RESULTS.html api.html exercises.html genindex.html search.html "
+    "docs/notation.html notebooks/index.html notebooks/00_start_here.html"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +196,18 @@ class TestInBrowser:
         page.keyboard.press("Enter")
         assert folded.get_attribute("open") is not None and folded.locator("pre").is_visible()
 
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_axe_finds_nothing_serious(self, scheme, site, pages, address, browser):
+    @pytest.mark.parametrize(
+        "scheme, chosen",
+        [("light", KINDS), ("dark", DARK), pytest.param("light", None, marks=pytest.mark.exhaustive)],
+        ids=["light", "dark", "light-all"],
+    )
+    def test_axe_finds_nothing_serious(self, scheme, chosen, site, pages, address, browser):
         from axe_playwright_python.sync_playwright import Axe
 
         context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})
         page = context.new_page()
-        for path in pages if scheme == "light" else DARK:
-            page.goto(f"{address}{path.relative_to(site) if scheme == 'light' else path}")
+        for path in chosen or [path.relative_to(site) for path in pages]:
+            page.goto(f"{address}{path}")
             found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
             serious = [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in SERIOUS]
             assert not serious, path

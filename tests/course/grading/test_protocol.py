@@ -126,7 +126,13 @@ def test_the_seed_gives_other_numbers(judged):
     assert said[0] == said[1] != said[2] and "ValueError" in said[0]
 
 
-@pytest.mark.parametrize("name", lesson_names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive) if name[:2] == "03" else name  # it takes longest
+        for name in lesson_names()
+    ],
+)
 def test_the_solutions_of_every_lesson_are_right_for_another_seed(judged, name):
     cells = codes(make_notebook(name, solutions(name)))
     found = {exercise: judged(cells, exercise, seed=4711) for exercise in solutions(name)}
