@@ -25,6 +25,7 @@ UNITS = {
     "transformer": (conditional_unet, "down_blocks.0.attentions.0.transformer_blocks.0"),
 }
 every_unit = pytest.mark.parametrize(("make", "name"), UNITS.values(), ids=UNITS.keys())
+GRAPHS = ("split-residual", "attention")  # what the other two consist of
 AS_THE_PAPER = dict(rounding_start="fraction", learn_affine=False)
 LEARNED = pytest.mark.parametrize("changes", [AS_THE_PAPER, {}], ids=["paper", "extras"])
 
@@ -176,8 +177,16 @@ def prepared(fitter, weights=True):
     return adam, [torch.tensor(x) for x in numbers], [torch.tensor(x) for x in beta]
 
 
-@pytest.mark.parametrize("weights", [True, False], ids=["weights", "step-sizes"])
-@every_unit
+@pytest.mark.parametrize(
+    ("make", "name", "weights"),
+    [
+        pytest.param(
+            *unit, weights, id=f"{name}-{kind}", marks=() if name in GRAPHS else pytest.mark.exhaustive
+        )
+        for name, unit in UNITS.items()
+        for kind, weights in (("weights", True), ("step-sizes", False))
+    ],
+)
 def test_one_graph_holds_an_iteration(make, name, weights):
     """``fullgraph`` refuses graph breaks, and among them every value that Python would wait for."""
     if not weights and torch.__version__.startswith("2.11."):
