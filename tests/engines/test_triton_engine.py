@@ -112,7 +112,11 @@ def test_pipelines_draw_with_it(pipe):
 @pytest.mark.slow
 @interpreted
 def test_text_conditional_networks_run():
-    unet = conditional_unet()
+    unet = conditional_unet(
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+    )
     calibration = random_inputs(unet, 2)
     quantized = with_quantizers(unet)
     for layer in quant_layers(quantized):

@@ -271,9 +271,8 @@ def test_training_mode_of_the_original_is_kept():
     assert pipe.unet.training and not quantized.unet.training
 
 
-def test_autocast_around_it_changes_no_bit():
-    pipe = ddim()
-    expected = quantize(pipe, small("qdiffusion", 4, 8), progress=False)
+def test_autocast_around_it_changes_no_bit(pair):
+    pipe, expected = pair
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = quantize(pipe, small("qdiffusion", 4, 8), progress=False)
     assert_same_tensors(snapshot(found.unet), snapshot(expected.unet))
