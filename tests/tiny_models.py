@@ -39,6 +39,10 @@ CONDITIONAL = dict(
     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
 )
+ONE_LEVEL = dict(
+    block_out_channels=(8,), down_block_types=("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",)
+)
+"""Changes to PLAIN: half of the layers, and still attention and shortcuts; quick to compile or interpret."""
 POOLED = 8  # features of the whole text that conditions SDXL's network
 ADDED = dict(
     cross_attention_dim=12 + POOLED,

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from latent_models import PROMPTS, stable_diffusion
-from tiny_models import SMALL, snapshot, unet2d
+from tiny_models import ONE_LEVEL, SMALL, snapshot, unet2d
 from torch import nn
 
 from qdiff_lib import Recipe, load, quantize
@@ -187,7 +187,7 @@ def size(text):
 
 
 @pytest.mark.slow
-@every_format
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.exhaustive)])
 def test_the_command_of_the_page_writes_the_shipped_model_in_4_bits(format, tmp_path, monkeypatch):
     skip_without(format)
     monkeypatch.chdir(tmp_path)
@@ -201,7 +201,7 @@ def test_the_command_of_the_page_writes_the_shipped_model_in_4_bits(format, tmp_
     check_network(format, path, tmp_path, quantized, full, noise_and_times(full))
 
 
-@pytest.mark.parametrize("format", RUN)
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.exhaustive), "openvino"])
 @pytest.mark.parametrize(
     "made", [stable_diffusion, pytest.param(lambda: load("sd-emoji"), marks=pytest.mark.exhaustive)]
 )
@@ -219,7 +219,7 @@ def test_a_model_that_draws_from_texts(format, made, tmp_path):
 
 
 def test_a_network_in_half_precision_is_exported_and_stays_so(tmp_path):
-    unet = unet2d().half()
+    unet = unet2d(**ONE_LEVEL).half()
     before = snapshot(unet)
     export_network(unet, tmp_path / "half.onnx")
     assert {x.dtype for x in unet.state_dict().values()} == {torch.float16}
@@ -265,7 +265,7 @@ def test_a_missing_package_is_one_line_with_its_cure(format, package, tmp_path, 
 def test_an_error_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("qdiff_lib.engines.onnx_format.LARGEST_FILE", 1000)
     with pytest.raises(ValueError, match="bytes, and 1000 are allowed: use format='openvino'"):
-        export_network(unet2d(), tmp_path / "new" / "large.onnx")
+        export_network(unet2d(**ONE_LEVEL), tmp_path / "new" / "large.onnx")
     assert not list(tmp_path.iterdir())
 
 

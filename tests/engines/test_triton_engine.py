@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import SMALL, conditional_unet, ddim, output, random_inputs, unet2d, with_quantizers
+from tiny_models import (
+    ONE_LEVEL,
+    SMALL,
+    conditional_unet,
+    ddim,
+    output,
+    random_inputs,
+    unet2d,
+    with_quantizers,
+)
 from triton_devices import WHY_NOT_CPU, on_each_device
 
 from qdiff_lib import Recipe, quantize
@@ -31,7 +40,7 @@ interpreted = pytest.mark.skipif(bool(WHY_NOT_CPU), reason=WHY_NOT_CPU or "runs"
 def pipe():
     """A tiny quantized pipeline, with a split layer and edges of 16 bits."""
     recipe = Recipe.qdiffusion(4, 8, weight_rounding="nearest", edge_bits=16, **SMALL)
-    return quantize(ddim(unet2d()), recipe, progress=False)
+    return quantize(ddim(unet2d(**ONE_LEVEL)), recipe, progress=False)
 
 
 @on_each_device
@@ -103,7 +112,11 @@ def test_pipelines_draw_with_it(pipe):
 @pytest.mark.slow
 @interpreted
 def test_text_conditional_networks_run():
-    unet = conditional_unet()
+    unet = conditional_unet(
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+    )
     calibration = random_inputs(unet, 2)
     quantized = with_quantizers(unet)
     for layer in quant_layers(quantized):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import ddpm
 
-from qdiff_lib import load, sample
+from qdiff_lib import sample
 from qdiff_lib.graph.cost import layer_costs
 from qdiff_lib.graph.networks import build
 from qdiff_lib.recipes.paper_networks import DDPM_CIFAR10
@@ -23,10 +24,12 @@ IMAGES, RATE = 50_000, 20e12
 def test_the_script_draws_what_one_process_draws(tmp_path):
     (tmp_path / "draw.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    argv = [str(tmp_path / "draw.py"), "ddpm-fashion", "70", "2", str(tmp_path / "images.npy")]
+    ddpm().save_pretrained(tmp_path / "model")
+    argv = [str(tmp_path / name) for name in ("draw.py", "model", "images.npy")]
+    argv[2:2] = ["70", "2"]
     without_gpus = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*launcher, *argv], check=True, timeout=120, env=without_gpus)
-    assert (np.load(tmp_path / "images.npy") == sample(load("ddpm-fashion"), 70, 2).images.numpy()).all()
+    assert (np.load(tmp_path / "images.npy") == sample(ddpm(), 70, 2).images.numpy()).all()
 
 
 def rows():

@@ -253,6 +253,7 @@ def test_a_finished_training_can_be_given_more_steps_but_not_fewer(script, monke
 
 
 def test_training_lowers_the_loss(script, monkeypatch, data):
+    monkeypatch.setattr(script("fitting"), "CHECKPOINT_SECONDS", 1e9)  # they take most of the time
     out = run("train_autoencoder kl", script, monkeypatch, data, "longer", steps=150)
     first, *_, last = json.loads((out / "training.json").read_text())["losses"]
     assert last < 0.8 * first

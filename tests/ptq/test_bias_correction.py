@@ -1,5 +1,7 @@
 """Bias correction: what it measures, what it moves, that it helps, and what it refuses."""
 
+import copy
+
 import pytest
 import torch
 from latent_models import PROMPTS, stable_diffusion
@@ -37,6 +39,19 @@ def prepared(pipe, made, inputs, how):
     return BiasCorrection(pipe, made, inputs, images, how.calibration, Run(how.seed, progress=False))
 
 
+@pytest.fixture(scope="module")
+def uncorrected():
+    """``ddim()`` quantized by ``recipe()`` without this stage; do not change it."""
+    return quantized(ddim(), recipe(bias_correction_images=0))
+
+
+@pytest.fixture(scope="module")
+def corrected():
+    """``ddim()`` quantized by ``recipe()``, and the reports that a callback got; do not change it."""
+    seen = []
+    return quantized(ddim(), recipe(), callback=seen.append), seen
+
+
 def correction(pipe, made, how):
     return prepared(pipe, made, random_inputs(pipe.unet, 8), how)
 
@@ -72,9 +87,19 @@ def test_what_hardly_answers_is_not_moved():
     torch.testing.assert_close(found, torch.tensor([0.05, 0.0]))
 
 
-@pytest.mark.parametrize("activations", [16, 32])
-@pytest.mark.parametrize(("make", "sampler"), [(ddim, "ddim"), (ddpm, None)], ids=["ddim", "ancestral"])
-@pytest.mark.parametrize("channels", [1, 3])
+BRIGHT = [  # every pair of values is in the first four
+    (ddim, "ddim", 16, 1),
+    (ddim, "ddim", 32, 3),
+    (ddpm, None, 16, 3),
+    (ddpm, None, 32, 1),
+    *(
+        pytest.param(*case, marks=pytest.mark.exhaustive)
+        for case in ((ddim, "ddim", 16, 3), (ddim, "ddim", 32, 1), (ddpm, None, 16, 1), (ddpm, None, 32, 3))
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "sampler", "activations", "channels"), BRIGHT)
 def test_images_made_too_bright_are_mended(make, sampler, activations, channels):
     pipe = make(unet2d(in_channels=channels, out_channels=channels))
     pipe.scheduler.register_to_config(clip_sample=False)  # "ddim" clips all the same
@@ -133,9 +158,8 @@ def test_a_nudge_that_drowns_is_made_larger(grid, enough, monkeypatch):
     assert brightness(done.draw(made), done.reference).abs() <= 2 + grid
 
 
-def test_what_cannot_be_corrected_is_said_in_the_report_and_at_the_terminal(monkeypatch, capsys):
-    pipe, how = ddim(), recipe()
-    made = quantized(pipe, how.replace(bias_correction_images=0))
+def test_what_cannot_be_corrected_is_said_in_the_report_and_at_the_terminal(uncorrected, monkeypatch, capsys):
+    pipe, how, made = ddim(), recipe(), copy.deepcopy(uncorrected)
     before = snapshot(made.unet)
     inputs, images = random_inputs(pipe.unet, 8), how.bias_correction.bias_correction_images
     done = BiasCorrection(pipe, made, inputs, images, how.calibration, Run(how.seed))  # with its progress
@@ -160,9 +184,8 @@ def test_a_channel_that_does_not_answer_is_said_while_the_others_are_corrected(m
     torch.testing.assert_close(bias, torch.tensor([0.0, 0.5]))
 
 
-def test_a_step_that_does_not_help_is_taken_back(monkeypatch):
-    pipe = ddim()
-    before = quantized(pipe, recipe(bias_correction_images=0))
+def test_a_step_that_does_not_help_is_taken_back(uncorrected, monkeypatch):
+    pipe, before = ddim(), uncorrected
     monkeypatch.setattr(stage, "secant_step", lambda offset, slope: torch.tensor([0.5]))
     after = quantized(pipe, recipe())
     assert_same_tensors(snapshot(after.unet), snapshot(before.unet))
@@ -171,9 +194,8 @@ def test_a_step_that_does_not_help_is_taken_back(monkeypatch):
     assert after.unet.quantization.units[-1].error == pytest.approx(expected)
 
 
-def test_a_correction_that_is_stopped_leaves_the_bias_as_it_was(monkeypatch):
-    pipe = ddim()
-    made = quantized(pipe, recipe(bias_correction_images=0))
+def test_a_correction_that_is_stopped_leaves_the_bias_as_it_was(uncorrected, monkeypatch):
+    pipe, made = ddim(), copy.deepcopy(uncorrected)
     before, done = snapshot(made.unet), correction(pipe, made, recipe())
 
     monkeypatch.setattr(stage, "secant_step", stop)
@@ -240,15 +262,14 @@ def test_what_cannot_be_drawn_is_refused_before_the_long_work(monkeypatch, make,
         quantized(make(), recipe(**changes))
 
 
-def test_a_saved_network_computes_the_same(tmp_path):
-    pipe = quantized(ddim(), recipe())
+def test_a_saved_network_computes_the_same(corrected, tmp_path):
+    pipe, _ = corrected
     save_quantized(pipe, tmp_path)
     assert_same_tensors(snapshot(load(tmp_path).unet), snapshot(pipe.unet))
 
 
-def test_a_killed_stage_goes_on_from_the_units(tmp_path, monkeypatch):
-    pipe = ddim()
-    expected = snapshot(quantized(pipe, recipe()).unet)
+def test_a_killed_stage_goes_on_from_the_units(corrected, tmp_path, monkeypatch):
+    pipe, expected = ddim(), snapshot(corrected[0].unet)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stage, "secant_step", stop)
@@ -257,7 +278,7 @@ def test_a_killed_stage_goes_on_from_the_units(tmp_path, monkeypatch):
     assert_same_tensors(snapshot(quantized(pipe, recipe(), work=tmp_path, resume=True).unet), expected)
 
 
-def test_a_callback_hears_of_it():
-    seen = []
-    reports = quantized(ddim(), recipe(), callback=seen.append).unet.quantization.units
+def test_a_callback_hears_of_it(corrected):
+    made, seen = corrected
+    reports = made.unet.quantization.units
     assert seen == reports and seen[-1].name == NAME

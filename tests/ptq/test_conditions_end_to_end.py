@@ -1,5 +1,6 @@
 """Quantizing networks with more conditions than time and text: all stages, resumed, saved, as a command."""
 
+import functools
 import json
 
 import pytest
@@ -27,11 +28,15 @@ from qdiff_lib.modules.quant_layer import QuantLayer
 from qdiff_lib.recipes.timestep_rules import Uniform
 
 AFTER_UNITS = dict(network_iterations=2, bias_correction_images=3)
-CASES = pytest.mark.parametrize("make, asked", CONDITIONED.values(), ids=CONDITIONED.keys())
 CONDITION_LAYERS = {
     "sdxl": ["add_embedding.linear_1", "add_embedding.linear_2"],
     "lcm": ["time_embedding.cond_proj"],
 }
+
+
+def often(name, *others):
+    """The name as a test's parameter; ``others`` are exhaustive."""
+    return pytest.param(name, marks=pytest.mark.exhaustive if name in others else ())
 
 
 def recipe(method="qdiffusion", **changes):
@@ -40,13 +45,19 @@ def recipe(method="qdiffusion", **changes):
     return Recipe.named(method, **{**bits, **SMALL, "sampler": None, **changes})
 
 
-@pytest.fixture(scope="module", params=CONDITIONED)
-def pair(request):
+@functools.cache
+def made(name):
     """Name, pipeline, what it is asked, and its copy that all stages have quantized; do not change them."""
-    make, asked = CONDITIONED[request.param]
+    make, asked = CONDITIONED[name]
     pipe = make()
     done = quantize(pipe, recipe(**AFTER_UNITS), progress=False, **asked)
-    return request.param, pipe, asked, done
+    return name, pipe, asked, done
+
+
+@pytest.fixture(params=[often(name, "ddim-classes") for name in CONDITIONED])
+def pair(request):
+    """What ``made`` gives."""
+    return made(request.param)
 
 
 def relative_error(full, quantized, inputs):
@@ -84,23 +95,26 @@ def test_layers_are_compared_and_counted(pair):
     assert {cost.name for cost in layer_costs(pipe.unet)} > set(CONDITION_LAYERS.get(pair[0], []))
 
 
-@CASES
-def test_with_many_bits_nothing_changes_on_the_recorded_inputs(make, asked):
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_with_many_bits_nothing_changes_on_the_recorded_inputs(name):
     """So every range was observed with the conditions of the calibration set."""
+    make, asked = CONDITIONED[name]
     pipe, how = make(), recipe("linear", weights=16, activations=16)
     done = quantize(pipe, how, progress=False, **asked)
     inputs = record(pipe, how.calibration.rule, how.calibration.samples, how.calibration.steps, **asked)
     assert 0 < relative_error(pipe.unet, done.unet, inputs) < 1e-5
 
 
-@CASES
-def test_a_killed_run_goes_on_to_the_same_bits(make, asked, tmp_path):
+@pytest.mark.parametrize(
+    "name", [often(name, "ddpm-classes", "ddim-classes", "class-times", "sdxl") for name in CONDITIONED]
+)
+def test_a_killed_run_goes_on_to_the_same_bits(name, tmp_path):
     def kill(report):
         if report.index == 2:
             raise KeyboardInterrupt
 
-    pipe, how = make(), recipe(iterations=2, **AFTER_UNITS)
-    expected = snapshot(quantize(pipe, how, progress=False, **asked).unet)
+    (_, pipe, asked, done), how = made(name), recipe(**AFTER_UNITS)
+    expected = snapshot(done.unet)
     with pytest.raises(KeyboardInterrupt):
         quantize(pipe, how, work=tmp_path, callback=kill, progress=False, **asked)
     again = quantize(pipe, how, work=tmp_path, resume=True, progress=False, **asked)

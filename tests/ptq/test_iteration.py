@@ -25,8 +25,8 @@ UNITS = {
     "transformer": (conditional_unet, "down_blocks.0.attentions.0.transformer_blocks.0"),
 }
 every_unit = pytest.mark.parametrize(("make", "name"), UNITS.values(), ids=UNITS.keys())
+GRAPHS = ("split-residual", "attention")  # what the other two consist of
 AS_THE_PAPER = dict(rounding_start="fraction", learn_affine=False)
-LEARNED = pytest.mark.parametrize("changes", [AS_THE_PAPER, {}], ids=["paper", "extras"])
 
 
 def fitter_of(make, name, changes=None, budget=None, folder=None):
@@ -99,8 +99,14 @@ def simple_step_sizes(fitter):
         quantizer.finish_learning()
 
 
-@LEARNED
-@every_unit
+@pytest.mark.parametrize(
+    ("make", "name", "changes"),
+    [
+        pytest.param(*unit, changes, id=f"{name}-{how}", marks=() if how in often else pytest.mark.exhaustive)
+        for (name, unit), often in zip(UNITS.items(), ("paper", "extras", "extras", "paper"), strict=True)
+        for how, changes in (("paper", AS_THE_PAPER), ("extras", {}))
+    ],
+)
 def test_the_result_has_the_bits_of_the_simple_loop(make, name, changes, monkeypatch):
     many = {"iterations": 30, "step_size_iterations": 10, "lr": 0.2, **changes}
     fast = fitted(fitter_of(make, name, many))
@@ -176,8 +182,16 @@ def prepared(fitter, weights=True):
     return adam, [torch.tensor(x) for x in numbers], [torch.tensor(x) for x in beta]
 
 
-@pytest.mark.parametrize("weights", [True, False], ids=["weights", "step-sizes"])
-@every_unit
+@pytest.mark.parametrize(
+    ("make", "name", "weights"),
+    [
+        pytest.param(
+            *unit, weights, id=f"{name}-{kind}", marks=() if name in GRAPHS else pytest.mark.exhaustive
+        )
+        for name, unit in UNITS.items()
+        for kind, weights in (("weights", True), ("step-sizes", False))
+    ],
+)
 def test_one_graph_holds_an_iteration(make, name, weights):
     """``fullgraph`` refuses graph breaks, and among them every value that Python would wait for."""
     if not weights and torch.__version__.startswith("2.11."):

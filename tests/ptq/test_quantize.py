@@ -28,7 +28,11 @@ from qdiff_lib.modules.quant_layer import QuantLayer, quant_layers
 from qdiff_lib.recipes.recipe import METHODS
 
 BITS = [(8, 32), (4, 32), (8, 8), (4, 8), (6, 6), (32, 8)]
-BIT_IDS = [f"W{weights}A{activations}" for weights, activations in BITS]
+OFTEN = [(4, 32), (6, 6), (32, 8)]
+WIDTHS = [
+    pytest.param(*bits, id="W{}A{}".format(*bits), marks=() if bits in OFTEN else pytest.mark.exhaustive)
+    for bits in BITS
+]
 
 
 def small(method, weights, activations, **changes):
@@ -61,7 +65,7 @@ def check_activations(unet, bits):
         assert quantizer.scale > 0 and quantizer.log_scale is None and quantizer.observer is None
 
 
-@pytest.mark.parametrize("weights, activations", BITS, ids=BIT_IDS)
+@pytest.mark.parametrize("weights, activations", WIDTHS)
 @pytest.mark.parametrize(
     "method",
     ["linear", "squant", "ptq4dm", pytest.param("qdiffusion", marks=pytest.mark.slow)],
@@ -267,9 +271,8 @@ def test_training_mode_of_the_original_is_kept():
     assert pipe.unet.training and not quantized.unet.training
 
 
-def test_autocast_around_it_changes_no_bit():
-    pipe = ddim()
-    expected = quantize(pipe, small("qdiffusion", 4, 8), progress=False)
+def test_autocast_around_it_changes_no_bit(pair):
+    pipe, expected = pair
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = quantize(pipe, small("qdiffusion", 4, 8), progress=False)
     assert_same_tensors(snapshot(found.unet), snapshot(expected.unet))

@@ -61,6 +61,14 @@ def output_of(unet, name, inputs):
     return seen[0]
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    """A network, what it is fitted on, and its copy that ``small()`` has quantized; do not change them."""
+    unet = unet2d()
+    inputs = random_inputs(unet, 8)
+    return unet, inputs, rebuilt(unet, small(), inputs)[0]
+
+
 UNITS = {
     "convolution": (unet2d, "down_blocks.0.downsamplers.0.conv"),
     "residual": (unet2d, "down_blocks.0.resnets.0"),
@@ -175,9 +183,8 @@ def test_every_rounding_is_decided_in_both_halves(monkeypatch):
         assert (certainty > 0.9).float().mean() > 0.97
 
 
-def test_weights_end_on_their_grids():
-    unet = unet2d()
-    quantized, _ = rebuilt(unet, small(), random_inputs(unet, 8))
+def test_weights_end_on_their_grids(fitted):
+    quantized = fitted[2]
     assert not [m for m in quantized.modules() if isinstance(m, AdaRound)]
     for layer in quant_layers(quantized):
         assert layer.weight_scale.shape == (layer.weight.shape[0], len(layer.sizes))
@@ -233,15 +240,14 @@ def test_no_step_iterations_keep_the_observed_ranges():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
 
 
-def test_no_gradient_is_kept():
-    unet = unet2d()
-    quantized, _ = rebuilt(unet, small(), random_inputs(unet, 8))
+def test_no_gradient_is_kept(fitted):
+    unet, _, quantized = fitted
     for model in (unet, quantized):
         assert not [name for name, p in model.named_parameters() if p.grad is not None]
     assert not [name for name, p in quantized.named_parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("learn_affine", [False, True])
+@pytest.mark.parametrize("learn_affine", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_only_what_is_learned_is_optimized(monkeypatch, learn_affine):
     """During a backward pass no weight of either network asks for a gradient."""
     unet = unet2d()
@@ -259,10 +265,8 @@ def test_only_what_is_learned_is_optimized(monkeypatch, learn_affine):
     assert asked == {"v", "log_scale"} | ({"bias"} if learn_affine else set())
 
 
-def test_a_small_memory_budget_changes_no_bit(tmp_path):
-    unet = unet2d()
-    inputs = random_inputs(unet, 8)
-    plenty, _ = rebuilt(unet, small(), inputs)
+def test_a_small_memory_budget_changes_no_bit(fitted, tmp_path):
+    unet, inputs, plenty = fitted
     little, _ = rebuilt(
         unet, small(), inputs, budget=Budget(20 * 1024), files=WorkFolder(tmp_path, {"recipe": {}})
     )

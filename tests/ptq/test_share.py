@@ -110,8 +110,12 @@ def in_another_order(recipe):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "count"),
-    [(PAPER, 2), (PAPER, 3), (TWO_PASSES, 2), (GPTQ, 3)],
-    ids=["two", "three", "two-passes", "gptq-and-all-stages"],
+    [
+        pytest.param(PAPER, 2, id="two", marks=pytest.mark.exhaustive),
+        pytest.param(PAPER, 3, id="three", marks=pytest.mark.exhaustive),
+        pytest.param(TWO_PASSES, 2, id="two-passes"),
+        pytest.param(GPTQ, 3, id="gptq-and-all-stages"),
+    ],
 )
 def test_codes_are_as_near_as_those_of_one_process_to_itself(recipe, count):
     """The first units are the same. Later, rounding is amplified as by any other order of the sums."""

@@ -104,7 +104,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(work, uninterrupted, fitted,
     assert fitted[0] == 3
 
 
-@pytest.mark.parametrize("index", [2, 1000])
+@pytest.mark.parametrize("index", [pytest.param(2, marks=pytest.mark.exhaustive), 1000])
 def test_a_run_that_is_interrupted_in_either_pass_ends_with_the_same_bits(tmp_path, index):
     recipe = RECIPE.replace(second_pass=True)
     seen = []
@@ -149,7 +149,10 @@ def test_an_interrupted_recording_starts_anew(tmp_path, uninterrupted, monkeypat
     assert_same_tensors(run(tmp_path / "work", resume=True), uninterrupted)
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
+@pytest.mark.parametrize(
+    "there",
+    [pytest.param(False, id="missing", marks=pytest.mark.exhaustive), pytest.param(True, id="empty")],
+)
 def test_resume_without_files_starts(tmp_path, there, uninterrupted):
     if there:
         (tmp_path / "work").mkdir()
@@ -264,14 +267,17 @@ def no_json(value):
     return b"\xff" * len(value)
 
 
-@pytest.mark.parametrize("damage", [cut, without_end, emptied, no_json])
 @pytest.mark.parametrize("name", [KNOWN, SET, UNIT])
-def test_a_damaged_file_is_named_with_the_cure(work, name, damage, uninterrupted):
-    path = work / name
-    path.write_bytes(damage(path.read_bytes().rstrip()))
-    with pytest.raises(ValueError, match="is damaged.*: delete this file, and resume once more") as refused:
-        run(work, resume=True)
-    assert str(path) in str(refused.value)
+def test_a_damaged_file_is_named_with_the_cure(work, name, uninterrupted):
+    path, before = work / name, contents(work)
+    for damage in (cut, without_end, emptied, no_json):
+        path.write_bytes(damage(before[path].rstrip()))
+        with pytest.raises(
+            ValueError, match="is damaged.*: delete this file, and resume once more"
+        ) as refused:
+            run(work, resume=True)
+        assert str(path) in str(refused.value), damage
+        assert {**contents(work), path: before[path]} == before
     path.unlink()
     assert_same_tensors(run(work, resume=True), uninterrupted)
 

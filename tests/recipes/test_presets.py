@@ -160,7 +160,10 @@ def narrow_pipeline(name):
     return pipe
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.exhaustive if n.startswith("ldm8") else ()) for n in PRESETS],
+)
 def test_a_narrow_model_is_loaded_quantized_and_sampled(name, tmp_path):
     narrow_pipeline(name).save_pretrained(tmp_path / "model")
     pipe = load(tmp_path / "model")
