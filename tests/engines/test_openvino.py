@@ -1,6 +1,5 @@
 """OpenVINO: integer layers equal to the reference, pipelines close to the simulation, clear errors."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -116,10 +115,9 @@ class TestLayers:
 
 @pytest.fixture(scope="module")
 def on_engine(tmp_path_factory):
-    """A function: the shipped model of a name, and its pipeline on OpenVINO, made once in an empty cache."""
+    """A function: the shipped model of a name, and its pipeline on OpenVINO, compiled into an empty cache."""
     cache = tmp_path_factory.mktemp("openvino")
 
-    @functools.cache
     def made(name: str):
         pipe = with_sampler(load(name), "ddim")
         return pipe, run_on(pipe, "openvino", cache=cache, progress=False)
