@@ -7,12 +7,12 @@ from qdiff_lib import Recipe, load, quantize, record, sample, save_quantized, wi
 from qdiff_lib.evaluation.trajectory_errors import trajectory_mse
 from qdiff_lib.recipes.timestep_rules import Uniform
 
-STEPS, IMAGES = 10, 8
-# With a seventh of the tiny profile's iterations, the error after the last step was 0.03 to 0.09 of linear's.
-# In the median image it was 0.42 to 0.62 of what GPTQ's start leaves, with one iteration: 3 seeds. Where
-# nothing is learned, the latter is 1. The mean over so few images depends on single ones: 0.39 to 0.83.
+STEPS, IMAGES = 20, 16
+# With a seventh of the tiny profile's iterations, the error after the last step was 0.08 to 0.19 of linear's,
+# and 0.29 to 0.63 of what GPTQ's start leaves, with one iteration: 4 seeds, two of them also under
+# ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41. Where nothing is learned, the latter is 1.
 MARGIN, LEARNED = 0.4, 0.8
-SHORT = dict(samples=32, iterations=40, step_size_iterations=5, batch_size=8)
+SHORT = dict(samples=128, iterations=40, step_size_iterations=5)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,7 @@ def test_qdiffusion_beats_linear_at_w4a8(models):
     drawn = {name: sample(pipe, IMAGES, STEPS, record=True).trajectory for name, pipe in models.items()}
     error = {name: trajectory_mse(drawn["fp"], drawn[name])[-1].item() for name in drawn}
     assert error["qdiffusion"] < MARGIN * error["linear"]
-    typical = {name: (drawn["fp"][-1] - drawn[name][-1]).square().mean((1, 2, 3)).median() for name in drawn}
-    assert typical["qdiffusion"] < LEARNED * typical["start"]
+    assert error["qdiffusion"] < LEARNED * error["start"]
 
 
 @pytest.mark.slow
