@@ -159,10 +159,7 @@ def prepare(prepared: Prepared, names: Iterable[str], unet: nn.Module, device: s
             reports = layer_reports(network)
             result["layers"] = dict(Counter(report.runs_in for report in reports))
             result["reasons"] = [vars(report) for report in reports if report.reason]
-        spent, took = (
-            time.perf_counter() - start,
-            seconds(network, inputs, device, 5 if device == "cuda" else 1),
-        )
+        spent, took = time.perf_counter() - start, seconds(network, inputs, device, 5)
         kinds = result.get("layers", "")
         print(f"{name}, batch {batch}: ready after {spent:.0f} s; {1000 * took:.2f} ms {kinds}", flush=True)
 
@@ -205,7 +202,7 @@ def wait(folder: Path, sign: str, count: int) -> None:
 
 def first_call(network: nn.Module, inputs: dict, device: str, before: int) -> dict:
     """Bytes of the network, and at most within a call, beyond the ``before`` bytes of all others."""
-    for _ in range(3 if device == "cuda" else 1):  # compiles, tunes, and records CUDA graphs
+    for _ in range(3):  # compiles, tunes, and records CUDA graphs
         network(**inputs)
     gc.collect()
     if device != "cuda":

@@ -17,9 +17,8 @@ from tools.expansion import expand_exercise, lesson_names, solution_lines
 
 each_exercise = pytest.mark.parametrize("name", CELLS)
 each_lesson = pytest.mark.parametrize("lesson", lesson_names())
-LONG = {
-    "03.stream_number": 3
-}  # a check that takes seconds, and how many right answers it gets in ``make test``
+# A check that takes seconds, and how many of its right answers are in ``make test``.
+LONG = {"03.stream_number": 3}
 
 
 @each_exercise

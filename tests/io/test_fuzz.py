@@ -250,7 +250,7 @@ def json_case(data, files, folder, name):
     draws_or_refuses(folder)
 
 
-@cases(250)
+@cases(300)
 def test_config(files, folder, data):
     json_case(data, files, folder, CONFIG)
 
@@ -264,7 +264,7 @@ def test_what_the_config_says_of_the_quantization(files, folder, data):
     draws_or_refuses(folder)
 
 
-@cases(350)
+@cases(250)
 def test_index(files, folder, data):
     json_case(data, files, folder, INDEX)
 
@@ -274,7 +274,7 @@ def test_sampler(files, folder, data):
     json_case(data, files, folder, SAMPLER)
 
 
-@cases(150)
+@cases(100)
 def test_bytes_of_json(files, folder, data):
     name = data.draw(st.sampled_from([CONFIG, INDEX, SAMPLER]))
     write(folder, files, **{name: cut_or_flipped(data, files[name], len(files[name]))})
@@ -302,7 +302,7 @@ def header_of(content):
     return json.loads(content[8:end]), content[end:]
 
 
-@cases(250)
+@cases(200)
 def test_bytes_of_the_header(files, folder, data):
     end = 8 + int.from_bytes(files[TENSORS][:8], "little")
     write(folder, files, **{TENSORS: cut_or_flipped(data, files[TENSORS], end + 16)})
@@ -362,7 +362,7 @@ def flipped_tensor(data, value):
     return raw.view(value.dtype).view(value.shape)
 
 
-@cases(250)
+@cases(400)
 def test_tensors(files, folder, data):
     write(folder, files)
     tensors = load_file(folder / TENSORS)

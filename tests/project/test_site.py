@@ -17,7 +17,7 @@ LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 HEIGHTS = "items => items.map(item => item.getBoundingClientRect().height)"
 SERIOUS = ("serious", "critical")
-DARK = ("index.html", "notebooks/00_start_here.html")  # the colours of all pages
+DARK = ("index.html", "notebooks/00_start_here.html", "api.html")  # the colours of all pages
 KINDS = (  # a page of each kind
     "index.html README.ko.html RESULTS.html api.html exercises.html genindex.html search.html "
     "docs/notation.html notebooks/index.html notebooks/00_start_here.html"
