@@ -4,8 +4,11 @@ The command has no network, sees the system's programs and the folders that it i
 write only to small folders in memory. It sees no other process, and all that it starts ends with it.
 """
 
+import atexit
 import contextlib
+import errno
 import functools
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +16,7 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +28,7 @@ SCRATCH = 2**26  # bytes of each folder in memory that the command can write to
 PROCESSES = 64
 EMPTY_IMAGE = "qdiff-empty"  # of containers: they see the host's programs, read-only, as bubblewrap does
 PROBE_SECONDS = 60
+NAMESPACES = 0x7E020000  # the flags of clone() that make a namespace
 HELP = "install bubblewrap (Debian, Ubuntu: sudo apt install bubblewrap), podman or docker"
 
 
@@ -138,6 +143,8 @@ def container(engine: str, label: str, folders: Iterable[str], environment: dict
     """The start of a command for podman or docker, with the same view of the system as in ``bubblewrap``."""
     options = ["run", "--rm", "--interactive", "--name", label, "--network", "none", "--read-only"]
     options += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65534:65534"]
+    if engine == "podman":  # docker forbids namespaces without being told
+        options += ["--security-opt", f"seccomp={system_calls_without_namespaces()}"]
     options += ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     options += ["--pids-limit", str(PROCESSES), "--memory", "4g", "--tmpfs", f"/tmp:size={SCRATCH}"]
     for place in [*filter(os.path.exists, SYSTEM), *folders]:
@@ -145,6 +152,32 @@ def container(engine: str, label: str, folders: Iterable[str], environment: dict
     for name, value in environment.items():
         options += ["--env", f"{name}={value}"]
     return [engine, *options, EMPTY_IMAGE]
+
+
+@functools.cache
+def system_calls_without_namespaces() -> str:
+    """The path of podman's list of system calls, less those that make namespaces or mounts, as JSON.
+
+    Raises OSError or SubprocessError if podman has no such list.
+    """
+    ask = ["podman", "info", "--format", "{{.Host.Security.SECCOMPProfilePath}}"]
+    place = subprocess.run(
+        ask, capture_output=True, text=True, check=True, timeout=PROBE_SECONDS
+    ).stdout.strip()
+    profile = json.loads(Path(place).read_text(encoding="utf-8"))
+    forbidden = {"clone", "clone3", "unshare", "setns", "mount", "mount_setattr", "move_mount", "open_tree"}
+    forbidden |= {"fsopen", "fsconfig", "fsmount", "fspick", "pivot_root", "umount", "umount2"}
+    for rule in profile["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name not in forbidden]
+    threads = {"index": 0, "value": NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]] + [
+        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [threads]},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},  # then clone is called
+    ]
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="qdiff-", delete=False) as file:
+        json.dump(profile, file)
+    atexit.register(os.remove, file.name)
+    return file.name
 
 
 def why_not(name: str) -> str:

@@ -93,7 +93,7 @@ class TestSandbox:
         assert sandbox.why_not("bubblewrap") == reason
 
     def test_containers_get_no_network_and_no_folder_that_they_can_write(self):
-        command = sandbox.container("podman", "label", ["/opt/py"], {"A": "b"})
+        command = sandbox.container("docker", "label", ["/opt/py"], {"A": "b"})
         for option in ("--network none", "--read-only", "--cap-drop ALL", "/opt/py:/opt/py:ro", "--env A=b"):
             assert option in " ".join(command)
         volumes = [command[i + 1] for i, word in enumerate(command) if word == "--volume"]
