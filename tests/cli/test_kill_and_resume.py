@@ -169,7 +169,7 @@ def test_a_second_process_is_kept_out(server, model, tmp_path, expected):
 # The command as users type it
 
 
-FEW = ("--method", "qdiffusion", "--iterations", "60", "--step-size-iterations", "10")
+FEW = ("--method", "qdiffusion", "--iterations", "20", "--step-size-iterations", "5")
 
 
 def started(argv, log):
