@@ -96,6 +96,15 @@ def first_calls(networks: dict) -> int:
     return max((first["calls"] for variants in found for first in variants.values()), default=0)
 
 
+def disagreement(rows: list[dict]) -> str:
+    """What to say of quantized networks whose FID is in another order than their errors."""
+    by_error = sorted(rows, key=lambda row: row["trajectory_mse"][-1])
+    if by_error == sorted(rows, key=lambda row: row["frechet"]):
+        return ""
+    return """ FID does not put the networks in the order of their errors. It asks whether all images together look
+        like photographs, not whether each is the image of full precision."""
+
+
 def cifar10(data: dict) -> str:
     """FID and errors of a CIFAR-10 network that was trained for minutes, and what its calibration took."""
     rows = []
@@ -111,6 +120,7 @@ def cifar10(data: dict) -> str:
     fid = "FID has not been computed yet."
     if data["n"]:
         fid = f"FID of {data['n']:,} images to {data['references']:,} training images."
+        fid += disagreement(data["rows"][1:])
     before = flow(f"""
         A network of the paper's form for CIFAR-10 with half its width, trained for
         {60 * training["hours"]:.0f} minutes ({training["steps"]:,} steps of {training["batch_size"]} images),
