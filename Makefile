@@ -45,7 +45,7 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports --no-cache
 
 lab: $(STAMP)
-	JUPYTER_CONFIG_PATH=tools/jupyter $(RUN) -m jupyter lab --notebook-dir=notebooks
+	JUPYTER_CONFIG_PATH=tools/jupyter $(RUN) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/README.md
 
 bench: $(STAMP)
 	$(RUN) benchmarks/run.py

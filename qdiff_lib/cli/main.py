@@ -115,10 +115,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
         return 0
     scores |= dict(model=args.model, steps=args.steps, seed=args.seed, engine=engine)
     for name, value in scores.items():
-        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        print(f"{name}: {in_words(value)}")
     if args.out is not None:
         write_json(args.out, {name: json_form(value) for name, value in scores.items()})
     return 0
+
+
+def in_words(value) -> str:
+    """A score for the terminal; nan is a score that so few images do not give."""
+    if not isinstance(value, float):
+        return str(value)
+    return "not known from so few images" if math.isnan(value) else f"{value:.4g}"
 
 
 def json_form(value):

@@ -29,9 +29,11 @@ def check_new_or_resumed(out: Path, resume: bool) -> None:
         return
     if not out.is_dir():
         raise FileExistsError(f"--out {out} is a file; name a folder")
+    earlier = is_ours(work) or (out / FINISHED).is_file()
     if not resume:
-        raise FileExistsError(f"--out {out} is not empty; add --resume to go on there, or name a new folder")
-    if not is_ours(work) and not (out / FINISHED).is_file():
+        advice = "add --resume to go on there, or name a new folder" if earlier else "name a new folder"
+        raise FileExistsError(f"--out {out} is not empty; {advice}")
+    if not earlier:
         raise ValueError(f"--resume: {out} holds no work/ of an earlier quantize; name a new folder")
     check_ours(work)
 

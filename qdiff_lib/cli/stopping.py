@@ -105,17 +105,22 @@ def ignore_stops() -> None:
 
 
 def say_how_to_go_on(args: argparse.Namespace, argv: list[str], number: int) -> int:
-    """Print the command that continues after a stop by signal ``number``; returns the exit status."""
-    again = [*argv, "--resume"] if hasattr(args, "resume") and not args.resume else argv
+    """Print the command that continues after a stop by signal ``number``; returns the exit status.
+
+    A command without ``--resume`` starts from the beginning, and the line says so.
+    """
+    if not hasattr(args, "resume"):
+        return say_stopped(f"{PROGRAM} {shlex.join(argv)}", number, "to start again")
+    again = argv if args.resume else [*argv, "--resume"]
     return say_stopped(f"{PROGRAM} {shlex.join(again)}", number)
 
 
-def say_stopped(again: str, number: int) -> int:
-    """Print how to go on after a stop by signal ``number``; returns the exit status.
+def say_stopped(again: str, number: int, purpose: str = "to go on") -> int:
+    """Print what to do after a stop by signal ``number``; returns the exit status.
 
-    Of several processes, one prints it.
+    again: the command. purpose: what it is for. Of several processes, one prints it.
     """
     with contextlib.suppress(OSError):  # the terminal may be gone
         if is_first_to_tell():
-            print(f"\nstopped; to go on: {again}", file=sys.stderr, flush=True)
+            print(f"\nstopped; {purpose}: {again}", file=sys.stderr, flush=True)
     return 128 + number

@@ -42,10 +42,10 @@ def check_patterns(unet: nn.Module, trace: Trace, grids: Grids) -> None:
         for pattern in patterns:
             if not any(matches(name, pattern) for name in names):
                 known = {".".join(n.split(".")[: i + 1]) for n in names for i in range(n.count(".") + 1)}
-                near = " or ".join(map(repr, get_close_matches(pattern, sorted(known)))) or repr(names[0])
+                near = " or ".join(map(repr, get_close_matches(pattern, sorted(known))))
+                advice = f"did you mean {near}?" if near else f"its layers have names such as {names[0]!r}"
                 raise ValueError(
-                    f"{field} has the pattern {pattern!r}, which matches no layer of this network: did you "
-                    f"mean {near}?"
+                    f"{field} has the pattern {pattern!r}, which matches no layer of this network: {advice}"
                 )
 
 

@@ -140,7 +140,7 @@ def test_other_options_are_refused_and_change_nothing(server, model, tmp_path):
     out, argv = tmp_path / "out", command(model, tmp_path / "out")
     server.run(argv, tmp_path / "log", Event(KILL, "os.rename", "unit-002"))
     before = files_of(out)
-    for change in (["--seed", "1"], ["--method", "linear"], ["--guidance", "3"], ["--weights", "8"]):
+    for change in (["--seed", "1"], ["--method", "linear"], ["--batch-size", "3"], ["--weights", "8"]):
         ended = server.run([*argv, "--resume", *change], tmp_path / "log")
         assert ended.status == 2 and "other options (" in ended.text, ended.text
         assert files_of(out) == before

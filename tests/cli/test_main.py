@@ -114,7 +114,7 @@ def test_quantize_refuses_a_folder_with_files_and_leaves_them(tmp_path, capsys):
     kept.parent.mkdir()
     kept.write_text("weights")
     line = refused(QUANTIZE, capsys)
-    assert "new is not empty" in line and "--resume" in line
+    assert "new is not empty" in line and "name a new folder" in line
     assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_text() == "weights"
 
 
@@ -183,6 +183,19 @@ def test_resume_accepts_the_work_of_a_run(tmp_path):
     output.check_new_or_resumed(tmp_path, resume=True)
     with pytest.raises(FileExistsError, match="add --resume"):
         output.check_new_or_resumed(tmp_path, resume=False)
+
+
+def test_resume_is_not_advised_where_it_is_refused(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty; name a new folder$"):
+        output.check_new_or_resumed(tmp_path, resume=False)
+    with pytest.raises(ValueError, match="holds no work/"):
+        output.check_new_or_resumed(tmp_path, resume=True)
+
+
+def test_scores_in_words():
+    found = [cli.in_words(value) for value in (float("nan"), 0.123456, "cpu", 3)]
+    assert found == ["not known from so few images", "0.1235", "cpu", "3"]
 
 
 def test_numbers_that_json_cannot_write_become_none():

@@ -51,7 +51,7 @@ def test_a_stop_that_a_library_turns_into_another_error_is_a_stop(monkeypatch, c
 
     monkeypatch.setitem(main.COMMANDS, "sample", run)
     assert main.main(SAMPLE) == 128 + signal.SIGTERM
-    assert capsys.readouterr().err.startswith("\nstopped; to go on: ")
+    assert capsys.readouterr().err.startswith("\nstopped; to start again: ")
 
 
 SWALLOWED = """
@@ -74,7 +74,7 @@ sys.exit(main.main(["sample", "--model", "m", "--out", "a.png"]))
 def test_a_stop_that_python_cannot_raise_is_a_stop():
     ended = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 128 + signal.SIGTERM
-    assert ended.stderr == "\nstopped; to go on: python -m qdiff_lib sample --model m --out a.png\n"
+    assert ended.stderr == "\nstopped; to start again: python -m qdiff_lib sample --model m --out a.png\n"
 
 
 def test_ctrl_c_without_resume_repeats_the_command(monkeypatch, capsys):

@@ -101,8 +101,8 @@ def disagreement(rows: list[dict]) -> str:
     by_error = sorted(rows, key=lambda row: row["trajectory_mse"][-1])
     if by_error == sorted(rows, key=lambda row: row["frechet"]):
         return ""
-    return """ FID does not put the networks in the order of their errors. It asks whether all images together look
-        like photographs, not whether each is the image of full precision."""
+    return """ FID does not put the networks in the order of their errors. It asks whether all images together
+        look like photographs, not whether each is the image of full precision."""
 
 
 def cifar10(data: dict) -> str:
