@@ -291,8 +291,8 @@ claim(abs(estimate - exact) < 0.05 * exact, "the estimate is within 5 % of the f
 
 # %% [markdown]
 # Now we calibrate the same network three times, with 8-bit activations and unchanged weights. Each calibration set has
-# 16 inputs. The first set comes from all steps equally, the second from the first two steps (noise), and the third from
-# the last two steps (nearly pictures). The check uses other inputs.
+# 16 inputs, chosen at random. For the first set, each step is equally likely. The second set comes from the first two
+# steps (noise), the third from the last two steps (nearly pictures). The check uses other inputs.
 
 # %%
 from qdiff_lib import Recipe, quantize, record

@@ -237,8 +237,10 @@ show(figures.halves(cases, splits[worst][0]))
 # ## The grid under a magnifier
 #
 # Here are the two halves of that input again. The slider scales the skip half. The short lines below each picture are
-# the values of the grids: black for the shared grid, blue for the deep half's own grid. Find the smallest ratio at which
-# the deep half uses only two codes.
+# the values of the grids. At the left they are those of the shared grid. At the right there is only the deep half. Its
+# values are rounded to the nearest line of the shared grid. So it uses the codes with a black line, and not those with a
+# grey line. One value is enough to make a line black. The blue lines are the deep half's own grid. Count the black lines:
+# find the smallest ratio at which only two are left.
 
 # %%
 from functools import partial

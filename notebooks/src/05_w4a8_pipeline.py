@@ -131,7 +131,7 @@ import torch
 def rounding_penalty(v: torch.Tensor, beta: float) -> torch.Tensor:
     """The sum over all variables v of 1 - |2 h(v) - 1|^beta, one number, with gamma = -0.1 and zeta = 1.1.
 
-    v: float32 (n,). beta: above 2, not always a whole number.
+    v: float32 (n,). beta: at least 1, not always a whole number.
     """
     # BEGIN SOLUTION
     h = (torch.sigmoid(v) * (1.1 - -0.1) + -0.1).clamp(0, 1)
@@ -432,7 +432,8 @@ claim(
 )
 
 # %% [markdown]
-# **Observe.** Q-Diffusion needs a minute more, and has the smaller error. In the pictures, linear changes the colours.
+# **Observe.** Q-Diffusion needs a minute more, and has the smaller error. In the pictures of `RESULTS.md` (section "A
+# CIFAR-10 network on a GPU"), linear changes the colours.
 #
 # ## Where it breaks
 #

@@ -328,7 +328,7 @@ print(
 
 # %% [markdown]
 # **Observe.** Without the penalty many weights end with an $h$ far from 0 and 1. The decision then moves each of them by
-# up to half a step. These new errors are like random errors, and no iteration is left to compensate for them.
+# up to half of the scale. These new errors are like random errors, and no iteration is left to compensate for them.
 #
 # ## Recap
 #

@@ -208,11 +208,11 @@ show(pictures({name: sample(pipe, **draw).images for name, pipe in rows.items()}
 # %% [markdown]
 # ## The rubric
 #
-# | part | full points | half of the points | no points |
+# | part | full points | a part of the points | no points |
 # |---|---|---|---|
-# | The number (8) | from 21 dB on, measured by your teacher | in proportion between 14 and 21 dB | 14 dB or less, or beyond a budget |
-# | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | fewer than four runs beside the baseline, or rows that change several things at once or lack numbers | no table, or numbers that a repeated run does not give |
-# | The reasons (4) | two choices are explained by a lesson and by the runs; one failure with its reason | explained by only one of the two, or no failure | no reasons |
-# | The doubts (4) | compares differences with the standard error or with a second seed; says which choices were made with the learner's own seed | says that differences may be chance, without a measurement | takes all differences as facts |
+# | The number (8) | from 21 dB on, measured by your teacher | between 14 and 21 dB: points in proportion, for example half of them at 17.5 dB | 14 dB or less, or beyond a budget |
+# | The runs (4) | baseline and four runs, one change at a time, all with numbers, bytes and minutes | half: fewer than four runs beside the baseline, or rows that change several things at once or lack numbers | no table, or numbers that a repeated run does not give |
+# | The reasons (4) | two choices are explained by a lesson and by the runs; one failure with its reason | half: explained by only one of the two, or no failure | no reasons |
+# | The doubts (4) | compares differences with the standard error or with a second seed; says which choices were made with the learner's own seed | half: says that differences may be chance, without a measurement | takes all differences as facts |
 #
 # If the calibration of your recipe takes more than 30 minutes on two CPU cores, the number gets no points.

@@ -12,15 +12,16 @@ from PIL import Image
 
 from .figures.style import COLOURS, Caption, png
 
-REVIVE = "The slider above needs a running kernel: run this cell to make it live."
+REVIVE = "If the slider above does not move the picture, run this cell."
 PAGE = 1200  # pixels: what a notebook shows without shrinking it much
 
 
 def slider(plot: Callable[[object], Figure], label: str, values: Sequence) -> ipywidgets.VBox:
     """A slider over ``values`` above the figure that ``plot`` makes of the chosen one."""
     whole = {"description_width": "initial"}  # the label is not cut
+    room = {"width": f"{8 * len(label) + 320}px"}  # about 8 pixels a letter, the value, and 200 to slide
     knob = ipywidgets.SelectionSlider(
-        options=list(values), description=label, continuous_update=False, style=whole
+        options=list(values), description=label, continuous_update=False, style=whole, layout=room
     )
     own_size = {"align_self": "flex-start"}  # the box would stretch it to the width of the page
     figure = plot(knob.value)

@@ -340,6 +340,7 @@ class TestWidgets:
         knob, picture, words = box.children
         before = bytes(picture.value)
         assert words.value == "a line of 2 points"
+        assert knob.layout.width == f"{8 * len('points') + 320}px"  # a long label leaves room to slide
         knob.value = 5
         assert words.value == "a line of 5 points" and bytes(picture.value) != before
         assert Image.open(io.BytesIO(picture.value)).format == "PNG"

@@ -110,8 +110,11 @@ def test_halves_figure_gives_both_ratios():
 @pytest.mark.parametrize(("ratio", "deep_codes"), [(1, 16), (5, 5), (200, 1)])
 def test_magnifier_counts_the_codes(ratio, deep_codes):
     line = torch.linspace(-1, 1, 999)
-    label = figures.magnifier(line, line, ratio=ratio, bits=4).get_label()
+    figure = figures.magnifier(line, line, ratio=ratio, bits=4)
+    label = figure.get_label()
     used = int(label.rsplit("uses ", 1)[1].split()[0].rstrip("."))
+    _, black, _ = figure.axes[1].collections  # grey below black, and blue
+    assert len(black.get_segments()) == used  # a reader can count them
     assert f"Skip / deep = {ratio}" in label
     assert abs(used - deep_codes) <= 1
 

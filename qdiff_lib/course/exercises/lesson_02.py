@@ -153,7 +153,7 @@ QUIZ = (
     Question(
         "A layer's range comes from the first, noisy step. Later the values are larger. What happens?",
         (
-            ("The grid is too coarse.", "No: the range is too small, so the grid is fine."),
+            ("The grid is too coarse.", "The range is too small, so the grid is fine, not coarse."),
             (
                 "Large values are clipped to the end of the grid.",
                 "The error of clipping is not bounded by half of the scale. It grows with the distance.",

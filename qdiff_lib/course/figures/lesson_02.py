@@ -183,7 +183,8 @@ def divergences(found: dict[str, dict[str, float]], n: int) -> tuple[Figure, str
     axis = figure.subplots()
     layers = list(next(iter(found.values())))
     for i, (label, values) in enumerate(found.items()):
-        axis.plot([values[layer] for layer in layers], layers, MARKS[i], color=f"C{i + 1}", ms=7, label=label)
+        look = dict(color=f"C{i + 1}", mfc="none", mew=1.8, ms=11 - 2 * i)  # hollow: none hides another
+        axis.plot([values[layer] for layer in layers], layers, MARKS[i], label=label, **look)
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
     axis.set(xlabel="KL divergence in nats (smaller is better)", xscale="log")

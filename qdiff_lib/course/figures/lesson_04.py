@@ -13,7 +13,10 @@ from .pictures import image_rows
 from .style import styled
 
 DEEP, SKIP, TOGETHER = "#0072B2", "#E69F00", "#000000"  # blue, orange, black
+UNUSED = "#BBBBBB"  # light grey
 BINS = 60
+OUTLINE = {"histtype": "step", "linewidth": 1.5, "zorder": 3}  # on top of the filled half, so both are seen
+FILLED = {"histtype": "stepfilled", "alpha": 0.55}
 
 
 def width(x: Tensor) -> float:
@@ -76,7 +79,8 @@ def halves(cases: dict[str, tuple[Tensor, Tensor]], deep: int) -> tuple[Figure, 
             for side, colour, name in zip(sides, (DEEP, SKIP), ("1, deep", "2, skip"), strict=True):
                 flat = side.flatten().numpy()
                 share = np.full(flat.size, 100 / flat.size)
-                axis.hist(flat, edges, weights=share, color=colour, alpha=0.55, label=f"{letter}{name}")
+                look = OUTLINE if colour == DEEP else FILLED
+                axis.hist(flat, edges, weights=share, color=colour, label=f"{letter}{name}", **look)
             axis.set(ylim=(1e-4, 150), yscale="log", ylabel="% of values")
             axis.legend(loc="upper right", fontsize=8, handlelength=1)
             ratios.append(width(sides[0]) / width(sides[1]))
@@ -96,38 +100,54 @@ def magnifier(deep: Tensor, skip: Tensor, ratio: float, bits: int) -> tuple[Figu
     """The integer grid under a magnifier: the skip half is scaled so that skip / deep is ``ratio``.
 
     Left: both halves and the codes of the grid that they share. Right: the deep half alone, enlarged, with
-    the codes of the shared grid that lie in its range, and those of its own grid.
+    the codes of the shared grid (those that it uses in black, the others in grey) and those of its own grid.
     """
     skip = skip * (width(deep) / width(skip) * ratio)
     together = torch.cat([deep.flatten(), skip.flatten()])
     shared, own = (min_max(values, Grid(bits)) for values in (together, deep.flatten()))
-    used = [quantize(side, shared.scale.squeeze(), shared.zero_point.squeeze(), bits).unique().numel()
-            for side in (deep, skip)]  # fmt: skip
+    used = [_used(side, shared, bits) for side in (deep, skip)]
     figure = Figure(figsize=(7.2, 2.6))
     wide, near = figure.subplots(1, 2)
-    low, high = deep.min().item(), deep.max().item()
+    ends = [0.0, deep.min().item(), deep.max().item(), used[0].min().item(), used[0].max().item()]
     for axis, sides, reach in (
-        (wide, (deep, skip), (together.min().item(), together.max().item())),
-        (near, (deep,), (1.1 * min(low, 0.0), 1.1 * max(high, 0.0))),
+        (wide, ((skip, SKIP, True), (deep, DEEP, False)), (together.min().item(), together.max().item())),
+        (near, ((deep, DEEP, False),), (1.1 * min(ends), 1.1 * max(ends))),
     ):
         edges = np.linspace(*reach, BINS + 1)
-        for side, colour in zip(sides, (DEEP, SKIP), strict=False):
+        for side, colour, fill in sides:
             counts, _ = np.histogram(side.flatten().numpy(), edges)
-            axis.stairs(counts / counts.max(), edges, fill=True, color=colour, alpha=0.5)
-        _ticks(axis, shared, bits, reach, 0, TOGETHER)
+            look = {"alpha": 0.5} if fill else {"linewidth": 1.4}
+            axis.stairs(counts / counts.max(), edges, fill=fill, color=colour, **look)
         axis.set(ylim=(-0.62, 1.05), yticks=[], xlim=reach, xlabel="input value")
         axis.grid(False)
-    _ticks(near, own, bits, near.get_xlim(), -0.31, DEEP)
+    _ticks(wide, _codes(shared, bits), 0, TOGETHER)
+    _ticks(near, _codes(shared, bits), 0, UNUSED)
+    _ticks(near, used[0], 0, TOGETHER)
+    _ticks(near, _codes(own, bits), -0.31, DEEP)
     wide.set_title(f"Ratio {ratio:g}: X1 (blue), X2 (orange), one {bits}-bit grid", fontsize=9)
-    near.set_title("X1 enlarged: shared grid (black), its own (blue)", fontsize=9)
-    return figure, f"Skip / deep = {ratio:g}, {bits} bits: X2 uses {used[1]} codes, X1 uses {used[0]}."
+    near.set_title("X1 enlarged: codes it uses (black), own grid (blue)", fontsize=9)
+    return (
+        figure,
+        f"Skip / deep = {ratio:g}, {bits} bits: X2 uses {len(used[1])} codes, X1 uses {len(used[0])}.",
+    )
 
 
-def _ticks(axis, found, bits: int, reach: tuple[float, float], top: float, colour: str) -> None:
-    """One short line below the axis for each code of a grid within ``reach``."""
-    places = (torch.arange(2**bits) - found.zero_point.squeeze()) * found.scale.squeeze()
-    places = [place for place in places.tolist() if reach[0] <= place <= reach[1]]
-    axis.vlines(places, top - 0.27, top - 0.03, color=colour, linewidth=1.2)
+def _codes(found, bits: int) -> Tensor:
+    """The values of all codes of a grid."""
+    return (torch.arange(2**bits) - found.zero_point.squeeze()) * found.scale.squeeze()
+
+
+def _used(values: Tensor, found, bits: int) -> Tensor:
+    """The values of the codes of a grid that ``values`` use."""
+    codes = quantize(values, found.scale.squeeze(), found.zero_point.squeeze(), bits).unique()
+    return (codes - found.zero_point.squeeze()) * found.scale.squeeze()
+
+
+def _ticks(axis, places: Tensor, top: float, colour: str) -> None:
+    """One short line below the axis for each of the ``places`` that the axis shows."""
+    low, high = axis.get_xlim()
+    inside = [place for place in places.tolist() if low <= place <= high]
+    axis.vlines(inside, top - 0.27, top - 0.03, color=colour, linewidth=1.2)
 
 
 @styled

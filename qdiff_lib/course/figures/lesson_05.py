@@ -15,6 +15,8 @@ from .style import styled
 
 ORANGE, SKY, GREEN, RED, PINK, BLUE = OKABE_ITO[1:]
 BINS = 40
+WIDE, DASHED = {"linewidth": 4, "alpha": 0.6}, {"linestyle": (0, (4, 2))}  # both are seen where they coincide
+LOOKS = ((PINK, WIDE), (SKY, WIDE), ("#000000", DASHED), (BLUE, DASHED))
 
 
 @styled
@@ -77,12 +79,16 @@ def rounding_variables(moment: Moment) -> tuple[Figure, str]:
     """Histogram of h at one iteration: which weights go down (0) or up (1)."""
     figure = Figure(figsize=(5.2, 3.1))
     axis = figure.subplots()
-    edges = [i / BINS for i in range(BINS)]
-    for name, rounds_up, colour in (("down", False, SKY), ("up", True, ORANGE)):
+    edges = [i / BINS for i in range(BINS + 1)]
+    looks = (
+        ("down", False, SKY, True),
+        ("up", True, RED, False),
+    )  # one filled, one an outline: both are seen
+    for name, rounds_up, colour, fill in looks:
         chosen = moment.h[moment.nearest == rounds_up]
         share = torch.histc(chosen, BINS, 0, 1) / len(moment.h)
         label = f"nearest is {name}"
-        axis.bar(edges, share.tolist(), 1 / BINS, align="edge", color=colour, alpha=0.7, label=label)
+        axis.stairs(share.tolist(), edges, fill=fill, color=colour, linewidth=1.4, label=label)
     axis.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
     axis.set(
         xlabel="h(V): added share of the scale", ylabel="share of the weights", yscale="log", ylim=(1e-5, 1)
@@ -103,13 +109,12 @@ def learning(
 
     nearest, learned: the errors over all inputs of rounding to nearest, and of the decided weights.
     """
-    figure = Figure(figsize=(7.2, 3.2))
+    figure = Figure(figsize=(7.2, 3.5))
     left, right = figure.subplots(1, 2)
     left.plot(range(1, len(losses) + 1), losses, color="0.6", linewidth=1, label="soft weights")
     left.axhline(nearest, color=ORANGE, linestyle="--", label="nearest")
     left.axhline(learned, color=BLUE, label="learned, decided")
     left.set(xlabel="iteration", ylabel="output error of the unit", yscale="log")
-    left.legend(loc="lower right")
     left.set_title("The decision costs some error")
     places = [moment.iteration for moment in moments]
     right.plot(places, [100 * m.undecided for m in moments], marker=".", color="0.5", label="undecided")
@@ -117,7 +122,8 @@ def learning(
         places, [100 * m.flipped for m in moments], marker=".", color=RED, label="not to the nearest value"
     )
     right.set(xlabel="iteration", ylabel="weights (%)", ylim=(0, None))
-    right.legend()
+    for axis in (left, right):
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8, ncols=3, columnspacing=1)
     right.set_title(f"n = {len(moments[0].h):,} weights")
     return figure, (
         f"In {len(losses)} iterations the share of undecided weights falls from {moments[0].undecided:.0%} "
@@ -233,8 +239,8 @@ def latent_errors(data: Mapping) -> tuple[Figure, str]:
     figure, listed = Figure(figsize=(7.6, 3.4)), []
     panels = figure.subplots(1, len(data["models"]), squeeze=False)[0]
     for axis, (name, model) in zip(panels, data["models"].items(), strict=True):
-        for colour, row in zip((PINK, SKY, ORANGE, BLUE), model["rows"][1:], strict=False):
-            axis.plot(range(1, len(row["mse"]) + 1), row["mse"], color=colour, label=row["label"])
+        for (colour, look), row in zip(LOOKS, model["rows"][1:], strict=False):
+            axis.plot(range(1, len(row["mse"]) + 1), row["mse"], color=colour, label=row["label"], **look)
             listed.append(f"{name} {row['label']} {row['mse'][-1]:.3g}")
         axis.set(title=name, yscale="log", xlabel="denoising step (noisy to clean)")
     panels[0].set(ylabel="mean squared error of the latents")
