@@ -25,6 +25,7 @@ from qdiff_lib.evaluation.figures import samples_figure
 from qdiff_lib.evaluation.scores import frechet_distance
 from qdiff_lib.io.shipped_data import data_folder
 from qdiff_lib.utils.files import atomic_path, read_json, write_json
+from qdiff_lib.utils.provenance import provenance
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 from cifar10 import images_of, read_cifar10  # noqa: E402
@@ -122,13 +123,15 @@ def cifar10(models: Path, scorer: Scorer | None, n: int) -> tuple[dict, dict[str
         print(label, {key: rows[-1].get(key) for key in ("frechet", "calibration_seconds")}, flush=True)
     training = read_json(models / "cifar10" / "training.json")
     scores = {"n": n, "references": REFERENCE, "floor": scorer and scorer.floor(n)}
+    if scorer:
+        scores["scored"] = provenance(f"python gpu/collect.py FOLDER --cifar build/cifar10 --scored {n}")
     return {"training": training, **scores, "rows": rows}, shown
 
 
-def record(name: str, data: dict, provenance: dict) -> None:
+def record(name: str, data: dict, measured: dict) -> None:
     """Write ``data/recorded/gpu_<name>.json``."""
     path = data_folder() / "recorded" / f"gpu_{name}.json"
-    write_json(path, {"data": data, "provenance": provenance})
+    write_json(path, {"data": data, "provenance": measured})
     print("wrote", path.name)
 
 

@@ -101,7 +101,7 @@ def disagreement(rows: list[dict]) -> str:
     by_error = sorted(rows, key=lambda row: row["trajectory_mse"][-1])
     if by_error == sorted(rows, key=lambda row: row["frechet"]):
         return ""
-    return """ FID does not put the networks in the order of their errors. It asks whether all images together
+    return """FID does not put the networks in the order of their errors. It asks whether all images together
         look like photographs, not whether each is the image of full precision."""
 
 
@@ -119,8 +119,9 @@ def cifar10(data: dict) -> str:
     training, recipe = data["training"], data["rows"][1]["recipe"]
     fid = "FID has not been computed yet."
     if data["n"]:
-        fid = f"FID of {data['n']:,} images to {data['references']:,} training images."
-        fid += disagreement(data["rows"][1:])
+        how = data["scored"]
+        fid = f"""FID of {data["n"]:,} images to {data["references"]:,} training images, computed on {how["date"]} on
+            {how["machine"]} at {how["commit"]} by `{how["command"]}`. {disagreement(data["rows"][1:])}"""
     before = flow(f"""
         A network of the paper's form for CIFAR-10 with half its width, trained for
         {60 * training["hours"]:.0f} minutes ({training["steps"]:,} steps of {training["batch_size"]} images),
