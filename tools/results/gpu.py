@@ -120,8 +120,9 @@ def cifar10(data: dict) -> str:
     fid = "FID has not been computed yet."
     if data["n"]:
         how = data["scored"]
-        fid = f"""FID of {data["n"]:,} images to {data["references"]:,} training images, computed on {how["date"]} on
-            {how["machine"]} at {how["commit"]} by `{how["command"]}`. {disagreement(data["rows"][1:])}"""
+        fid = f"""FID of {data["n"]:,} images to {data["references"]:,} training images,
+            computed on {how["date"]} on {how["machine"]} at {how["commit"]} by `{how["command"]}`.
+            {disagreement(data["rows"][1:])}"""
     before = flow(f"""
         A network of the paper's form for CIFAR-10 with half its width, trained for
         {60 * training["hours"]:.0f} minutes ({training["steps"]:,} steps of {training["batch_size"]} images),
