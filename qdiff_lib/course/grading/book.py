@@ -4,6 +4,8 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -156,7 +158,8 @@ def pooled(
 ) -> Iterator[tuple[Place, list[Judged]]]:
     """Run jobs in a pool of processes; ``lost`` gets those that a broken pool did not finish."""
     context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
-    with ProcessPoolExecutor(min(workers, len(jobs) or 1), mp_context=context) as pool:
+    count = min(workers, len(jobs) or 1)
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_the_command) as pool:
         running: dict[Future, Place] = {pool.submit(job.run): place for place, job in jobs.items()}
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -168,6 +171,16 @@ def pooled(
                     lost(place)
                     continue
                 yield place, judged
+
+
+def end_with_the_command() -> None:
+    """End this process as soon as the command has ended, also where it was killed and could not say so."""
+
+    def wait_for_its_end() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_its_end, daemon=True).start()
 
 
 def grades_of(place: Place, work: Work, judged: list[Judged], due: "Due") -> list[Grade]:

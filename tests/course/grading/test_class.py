@@ -1,9 +1,13 @@
 """A whole class, honest and hostile, graded once by the command, in the sandbox of this machine."""
 
+import contextlib
 import csv
 import hashlib
 import os
 import socket
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -260,3 +264,28 @@ def test_the_same_bytes_are_not_graded_again(graded, tmp_path, monkeypatch):
     command = [str(folder), "--out", str(tmp_path / "grades"), "--timeout", str(TIMEOUT)]
     assert grade.main([*command, "--seed", str(SEED)]) == 0
     assert Graded(folder, tmp_path / "grades").rows["amy", BYTES]["verdict"] == "right"
+
+
+def test_a_killed_command_leaves_no_process(tmp_path, sandbox):
+    """Its processes, and the answer that one of them runs in the sandbox, end with it."""
+    (tmp_path / "work/amy").mkdir(parents=True)
+    endless = make_notebook(L0, {BYTES: "def file_bytes(*sizes):\n    while True:\n        pass\n"})
+    (tmp_path / f"work/amy/{L0}.ipynb").write_text(to_text(endless))
+    options = [str(tmp_path / "work"), "--out", str(tmp_path / "grades"), "--timeout", "600", "--jobs", "2"]
+    program = [sys.executable, "-m", "qdiff_lib.course.grade", *options]
+    command = psutil.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (started := [each for each in command.children(recursive=True) if is_answer(each)]):
+        assert command.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    others = command.children(recursive=True)
+    command.kill()
+    command.wait()
+    assert started and not psutil.wait_procs(others, timeout=30)[1]
+
+
+def is_answer(process) -> bool:
+    """Whether a process runs answers, or the sandbox around them."""
+    with contextlib.suppress(psutil.Error):
+        return "qdiff_lib.course.grading.child" in process.cmdline()
+    return False
