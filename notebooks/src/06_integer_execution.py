@@ -251,8 +251,9 @@ else:
 # How fast can this machine multiply? We measure a wide convolution, in floats and in 8-bit integers. The two rates are
 # the flat *roofs* of the figure. A point is one layer of the network. The further left it is, the fewer products the
 # layer computes for each byte that it reads or writes. At the left the roofs slope down: there, the memory is too slow to
-# bring the numbers. No point should lie far above its roof. (It can happen if other programs disturb the measurement of
-# a roof.)
+# bring the numbers. The slope is measured with a copy of a large array. The numbers of a small layer can stay in the
+# processor's caches, which are faster. So a point can lie above the slope. No point should lie far above the flat part of
+# its roof. (It can happen if other programs disturb the measurement of a roof.)
 #
 # Let $g$ be the ratio of the two roofs: integer products are $g$ times as fast as float products. Let $p$ be the share of
 # the time that products take in floating point. *Amdahl's law* says how many times as fast the whole becomes:
@@ -295,9 +296,11 @@ else:
 # %% [markdown]
 # ## Why the prediction and the measurement differ
 #
-# **Observe.** The engine measures the time of each operation. In the figure, *means of norms* are the means that norms
-# compute. *Element-wise* are operations on single numbers, such as activation functions. Both stay in floating point, so
-# their time does not shrink. Amdahl's law already includes this. Two things are not in the prediction:
+# **Observe.** The engine measures the time of each operation. The figure adds up these times, for one call. The cell
+# before it gives the median time of several whole calls. So the two totals differ. In the figure, *means of norms* are
+# the means that norms compute. *Element-wise* are operations on single numbers, such as activation functions. Both stay
+# in floating point, so their time does not shrink. Amdahl's law already includes this. Two things are not in the
+# prediction:
 #
 # 1. *Small layers do not reach the roof.* A product of few channels ends before all of the chip is busy. So compare the
 #    two numbers above: how much faster the network's products become, and how much faster the wide convolution.

@@ -229,9 +229,15 @@ class Counted:
     def taken_apart(self) -> tuple[dict[str, float], tuple[Product, ...]]:
         """Milliseconds of the last call by kind of operation, and its products."""
         kinds, found = dict.fromkeys((PRODUCTS, MOVING, MEANS, OTHERS), 0.0), []
-        for node in self.request.get_profiling_info():
-            seconds = node.real_time.total_seconds()
-            inside = [self.sizes[name] for name in self.layers.get(node.node_name, ()) if name in self.sizes]
+        counted = self.request.get_profiling_info()
+        alone = [
+            self.layers.get(node.node_name, ()) for node in counted if KINDS.get(node.node_type) == PRODUCTS
+        ]
+        for node in counted:
+            seconds, names = node.real_time.total_seconds(), set(self.layers.get(node.node_name, ()))
+            if node.node_type == "Subgraph":
+                names = names.difference(*alone)  # else it is what follows a product, for example a sum
+            inside = [self.sizes[name] for name in names if name in self.sizes]
             fused = inside and node.node_type == "Subgraph"  # attention's products
             kind = PRODUCTS if fused else KINDS.get(node.node_type, OTHERS)
             kinds[kind] += 1000 * seconds

@@ -1,5 +1,8 @@
 """Lesson 6: figures that say what they show, tables of recorded results, and the measurement itself."""
 
+from datetime import timedelta
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +98,21 @@ def test_calls_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     assert set(integer_speed.in_turns(calls, 2)) == {"a", "b"} and "".join(order) == "ababab"
+
+
+def test_a_sum_after_a_product_is_no_product():
+    """In floats the engine fuses attention's products with what follows. In integers it runs them alone."""
+
+    def node(name: str, kind: str, seconds: int) -> SimpleNamespace:
+        return SimpleNamespace(node_name=name, node_type=kind, real_time=timedelta(seconds=seconds))
+
+    nodes = [node("scores", "MatMul", 4), node("add", "Subgraph", 1), node("fused", "Subgraph", 2)]
+    layers = {"scores": {"one"}, "add": {"one"}, "fused": {"two", "softmax"}}
+    request = SimpleNamespace(get_profiling_info=lambda: nodes)
+    sizes = {"one": (80, 10), "two": (60, 10)}
+    kinds, products = integer_speed.Counted(request, sizes, layers, set()).taken_apart()
+    assert kinds["products"] == 6000 and kinds["element-wise"] == 1000
+    assert products == (Product(80, 8.0, 4.0), Product(60, 6.0, 2.0))
 
 
 @pytest.mark.skipif(bool(why_missing("openvino")), reason=f"OpenVINO {why_missing('openvino')}")

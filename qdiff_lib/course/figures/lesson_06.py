@@ -57,13 +57,15 @@ def running_sums(products: Tensor) -> tuple[Figure, str]:
 @styled
 def channel_pictures(sums: Tensor, bits: int) -> tuple[Figure, str]:
     """One output channel (H, W) of whole sums, and what a register of ``bits`` bits makes of it."""
-    figure = Figure(figsize=(6.0, 3.0))
+    figure = Figure(figsize=(6.8, 3.0))
     held = wrapped(sums, bits)
     limit = sums.abs().max().item()
-    for axis, values, title in zip(figure.subplots(1, 2), (sums, held), ("int64", f"int{bits}"), strict=True):
-        axis.imshow(values.tolist(), cmap="RdBu", vmin=-limit, vmax=limit)
+    axes = figure.subplots(1, 2)
+    for axis, values, title in zip(axes, (sums, held), ("int64", f"int{bits}"), strict=True):
+        image = axis.imshow(values.tolist(), cmap="RdBu", vmin=-limit, vmax=limit)
         axis.set(title=f"accumulator {title}", xticks=[], yticks=[])
         axis.grid(False)
+    figure.colorbar(image, ax=axes, label="sum", shrink=0.75)  # one for both: they have the same limits
     share = (held != sums).double().mean().item()
     return figure, (
         f"One output channel of {tuple(sums.shape)} sums, from {sums.min():,} to {sums.max():,}. With {bits} "
@@ -84,12 +86,13 @@ def roofline(speed: Speed) -> tuple[Figure, str]:
         size = [2 + 60 * p.seconds / max(q.seconds for q in run.products) for p in run.products]
         places = [p.intensity for p in run.products], [p.rate for p in run.products]
         axis.scatter(*places, size, colour, marker=marker, alpha=0.6)
+        axis.plot([], [], marker, color=colour, alpha=0.6, label=f"one layer, {name}")
         whole = sum(p.macs for p in run.products) / sum(p.seconds for p in run.products) / 1e9
         listed.append(f"{name}: roof {rates[name]:.0f}, all products together {whole:.0f}")
     axis.set(xscale="log", yscale="log", ylim=(rates["float"] / 300, 3 * max(rates.values())))
     axis.set(xlabel="products per byte read or written", ylabel="10⁹ products per second")
     axis.set_title("Products of this network on this machine (size: time)")
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower right", ncols=2)
     return figure, (
         f"Rates in billions of multiply-accumulates per second. {'; '.join(listed)}. Memory is copied at "
         f"{rates['memory']:.0f} GB/s. Most numbers that a layer reads are in the caches, which are faster."
