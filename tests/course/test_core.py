@@ -356,7 +356,7 @@ class TestWidgets:
         widgets.explore(line, "points", [2, 3, 5], twin=[2, 5])
         slider, revive, twin, words = shown
         assert list(slider.children[0].options) == [2, 3, 5]
-        assert "run this cell to make it live" in repr(revive) and "points = 2, 5:" in repr(revive)
+        assert "run this cell" in repr(revive) and "points = 2, 5:" in repr(revive)
         assert twin.alt == "points = 2: a line of 2 points | points = 5: a line of 5 points"
         assert repr(words) == twin.alt.replace(" | ", "\n")
 
