@@ -78,5 +78,5 @@ $(STAMP): requirements.txt pyproject.toml
 		{ echo "Python 3.11 or later is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12" >&2; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): once, some minutes, about 6 GB with torch's GPU libraries"
-	$(RUN) -m pip install --quiet --no-compile --requirement requirements.txt
+	$(RUN) -m pip install --quiet --requirement requirements.txt
 	@touch $@
