@@ -98,7 +98,8 @@ def test_a_killed_process_ends_the_run_in_words(killed, tmp_path):
         finally:
             run.terminate()
     found = log.read_text()
-    assert found.count("stopped; to start again: ") + found.count("another process of this run has ended") == 1
+    ends = ("stopped; to start again: ", "another process of this run has ended")
+    assert sum(map(found.count, ends)) == 1
 
 
 def workers_of(launcher: int) -> list[int]:
