@@ -24,7 +24,18 @@ def load_for(args: argparse.Namespace, model: str):
     with during(f"loading {model}"):
         pipe = load(model, device)
         check_pipeline(pipe)
+        check_guidance(pipe, args.guidance)
         return with_sampler(pipe, None if args.sampler == OWN_SAMPLER else args.sampler)
+
+
+def check_guidance(pipe, guidance: float | None) -> None:
+    """Raise ValueError if ``--guidance`` was given for a pipeline without text, where it has no effect."""
+    from ..diffusion.capabilities import takes_prompts
+
+    if guidance is not None and not takes_prompts(pipe):
+        raise ValueError(
+            f"--guidance {guidance:g}: {type(pipe).__name__} takes no text to guide; leave it out"
+        )
 
 
 def shape_of_images(pipe) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from ..utils.files import atomic_path, check_writable, write_json
 from ..utils.lock import held, new_folder
 from ..utils.processes import launched, started
 from .arguments import build_parser
-from .drawing import draw, executed, find_device, load_for, shape_of_images
+from .drawing import check_guidance, draw, executed, find_device, load_for, shape_of_images
 from .failures import (
     during,
     escape_what_cannot_be_printed,
@@ -49,6 +49,7 @@ def run_quantize(args: argparse.Namespace) -> int:
 
         with during(f"loading --model {args.model}"):
             pipe = load(args.model, device)
+            check_guidance(pipe, args.guidance)
         recipe = recipe_of(args)
         settings = settings_of_run(pipe, recipe, prompts, class_labels=args.class_labels)
         if not processes.agreed((args.out / FINISHED).is_file()):

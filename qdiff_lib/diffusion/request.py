@@ -60,8 +60,6 @@ class Request:
             )
         if prompts is not None and not takes_prompts(pipe):
             raise ValueError(f"prompts={list(prompts)[:3]}: {name} takes no text; leave them out")
-        if not takes_prompts(pipe) and guidance not in (GUIDANCE, 1):
-            raise ValueError(f"guidance={guidance!r}: {name} takes no text to guide with; leave it out")
         if eta and "eta" not in inspect.signature(pipe.__call__).parameters:
             raise ValueError(f"eta={eta!r}: {name} takes no eta; use 0")
         if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:

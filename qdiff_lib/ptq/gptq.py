@@ -59,7 +59,7 @@ class SecondMoment:
         positions = seen.shape[: seen.ndim - self.layer.weight.ndim + 1]
         index = torch.randperm(prod(positions), generator=self.generator)[: self.per_batch]
         place = torch.unravel_index(index.to(x.device), positions)
-        taps = product(*map(range, seen.shape[len(positions) + 1 :]))  # one by one: much faster than together
+        taps = product(*map(range, seen.shape[len(positions) + 1 :]))  # one by one is faster on a CPU
         rows = torch.stack([seen[(..., *tap)][place] for tap in taps], dim=-1).flatten(1)
         if self.total is None:
             width = rows.shape[1]

@@ -144,6 +144,8 @@ def test_other_options_are_refused_and_change_nothing(server, model, tmp_path):
         ended = server.run([*argv, "--resume", *change], tmp_path / "log")
         assert ended.status == 2 and "other options (" in ended.text, ended.text
         assert files_of(out) == before
+    useless = server.run([*argv, "--resume", "--guidance", "3"], tmp_path / "log")
+    assert useless.status == 2 and "takes no text to guide" in useless.text and files_of(out) == before
     fresh = server.run(argv, tmp_path / "log")
     assert fresh.status == 2 and "add --resume" in fresh.text and files_of(out) == before
 

@@ -51,7 +51,7 @@ def answer(url):
 
 @pytest.mark.slow
 def test_it_opens_the_contents_which_are_shown_as_a_page(server):
-    place, page = answer(server)
+    place, _ = answer(server)
     assert place == f"{server}/lab/tree/notebooks/README.md"
     assert (
         "Markdown Preview" in answer(f"{server}/lab/api/settings/@jupyterlab/docmanager-extension:plugin")[1]

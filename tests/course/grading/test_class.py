@@ -177,8 +177,9 @@ def graded(tmp_path_factory, sandbox):
             "--jobs",
             "2",
         ]
-        with pytest.MonkeyPatch.context() as patch:  # a machine can have several
-            patch.setattr(grade, "find_sandbox", lambda: sandbox)
+        with pytest.MonkeyPatch.context() as patch:
+            if sandbox != grade.find_sandbox():  # a container on a machine that has bubblewrap
+                patch.setattr(grade, "find_sandbox", lambda: sandbox)
             assert grade.main([*command, "--students", str(base / "class.csv")]) == 1
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -266,7 +267,7 @@ def test_the_same_bytes_are_not_graded_again(graded, tmp_path, monkeypatch):
     assert Graded(folder, tmp_path / "grades").rows["amy", BYTES]["verdict"] == "right"
 
 
-def test_a_killed_command_leaves_no_process(tmp_path, sandbox):
+def test_a_killed_command_leaves_no_process(tmp_path, best_sandbox):
     """Its processes, and the answer that one of them runs in the sandbox, end with it."""
     (tmp_path / "work/amy").mkdir(parents=True)
     endless = make_notebook(L0, {BYTES: "def file_bytes(*sizes):\n    while True:\n        pass\n"})
