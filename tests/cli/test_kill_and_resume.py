@@ -201,7 +201,7 @@ def typed(model, tmp_path_factory):
     ("number", "moment"),
     [
         pytest.param(INT, "calibration set:", id="recording"),
-        pytest.param(KILL, "reconstructing conv_in", id="unit"),
+        pytest.param(KILL, "reconstructing conv_in", id="unit", marks=pytest.mark.exhaustive),
         pytest.param(TERM, "unit-006.safetensors", id="last-units", marks=pytest.mark.exhaustive),
     ],
 )

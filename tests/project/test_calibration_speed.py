@@ -19,6 +19,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_place_is_measured(tmp_path):
     done = run("--quick", "--out", tmp_path / "results.json", "--folder", tmp_path)
     assert done.returncode == 0, done.stderr

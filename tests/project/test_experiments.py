@@ -442,6 +442,7 @@ class TestSeveralProcesses:
             assert inputs.keys() == others.keys() and all(torch.equal(inputs[k], others[k]) for k in inputs)
 
     @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_after_a_kill_the_same_command_makes_the_tables_of_one_process(self, quick, tmp_path):
         killed, _ = together(2, experiment, tmp_path, ["sensitivity"], 1, silent=1)
         assert killed[0] == 2 and killed[2].splitlines()[-1] == (

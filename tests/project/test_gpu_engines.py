@@ -19,6 +19,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_tiny_network_is_measured_in_turns(tmp_path):
     done = run("--quick", "--out", tmp_path / "results.json")
     assert done.returncode == 0, done.stderr

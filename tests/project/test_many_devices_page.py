@@ -21,6 +21,7 @@ IMAGES, RATE = 50_000, 20e12
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_script_draws_what_one_process_draws(tmp_path):
     (tmp_path / "draw.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

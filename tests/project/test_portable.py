@@ -41,6 +41,7 @@ def test_native_leaves_the_variable_out(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_setting_reaches_tests_processes_and_notebooks(tmp_path, capsys):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_sample.py").write_text(TESTS)
