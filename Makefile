@@ -28,10 +28,10 @@ demo: $(STAMP)
 	$(RUN) -m qdiff_lib demo --out build/demo
 
 test: lint
-	$(RUN) -m pytest -n 3 -m "not exhaustive"
+	$(RUN) -m pytest -n 2 -m "not exhaustive"
 
 test-all: lint
-	$(RUN) -m pytest -n 3
+	$(RUN) -m pytest -n 2
 
 test-portable: $(STAMP)
 	$(RUN) -m tools.portable $(if $(ONLY),--only '$(ONLY)')

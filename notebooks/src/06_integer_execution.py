@@ -145,7 +145,7 @@ def folded_bias(q_w: torch.Tensor, z_w: torch.Tensor, z_x: int, bias: torch.Tens
 #
 # Here is a convolution of the real model, with a real input. Its kernel has 3 x 3 = 9 places. For each place we multiply
 # two integer matrices, and we add the nine results. Then we compare the sum with the library's reference and with the
-# simulated layer. The reference computes in integers of 64 bits.
+# simulated layer. The reference adds whole numbers without rounding.
 
 # %% tags=["nbval-check-output"]
 from qdiff_lib.course.integer_speed import input_of

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import LEARNING, Recipe
 from ..utils.files import atomic_path, check_writable, write_json
 from ..utils.lock import held, new_folder
 from ..utils.processes import launched, started
@@ -39,7 +39,7 @@ def run_quantize(args: argparse.Namespace) -> int:
     if processes.is_main:
         check_new_or_resumed(args.out, args.resume)
         check_writable(args.out)
-    prompts = prompts_of(args)
+    recipe, prompts = recipe_of(args), prompts_of(args)
     device = find_device(args.device)
     with held(args.out / "work") if processes.is_main else nullcontext():
         if processes.is_main:
@@ -50,7 +50,6 @@ def run_quantize(args: argparse.Namespace) -> int:
         with during(f"loading --model {args.model}"):
             pipe = load(args.model, device)
             check_guidance(pipe, args.guidance)
-        recipe = recipe_of(args)
         settings = settings_of_run(pipe, recipe, prompts, class_labels=args.class_labels)
         if not processes.agreed((args.out / FINISHED).is_file()):
             write_checkpoint(args, pipe, recipe, prompts, settings, processes)
@@ -76,7 +75,15 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if args.guidance is None:
         del options["guidance"]
     preset = args.preset or preset_of(args.model)
-    return PRESETS[preset].recipe(args.method, **options) if preset else Recipe.named(args.method, **options)
+    make = PRESETS[preset].recipe if preset else Recipe.named
+    recipe = make(args.method, **options)
+    useless = [name for name in LEARNING if name in given_fields(args)]
+    if useless and not recipe.rounding.learned:
+        raise ValueError(
+            f"--{useless[0].replace('_', '-')} has no effect where nothing is learned: leave it out, or "
+            "choose what learns, --method qdiffusion with --weight-rounding adaround"
+        )
+    return recipe
 
 
 def run_sample(args: argparse.Namespace) -> int:
@@ -90,6 +97,8 @@ def run_sample(args: argparse.Namespace) -> int:
     pipe = load_for(args, args.model)
     check_drawable(shape_of_images(pipe))
     pipe, engine = executed(pipe, args)
+    if processes.is_main and prompts and len(prompts) > args.n:
+        print(f"{args.n} of {len(prompts)} texts get an image; for all: --n {len(prompts)}", flush=True)
     samples = draw(pipe, args, prompts)
     if not processes.is_main:
         return 0

@@ -1,4 +1,4 @@
-"""The reference of integer execution: each product spelt out in 64-bit integers. Slow and exact.
+"""The reference of integer execution: each product spelt out in whole numbers. Slow and exact.
 
 A quantized layer computes with ``x^ = s_x (q_x - z_x)`` and ``w^ = s_w (q_w - z_w)``. Both scales are common
 factors, so one output is one integer sum, scaled once (Q-Diffusion, eq. 8 for a split layer):
@@ -8,6 +8,8 @@ factors, so one output is one integer sum, scaled once (Q-Diffusion, eq. 8 for a
 Here q - z is called a *level*. A padded input has level 0, so its code is the zero point. Other engines are
 tested against these sums. They must be equal.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +52,28 @@ def integer_sums(layer: QuantLayer, x: Tensor) -> list[Tensor]:
     return [multiply(layer.operation, a, w) for a, w in zip(levels, weight_levels(layer), strict=True)]
 
 
+def in_whole_numbers(product: Callable[..., Tensor], *integers: Tensor) -> Tensor:
+    """Return ``product(*integers)``, int64, a sum of products of integers, without any rounding.
+
+    Processors multiply matrices of int64 slowly, so the numbers are held in float64. It holds each integer up
+    to 2^53 exactly, and a sum of a million products of levels of 16 bits is smaller.
+    """
+    return product(*(x.double() for x in integers)).long()
+
+
 def multiply(operation: Convolution | object, levels: Tensor, weight: Tensor) -> Tensor:
     """Return the integer convolution or matrix product of two tensors of levels, int64."""
     if not isinstance(operation, Convolution):
-        return levels @ weight.T
-    padded = operation.pad(levels.double()).long()  # F.pad has no reflection of integers; doubles are exact
-    groups = zip(padded.chunk(operation.groups, 1), weight.chunk(operation.groups, 0), strict=True)
+        return in_whole_numbers(F.linear, levels, weight)
     axes = "hwd"[: weight.ndim - 2]
     rule = f"nc{axes}{axes.upper()},oc{axes.upper()}->no{axes}"
-    return torch.cat([torch.einsum(rule, windows(operation, x), w) for x, w in groups], dim=1)
+
+    def convolve(x: Tensor, weight: Tensor) -> Tensor:
+        pieces = operation.pad(x).chunk(operation.groups, 1), weight.chunk(operation.groups, 0)
+        groups = zip(*pieces, strict=True)
+        return torch.cat([torch.einsum(rule, windows(operation, piece), w) for piece, w in groups], dim=1)
+
+    return in_whole_numbers(convolve, levels, weight)
 
 
 def windows(operation: Convolution, x: Tensor) -> Tensor:
@@ -81,7 +96,7 @@ def layer_output(layer: QuantLayer, x: Tensor) -> Tensor:
 
 
 class ReferenceLayer(nn.Module):
-    """A quantized layer that computes its integer sums in int64."""
+    """A quantized layer that computes its integer sums without rounding."""
 
     def __init__(self, layer: QuantLayer):
         super().__init__()
@@ -102,14 +117,14 @@ def attention_products(attention: QuantAttention, query: Tensor, key: Tensor, va
     quantizers = (attention.quantize_q, attention.quantize_k, attention.quantize_v)
     levels = [input_levels(q, x) for q, x in zip(quantizers, (query, key, value), strict=True)]
     scales = [q.scale.double() for q in (*quantizers, attention.quantize_softmax)]
-    scores = attention.scale * scales[0] * scales[1] * (levels[0] @ levels[1].transpose(-1, -2))
+    scores = attention.scale * scales[0] * scales[1] * in_whole_numbers(torch.matmul, levels[0], levels[1].mT)
     weights = F.softmax(scores if mask is None else scores + mask, dim=-1).to(query.dtype)
-    product = input_levels(attention.quantize_softmax, weights) @ levels[2]
+    product = in_whole_numbers(torch.matmul, input_levels(attention.quantize_softmax, weights), levels[2])
     return (scales[3] * scales[2] * product).to(query.dtype)
 
 
 def reference_network(unet: nn.Module) -> nn.Module:
-    """Return a copy of a network whose integer layers and attention products are computed in int64.
+    """Return a copy of a network whose integer layers and attention products are computed in whole numbers.
 
     The copy shares the tensors of ``unet``. Layers in floating point stay as they are.
     """

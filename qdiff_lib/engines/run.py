@@ -69,8 +69,8 @@ def run_on(pipe: DiffusionPipeline, engine: str = "openvino", **settings) -> Dif
     where a value lies between two codes: see the page on engines.
 
     Args:
-        engine: "simulated" (floating point that rounds as integers do), "reference" (64-bit integers, exact
-            and slow), "openvino" (int8 on CPUs), or "triton" (int8 on NVIDIA GPUs).
+        engine: "simulated" (floating point that rounds as integers do), "reference" (whole numbers
+            without rounding, slow), "openvino" (int8 on CPUs), or "triton" (int8 on NVIDIA GPUs).
         settings: arguments of the engine, such as ``precision="bf16"`` for "openvino".
 
     Raises:

@@ -22,7 +22,7 @@ class UnitReport:
     note: str = ""
 
 
-@dataclass
+@dataclass(repr=False)
 class Quantization:
     """How a UNet was quantized; found at ``pipe.unet.quantization``.
 
@@ -37,6 +37,11 @@ class Quantization:
     trace: Trace | None = None
     seconds: float = 0.0
     units: list[UnitReport] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        bits = f"W{self.recipe.grids.weights}A{self.recipe.grids.activations}"
+        errors = f", {len(self.units)} reports of errors" if self.units else ""
+        return f"<Quantization {self.recipe.method} {bits}{errors}; report() has all of it>"
 
     def report(self) -> dict:
         """The JSON form, as in ``report.json``."""

@@ -45,6 +45,13 @@ larger errors at the steps between them.
 STAGES = ("network_iterations", "bias_correction_images")
 """The fields that switch on the two stages after the last unit. Neither stage is in the paper."""
 
+LEARNING = (
+    "cache_bits", "rounding_start", "learn_affine", "iterations", "batch_size", "lr", "regularization",
+    "beta", "warmup", "step_size_iterations", "second_pass", "lr_step_sizes", "network_iterations",
+    "lr_network", "lr_codes", "bias_correction_images",
+)  # fmt: skip
+"""The fields that change nothing where ``rounding.learned`` is False."""
+
 METHOD_NAMES = {"linear": "linear", "squant": "SQuant", "ptq4dm": "PTQ4DM", "qdiffusion": "Q-Diffusion"}
 """The name of each method with a recipe, as figures and tables print it."""
 

@@ -3,12 +3,13 @@
 import dataclasses
 
 import pytest
+from tiny_models import ddim
 
-from qdiff_lib import Recipe
+from qdiff_lib import Recipe, quantize
 from qdiff_lib.cli import arguments, main
 from qdiff_lib.cli.recipe_arguments import given_fields
 from qdiff_lib.recipes.presets import PRESETS
-from qdiff_lib.recipes.recipe import PART_OF, PARTS, PROFILES
+from qdiff_lib.recipes.recipe import LEARNING, PART_OF, PARTS, PROFILES
 from qdiff_lib.recipes.timestep_rules import Normal, Uniform
 
 QUANTIZE = ["quantize", "--model", "ddpm-fashion", "--out", "new"]
@@ -71,9 +72,45 @@ def test_every_field_can_be_set(name):
 
 
 def test_all_fields_together():
-    argv = [word for name in PART_OF for word in argv_of(name)]
-    expected = Recipe.qdiffusion(seed=3, **{name: value for name, (_, value) in WORDS.items()})
+    names = [
+        name for name in PART_OF if name != "weight_rounding"
+    ]  # another one than AdaRound learns nothing
+    argv = [word for name in names for word in argv_of(name)]
+    expected = Recipe.qdiffusion(seed=3, **{name: WORDS[name][1] for name in names})
     assert recipe_of(*argv, "--seed", "3") == expected
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_field_of_learning_is_refused_where_nothing_is_learned(name, capsys):
+    for plain in (["--method", "linear"], ["--weight-rounding", "nearest"]):
+        assert main.main([*QUANTIZE, *plain, *argv_of(name)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert f"--{name.replace('_', '-')} has no effect where nothing is learned" in err
+    learned = recipe_of("--method", "linear", "--weight-rounding", "adaround", *argv_of(name))
+    assert learned.flat()[name] == WORDS[name][1]
+
+
+def test_these_fields_and_no_others_change_nothing_where_nothing_is_learned():
+    """The rest decides ranges, codes or the calibration set; the guidance does so where there is a text."""
+    pipe, plain = ddim(), Recipe.linear(profile="tiny", steps=4, samples=4)
+    codes = {name: state(quantize(pipe, recipe, progress=False)) for name, recipe in changed(plain).items()}
+    same = {name for name, found in codes.items() if found == codes[None]}
+    assert same == {None, "guidance", *LEARNING}
+
+
+def changed(recipe: Recipe) -> dict:
+    """The recipe, and for each field the recipe with another value of it."""
+    values = {name: value for name, (_, value) in WORDS.items()}
+    values |= dict(symmetric_activations=False, split=True, include=("mid_block.*",))
+    values |= dict(weight_range="mse_search", weight_rounding="squant")
+    values |= dict(learn_affine=True, rounding_start="gptq")
+    del values["sampler"]  # DDIMPipeline has one only
+    return {None: recipe} | {name: recipe.replace(**{name: value}) for name, value in values.items()}
+
+
+def state(pipe) -> dict:
+    return {name: tensor.tolist() for name, tensor in pipe.unet.state_dict().items()}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
