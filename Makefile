@@ -1,6 +1,6 @@
 # make demo        quantize the embedded model and draw the comparison, in build/demo (the default)
 # make test        lint, format check and the tests
-# make test-all    the same, and tests that repeat others with more inputs
+# make test-all    the same, and tests that repeat others with more inputs, or run benchmarks/ and gpu/
 # make test-portable  all tests under nine settings of instruction sets and threads: hours; some of them:
 #                  make test-portable ONLY='default SSE41 1'
 # make test-oldest    the fast tests of tests/io and tests/ptq with the oldest versions that pyproject.toml accepts

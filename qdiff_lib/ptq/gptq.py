@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import product
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +47,8 @@ def windows(operation: Callable, x: Tensor) -> Tensor:
 class SecondMoment:
     """H = E[x x^T] of a layer's input patches, (K, K) in float64, summed batch by batch.
 
-    per_batch: most patches taken from one batch. generator: draws the patches.
+    per_batch: most patches taken from one batch. generator: draws the patches. total: the sum, with the
+    channels of one place of the kernel side by side.
     """
 
     def __init__(self, layer: QuantLayer, generator: torch.Generator, per_batch: int):
@@ -55,12 +57,14 @@ class SecondMoment:
 
     def add(self, x: Tensor) -> None:
         """Add at most ``per_batch`` random patches of one input of the layer."""
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)  # the channels of a pixel side by side
         seen = windows(self.layer.operation, x)
         positions = seen.shape[: seen.ndim - self.layer.weight.ndim + 1]
         index = torch.randperm(prod(positions), generator=self.generator)[: self.per_batch]
         place = torch.unravel_index(index.to(x.device), positions)
         taps = product(*map(range, seen.shape[len(positions) + 1 :]))  # one by one is faster on a CPU
-        rows = torch.stack([seen[(..., *tap)][place] for tap in taps], dim=-1).flatten(1)
+        rows = torch.cat([seen[(..., *tap)][place] for tap in taps], dim=1)
         if self.total is None:
             width = rows.shape[1]
             self.total = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
@@ -74,9 +78,12 @@ class SecondMoment:
         self.count = int(count)
 
     def mean(self) -> Tensor:
-        """H, (K, K), which is then no longer held here."""
+        """H, (K, K), in the order of the flattened weight. It is then no longer held here."""
         total, self.total = self.total, None
-        return total.div_(self.count)
+        channels = self.layer.weight.shape[1]
+        order = torch.arange(len(total), device=total.device).view(-1, channels).T.flatten()
+        total = total[order]
+        return total[:, order].div_(self.count)
 
 
 @torch.no_grad()
@@ -163,12 +170,27 @@ def _compensation(moment: Tensor, order: Tensor) -> Tensor:
 def _round_in_order(weight: Tensor, scale: Tensor, zero_point: Tensor, top: int, factor: Tensor) -> Tensor:
     codes = torch.empty_like(weight)
     for start in range(0, weight.shape[1], BLOCK):
-        stop = min(start + BLOCK, weight.shape[1])
-        errors = weight.new_empty(len(weight), stop - start)
-        for i in range(start, stop):
-            code = (weight[:, i] / scale[:, i]).round() + zero_point[:, i]
-            codes[:, i] = code.clamp(0, top) - zero_point[:, i]
-            errors[:, i - start] = (weight[:, i] - codes[:, i] * scale[:, i]) / factor[i, i]
-            weight[:, i:stop] -= errors[:, i - start, None] * factor[i, i:stop]
-        weight[:, stop:] -= errors @ factor[start:stop, stop:]
+        block = slice(start, start + BLOCK)
+        columns = (x[:, block].T.cpu().numpy() for x in (weight, scale, zero_point))
+        found, errors = _round_block(*columns, top, factor[block, block].cpu().numpy())
+        codes[:, block] = torch.from_numpy(found).T.to(codes)
+        later = slice(start + BLOCK, None)
+        weight[:, later] -= torch.from_numpy(errors).T.to(weight) @ factor[block, later]
     return codes
+
+
+def _round_block(
+    weight: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, top: int, factor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round the columns of a block in order; returns their levels, and their errors by ``factor``'s diagonal.
+
+    All have one row for each column of the layer's weight. numpy, as it starts small operations much faster
+    than torch, above all than torch on a GPU.
+    """
+    weight, levels, errors = weight.copy(), np.empty(weight.shape), np.empty(weight.shape)
+    for i, (s, z) in enumerate(zip(scale, zero_point, strict=True)):
+        code = np.rint(weight[i] / s) + z
+        levels[i] = np.minimum(np.maximum(code, 0), top) - z
+        errors[i] = (weight[i] - levels[i] * s) / factor[i, i]
+        weight[i:] -= errors[i] * factor[i, i:, None]
+    return levels, errors

@@ -61,7 +61,7 @@ def percentile(x: Tensor, grid: Grid, percent: float = PERCENTILE) -> ScaleZero:
 
 def _grid_error(x: Tensor, candidate: ScaleZero, grid: Grid, axes: tuple[int, ...]) -> Tensor:
     error = (fake_quantize(x, *candidate, grid.bits) - x).abs_()
-    return error.pow_(MSE_POWER).mean(axes, keepdim=True)
+    return error.log2_().mul_(MSE_POWER).exp2_().mean(axes, keepdim=True)  # pow takes twice as long
 
 
 RANGES = {"min_max": min_max, "mse_search": mse_search, "percentile": percentile}

@@ -36,6 +36,7 @@ def test_every_place_is_measured(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_what_runs(tmp_path):
     done = run("--out", tmp_path / "results.json")

@@ -33,6 +33,7 @@ def test_a_tiny_network_is_measured_in_turns(tmp_path):
     assert integers["layers"]["int8"] > integers["layers"]["float"] == len(integers["reasons"]) == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_what_runs(tmp_path):
     done = run("--out", tmp_path / "results.json")

@@ -32,6 +32,7 @@ def module(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_network_is_quantized_and_collected(module, tmp_path):
     """The script runs every recipe on a tiny network, and what it packs is unpacked again."""
     ddpm(unet2d(**COLOUR)).save_pretrained(tmp_path / "work" / "cifar10")

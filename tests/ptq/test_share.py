@@ -113,7 +113,7 @@ def in_another_order(recipe):
     [
         pytest.param(PAPER, 2, id="two", marks=pytest.mark.exhaustive),
         pytest.param(PAPER, 3, id="three", marks=pytest.mark.exhaustive),
-        pytest.param(TWO_PASSES, 2, id="two-passes"),
+        pytest.param(TWO_PASSES, 2, id="two-passes", marks=pytest.mark.exhaustive),
         pytest.param(GPTQ, 3, id="gptq-and-all-stages"),
     ],
 )
