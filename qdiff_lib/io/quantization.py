@@ -40,8 +40,8 @@ class Quantization:
 
     def __repr__(self) -> str:
         bits = f"W{self.recipe.grids.weights}A{self.recipe.grids.activations}"
-        errors = f", {len(self.units)} reports of errors" if self.units else ""
-        return f"<Quantization {self.recipe.method} {bits}{errors}; report() has all of it>"
+        learned = f", {len(self.units)} units and stages" if self.units else ""
+        return f"<Quantization: {self.recipe.method} {bits}{learned}; report() has the rest>"
 
     def report(self) -> dict:
         """The JSON form, as in ``report.json``."""

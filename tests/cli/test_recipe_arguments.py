@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from tiny_models import ddim
+from tiny_models import ONE_LEVEL, ddim, unet2d
 
 from qdiff_lib import Recipe, quantize
 from qdiff_lib.cli import arguments, main
@@ -93,7 +93,7 @@ def test_a_field_of_learning_is_refused_where_nothing_is_learned(name, capsys):
 
 def test_these_fields_and_no_others_change_nothing_where_nothing_is_learned():
     """The rest decides ranges, codes or the calibration set; the guidance does so where there is a text."""
-    pipe, plain = ddim(), Recipe.linear(profile="tiny", steps=4, samples=4)
+    pipe, plain = ddim(unet2d(**ONE_LEVEL)), Recipe.linear(profile="tiny", steps=4, samples=4)
     codes = {name: state(quantize(pipe, recipe, progress=False)) for name, recipe in changed(plain).items()}
     same = {name for name, found in codes.items() if found == codes[None]}
     assert same == {None, "guidance", *LEARNING}

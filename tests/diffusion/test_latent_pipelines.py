@@ -142,10 +142,13 @@ def test_quantize_records_prompts_and_guidance(packed):
     assert about["recipe"]["method"] == "linear" and about["recipe"]["grids"]["softmax_bits"] is None
 
 
-def test_sample_takes_prompts(packed, tmp_path):
-    argv = ["sample", "--model", str(packed), "--n", "2", "--steps", "2", "--out", str(tmp_path / "a.png")]
-    assert main([*argv, "--prompt", "flag", "--prompt", "red apple", "--sampler", "plms"]) == 0
-    assert (tmp_path / "a.png").is_file()
+def test_sample_takes_prompts(packed, tmp_path, capsys):
+    argv = ["sample", "--model", str(packed), "--steps", "2", "--out", str(tmp_path / "a.png")]
+    argv += ["--prompt", "flag", "--prompt", "red apple", "--sampler", "plms"]
+    for n, told in ((2, False), (1, True)):
+        assert main([*argv, "--n", str(n)]) == 0
+        assert (tmp_path / "a.png").is_file()
+        assert ("1 of 2 texts get an image; for all: --n 2" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("sampler, kind", [("own", PNDMScheduler), ("dpm++", DPMSolverMultistepScheduler)])

@@ -183,6 +183,8 @@ def test_the_report_is_json(pair):
     assert report["concat_splits"]["up_blocks.1.resnets.1.conv_shortcut"] == [8, 8]
     assert report["seconds"] >= sum(unit["seconds"] for unit in report["units"]) > 0
     assert all(unit["error"] >= 0 for unit in report["units"])
+    count = len(about.units)
+    assert repr(about) == f"<Quantization: qdiffusion W4A8, {count} units and stages; report() has the rest>"
 
 
 def test_a_report_without_reconstruction_has_no_units():
