@@ -80,8 +80,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     useless = [name for name in LEARNING if name in given_fields(args)]
     if useless and not recipe.rounding.learned:
         raise ValueError(
-            f"--{useless[0].replace('_', '-')} has no effect where nothing is learned: leave it out, or "
-            "choose what learns, --method qdiffusion with --weight-rounding adaround"
+            f"--{useless[0].replace('_', '-')} has no effect, as this recipe learns nothing: leave it "
+            "out, or use --method qdiffusion with --weight-rounding adaround"
         )
     return recipe
 

@@ -86,7 +86,7 @@ def test_a_field_of_learning_is_refused_where_nothing_is_learned(name, capsys):
         assert main.main([*QUANTIZE, *plain, *argv_of(name)]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1
-        assert f"--{name.replace('_', '-')} has no effect where nothing is learned" in err
+        assert f"--{name.replace('_', '-')} has no effect, as this recipe learns nothing" in err
     learned = recipe_of("--method", "linear", "--weight-rounding", "adaround", *argv_of(name))
     assert learned.flat()[name] == WORDS[name][1]
 
