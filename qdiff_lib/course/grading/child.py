@@ -8,6 +8,7 @@ and nothing that it leaves behind reaches the next.
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import time
@@ -39,7 +40,7 @@ def main() -> None:
         if begins(body):
             end(worker)
             worker = fork(grader)
-        reply = exchange(worker, header + body)
+        reply = exchange(worker, header + body, grader[0].fileno())
         send(grader[1], reply)
 
 
@@ -80,11 +81,25 @@ def fork(grader: tuple) -> tuple[int, socket.socket]:
         os._exit(0)
 
 
-def exchange(worker: tuple[int, socket.socket], frame: bytes) -> bytes:
-    """Pass a frame to the process of the exercise; returns its reply, or a frame that says that it ended."""
+def exchange(worker: tuple[int, socket.socket], frame: bytes, grader: int) -> bytes:
+    """Pass a frame to the process of the exercise; returns its reply, or a frame that says that it ended.
+
+    grader: the pipe from the grader. If it closes, the grader was killed, and everything here ends. Otherwise
+    an answer that sleeps would go on in a container.
+    """
+    events = select.poll()
+    events.register(worker[1], select.POLLIN)
+    events.register(grader, 0)  # its end is always told
+
+    def read(count: int) -> bytes:
+        if any(number == grader for number, _ in events.poll()):
+            end(worker)
+            os._exit(1)
+        return worker[1].recv(count)
+
     try:
         worker[1].sendall(frame)
-        reply = receive(worker[1].recv)
+        reply = receive(read)
         if reply is not None:
             return b"".join(reply)
     except (OSError, Refused):

@@ -2,6 +2,7 @@
 
 import time
 
+import psutil
 import pytest
 import torch
 from handed_in import codes, make_notebook, solutions
@@ -37,6 +38,23 @@ def called(process):
         return Remote(process, deadline)
 
     return defined
+
+
+def test_the_process_ends_with_the_grader_while_an_answer_sleeps():
+    started = start(HERE, 30)
+    running = psutil.Process(started.running.process.pid)
+    cells = ["import time\ndef answer(x=time.sleep(1000)):\n    pass"]
+    begin = {"exercise": "00.answer", "candidate": 0, "cells": cells, "course_answers": []}
+    started.send(encode({"begin": begin}), time.monotonic() + 30)
+    deadline = time.monotonic() + 30
+    while not (sleeping := running.children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    started.running.process.stdin.close()  # the system does so where the grader is killed
+    try:
+        assert not psutil.wait_procs([running, *sleeping], timeout=30)[1]
+    finally:
+        started.stop()
 
 
 def test_values_of_many_kinds(called):
