@@ -182,10 +182,10 @@ def _round_in_order(weight: Tensor, scale: Tensor, zero_point: Tensor, top: int,
 def _round_block(
     weight: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, top: int, factor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Round the columns of a block in order; returns their levels, and their errors by ``factor``'s diagonal.
+    """Round the columns of a block in order; returns their levels, and their errors divided by U_ii.
 
-    All have one row for each column of the layer's weight. numpy, as it starts small operations much faster
-    than torch, above all than torch on a GPU.
+    All arrays have one row for each column of the layer's weight. numpy is faster than torch here, as each
+    operation is small.
     """
     weight, levels, errors = weight.copy(), np.empty(weight.shape), np.empty(weight.shape)
     for i, (s, z) in enumerate(zip(scale, zero_point, strict=True)):

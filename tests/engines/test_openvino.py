@@ -197,7 +197,6 @@ class TestPipelines:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
 def test_layers_are_exact_without_vnni_instructions():
     """There, two products are added in 16 bits. The instruction set is chosen when OpenVINO is loaded."""
     tests = [f"{__file__}::TestLayers::test_convolutions[{case}]" for case in WIDE]
