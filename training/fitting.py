@@ -105,13 +105,14 @@ def noised(scheduler, clean: Tensor, drawn: Draw) -> Tensor:
     return scheduler.add_noise(clean, drawn.noise, drawn.t)
 
 
-def noise_loss(scheduler, predicted: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+def noise_loss(scheduler, predicted: Tensor, drawn: Draw, snr_cap: float = SNR_CAP) -> tuple[Tensor, Tensor]:
     """The loss of the predicted noise (B, C, H, W), and its unweighted mean squared error.
 
-    The MSE of Ho et al. (2020) with the Min-SNR weights of Hang et al. (2023), min(SNR, 5) / SNR.
+    The MSE of Ho et al. (2020) with the Min-SNR weights of Hang et al. (2023), min(SNR, cap) / SNR. Without a
+    cap (``inf``) all weights are 1.
     """
     abar = scheduler.alphas_cumprod.to(drawn.t.device)
-    weight = (SNR_CAP * (1 - abar) / abar).clamp(max=1)[drawn.t]  # (B,)
+    weight = (snr_cap * (1 - abar) / abar).clamp(max=1)[drawn.t]  # (B,)
     error = (predicted.float() - drawn.noise).square().mean(dim=(1, 2, 3))  # (B,)
     return (weight * error).mean(), error.detach().mean()
 

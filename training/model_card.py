@@ -42,9 +42,7 @@ A denoising diffusion model of 32x32 pictures of clothes, small enough to study 
 | data | Fashion-MNIST, 60,000 training images (Zalando Research, MIT), padded from 28x28 to 32x32 |
 | licence of the weights | MIT |
 | diffusion | 1,000 linear steps from 1e-4 to 0.02, predicting noise |
-| command | `{command}` |
-| training | {steps:,} steps of {batch_size} images, AdamW at {lr}, weights averaged (0.999), {precision} |
-| hardware | {machine}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |
+{trainings}
 | last loss | {last_loss:.4f} (mean squared error of the noise, all time steps alike) |
 
 ![loss]({loss})
@@ -65,6 +63,16 @@ upwards at small n, so read it beside the column of real images.
 
 Meant for teaching and testing quantization. It knows ten kinds of garment and nothing else.
 """
+
+
+TRAINING = """| command | `{command}` |
+| training | {steps:,} steps of {batch_size} images, AdamW at {lr}, weights averaged (0.999), {precision} |
+| hardware | {machine}; {hours} hours by the clock, shared with other work; torch {torch}; {date} |"""
+
+
+def trainings(record: dict) -> list[dict]:
+    """The records of all trainings of a model, the first one first."""
+    return [*(trainings(record["start"]) if "start" in record else []), record]
 
 
 def loss_figure(losses: list[float]) -> Figure:
@@ -92,16 +100,22 @@ def main() -> None:
     parser.add_argument("--extractors", nargs="+", default=["fashion-classifier"], help="add: inception")
     args = parser.parse_args()
     folder: Path = data_folder() / "models" / "ddpm-fashion"
-    training = json.loads((folder / "training.json").read_text())
+    records = trainings(json.loads((folder / "training.json").read_text()))
+    losses = [loss for record in records for loss in record["losses"]]
     pipe = with_sampler(load("ddpm-fashion"), "ddim")
     images = sample(pipe, args.n, STEPS).images
     image_grid(images[:64], 16).save(folder / "samples.png")
     with atomic_path(folder / "loss.png") as temporary:
-        loss_figure(training["losses"]).savefig(temporary, dpi=110)
+        loss_figure(losses).savefig(temporary, dpi=110)
     rows = [score_row(score(images, extractor, folder=FEATURES)) for extractor in args.extractors]
-    numbers = {**training, "last_loss": training["losses"][-1], "parameters": pipe.unet.num_parameters()}
-    pictures = {"samples": "samples.png", "loss": "loss.png", "sampler_steps": STEPS}
-    (folder / "README.md").write_text(CARD.format(**numbers, **pictures, scores="\n".join(rows)))
+    numbers = {"last_loss": losses[-1], "parameters": pipe.unet.num_parameters(), "sampler_steps": STEPS}
+    tables = {
+        "trainings": "\n".join(TRAINING.format(**each) for each in records),
+        "scores": "\n".join(rows),
+    }
+    text = CARD.format(**numbers, **tables, samples="samples.png", loss="loss.png")
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

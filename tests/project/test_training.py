@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDPMScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -98,6 +98,7 @@ def script(monkeypatch):
         "train_sd",
         "train_ldm",
         "emoji_card",
+        "model_card",
     )
     modules = {name: importlib.import_module(name) for name in names}
     for name, constant, changes in (
@@ -150,9 +151,9 @@ def options(name: str, data: Path) -> list[str]:
     }[name]
 
 
-def run(name: str, script, monkeypatch, data: Path, folder: str, steps: int = 4) -> Path:
+def run(name: str, script, monkeypatch, data: Path, folder: str, steps: int = 4, more: tuple = ()) -> Path:
     """The documented command, on little data; returns the folder of the trained model."""
-    common = ["--steps", str(steps), "--batch-size", "4", "--seed", "3", "--device", "cpu"]
+    common = [*more, "--steps", str(steps), "--batch-size", "4", "--seed", "3", "--device", "cpu"]
     folders = ["--work", str(data / folder / "work"), "--out", str(data / folder / "out")]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *common, *folders, *options(name, data)])
     script(name.split()[0]).main()
@@ -208,6 +209,27 @@ def test_a_killed_training_ends_with_the_same_bits(name, script, monkeypatch, da
     if name in ("train_sd", "train_ldm"):
         assert record["images"] == 5 and record["autoencoder"]["command"].startswith("autoencoder")
         assert not [path for path in whole.rglob("config.json") if "_name_or_path" in path.read_text()]
+
+
+def test_a_training_goes_on_from_a_trained_model(script, monkeypatch, data):
+    first = run("train_ddpm", script, monkeypatch, data, "first")
+    still = run("train_ddpm", script, monkeypatch, data, "still", more=("--start", str(first), "--lr", "0"))
+    assert_same_weights(first, still)
+    record = json.loads((still / "training.json").read_text())
+    assert record["command"].endswith(f"--lr 0 --snr-cap 5 --start {first}")
+    assert record["start"] == json.loads((first / "training.json").read_text())
+    assert [each["lr"] for each in script("model_card").trainings(record)] == [0.001, 0]
+
+
+def test_weights_of_the_loss_without_a_cap_are_equal(script):
+    fitting, scheduler = script("fitting"), DDPMScheduler()
+    t = torch.arange(0, 1000, 100)
+    drawn = fitting.Draw(None, torch.randn(10, 1, 2, 2), t, None)
+    predicted = torch.randn(10, 1, 2, 2)
+    capped, error = fitting.noise_loss(scheduler, predicted, drawn)
+    assert capped < error
+    equal, error = fitting.noise_loss(scheduler, predicted, drawn, float("inf"))
+    torch.testing.assert_close(equal, error)
 
 
 def trained_by_the_clock(script, monkeypatch, data, name, seconds):
