@@ -22,6 +22,7 @@ from qdiff_lib.utils.files import atomic_path
 from qdiff_lib.utils.provenance import machine
 
 SNR_CAP = 5.0
+LEAST_WEIGHT = 0.1
 WARMUP_STEPS = 200
 EMA_DECAY = 0.999
 CHECKPOINT_SECONDS = 120.0
@@ -105,16 +106,29 @@ def noised(scheduler, clean: Tensor, drawn: Draw) -> Tensor:
     return scheduler.add_noise(clean, drawn.noise, drawn.t)
 
 
-def noise_loss(scheduler, predicted: Tensor, drawn: Draw, snr_cap: float = SNR_CAP) -> tuple[Tensor, Tensor]:
+def min_snr(snr: Tensor) -> Tensor:
+    """The weights min(SNR, 5) / SNR of Hang et al. (2023): nearly clean images count little."""
+    return (SNR_CAP / snr).clamp(max=1)
+
+
+def balanced(snr: Tensor) -> Tensor:
+    """Weights that are about the inverse of the error, so that no part of the time steps is neglected.
+
+    The error of a trained network grows about like sqrt(SNR), up to where the image is nearly clean.
+    """
+    return snr.rsqrt().clamp(min=LEAST_WEIGHT)
+
+
+def noise_loss(
+    scheduler, predicted: Tensor, drawn: Draw, weights: Callable[[Tensor], Tensor] = min_snr
+) -> tuple[Tensor, Tensor]:
     """The loss of the predicted noise (B, C, H, W), and its unweighted mean squared error.
 
-    The MSE of Ho et al. (2020) with the Min-SNR weights of Hang et al. (2023), min(SNR, cap) / SNR. Without a
-    cap (``inf``) all weights are 1.
+    weights: those of the errors of images, by their signal-to-noise ratios (SNR), (B,).
     """
-    abar = scheduler.alphas_cumprod.to(drawn.t.device)
-    weight = (snr_cap * (1 - abar) / abar).clamp(max=1)[drawn.t]  # (B,)
+    abar = scheduler.alphas_cumprod.to(drawn.t.device)[drawn.t]  # (B,)
     error = (predicted.float() - drawn.noise).square().mean(dim=(1, 2, 3))  # (B,)
-    return (weight * error).mean(), error.detach().mean()
+    return (weights(abar / (1 - abar)) * error).mean(), error.detach().mean()
 
 
 def save_state(work: Path, model: nn.Module, ema: dict, optimizer, progress: dict) -> None:

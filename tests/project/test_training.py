@@ -216,20 +216,21 @@ def test_a_training_goes_on_from_a_trained_model(script, monkeypatch, data):
     still = run("train_ddpm", script, monkeypatch, data, "still", more=("--start", str(first), "--lr", "0"))
     assert_same_weights(first, still)
     record = json.loads((still / "training.json").read_text())
-    assert record["command"].endswith(f"--lr 0 --snr-cap 5 --start {first}")
+    assert record["command"].endswith(f"--lr 0 --weights min-snr --start {first}")
     assert record["start"] == json.loads((first / "training.json").read_text())
     assert [each["lr"] for each in script("model_card").trainings(record)] == [0.001, 0]
 
 
-def test_weights_of_the_loss_without_a_cap_are_equal(script):
+def test_the_weights_of_the_loss(script):
     fitting, scheduler = script("fitting"), DDPMScheduler()
-    t = torch.arange(0, 1000, 100)
-    drawn = fitting.Draw(None, torch.randn(10, 1, 2, 2), t, None)
-    predicted = torch.randn(10, 1, 2, 2)
-    capped, error = fitting.noise_loss(scheduler, predicted, drawn)
-    assert capped < error
-    equal, error = fitting.noise_loss(scheduler, predicted, drawn, float("inf"))
-    torch.testing.assert_close(equal, error)
+    t = torch.tensor([0, 100, 999])
+    snr = scheduler.alphas_cumprod[t] / (1 - scheduler.alphas_cumprod[t])
+    assert fitting.min_snr(snr).tolist() == pytest.approx([5 / 9999, 5 / 8.54, 1], rel=0.01)
+    assert fitting.balanced(snr).tolist() == pytest.approx([0.1, 8.54**-0.5, 157.4], rel=0.01)
+    drawn = fitting.Draw(None, torch.zeros(3, 1, 2, 2), t, None)
+    predicted = torch.tensor([0.0, 2.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    loss, error = fitting.noise_loss(scheduler, predicted, drawn, fitting.balanced)
+    assert (loss.item(), error.item()) == pytest.approx(((4 * 8.54**-0.5 + 157.4) / 3, 5 / 3), rel=0.01)
 
 
 def trained_by_the_clock(script, monkeypatch, data, name, seconds):
