@@ -119,6 +119,9 @@ def balanced(snr: Tensor) -> Tensor:
     return snr.rsqrt().clamp(min=LEAST_WEIGHT)
 
 
+WEIGHTS = {"min-snr": min_snr, "balanced": balanced}
+
+
 def noise_loss(
     scheduler, predicted: Tensor, drawn: Draw, weights: Callable[[Tensor], Tensor] = min_snr
 ) -> tuple[Tensor, Tensor]:

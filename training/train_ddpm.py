@@ -19,19 +19,7 @@ from pathlib import Path
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from fashion_mnist import load_split
-from fitting import (
-    balanced,
-    draw,
-    fit,
-    min_snr,
-    noise_loss,
-    noised,
-    on_device,
-    parser,
-    record_of,
-    to_unit,
-    trapezoid,
-)
+from fitting import WEIGHTS, draw, fit, noise_loss, noised, on_device, parser, record_of, to_unit, trapezoid
 from torch import Tensor
 
 from qdiff_lib.utils.files import read_json, write_json
@@ -51,7 +39,6 @@ CONFIG = dict(
     norm_num_groups=8,
     attention_head_dim=None,
 )
-WEIGHTS = {"min-snr": min_snr, "balanced": balanced}
 DECAY_FRACTION = 0.2  # the learning rate falls to 0 over this last part of the steps
 
 
