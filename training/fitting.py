@@ -22,7 +22,7 @@ from qdiff_lib.utils.files import atomic_path
 from qdiff_lib.utils.provenance import machine
 
 SNR_CAP = 5.0
-LEAST_WEIGHT = 0.1
+LEAST_WEIGHT = 0.1  # a choice, not measured
 WARMUP_STEPS = 200
 EMA_DECAY = 0.999
 CHECKPOINT_SECONDS = 120.0

@@ -8,7 +8,8 @@ time steps of step k depend on (seed, k) alone.
 The loss is the noise-prediction MSE of Ho et al. (2020) with the Min-SNR weights of Hang et al. (2023), and
 the time steps of a batch are stratified over [0, 1000) as in Kingma et al. (2021): both reach a given sample
 quality in a fraction of the steps. But these weights neglect the nearly clean and the noisiest steps. A
-trained model goes on with balanced weights by:
+trained model, of which ``build/ddpm-first`` is a copy, goes on with balanced weights by this command. The
+folder ``--work`` must not have the first training's checkpoint.
 
     python training/train_ddpm.py --start build/ddpm-first --steps 6000 --lr 7e-4 --weights balanced --seed 1
 """
